@@ -1,0 +1,42 @@
+# Each target suffices on a fresh machine with Python >= 3.10; the first to run makes .venv.
+#
+#   PYTHON           the Python that .venv is made from
+#   TORCH_INDEX_URL  where torch comes from, if not from PyPI (whose builds are for CUDA)
+#   COMFYUI_PATH     a ComfyUI to use instead of a downloaded one
+#   ARGS             more arguments for the command: make test ARGS="-k mask"
+
+PYTHON ?= python3
+READY := .venv/ready
+RUN := .venv/bin/python
+
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: test demo lint bench mini
+
+test: $(READY)
+	$(RUN) -m pytest -q --durations=10 $(ARGS)
+
+demo: $(READY)
+	$(RUN) -m tests.comfyui.demo $(ARGS)
+
+lint: $(READY)
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+	$(RUN) -m mypy flexedit
+
+bench: $(READY)
+	$(RUN) -m benchmarks.run $(ARGS)
+
+mini: $(READY)
+	$(RUN) -m flexedit train mini $(ARGS)
+
+# Torch goes first: its index may differ, and what follows must take the pinned build as it is.
+$(READY): requirements.txt requirements-dev.txt tests/comfyui/torchvision_cpu.py
+	$(PYTHON) -m venv .venv
+	$(RUN) -m pip install -q $(if $(TORCH_INDEX_URL),--index-url $(TORCH_INDEX_URL)) \
+	  $$(grep -E '^torch(vision)?==' requirements-dev.txt)
+	$(RUN) -m pip install -q -r requirements-dev.txt
+	packages=$$($(RUN) -c 'import sysconfig; print(sysconfig.get_path("purelib"))') && \
+	  cp tests/comfyui/torchvision_cpu.py "$$packages" && \
+	  echo 'import torchvision_cpu; torchvision_cpu.install()' > "$$packages/torchvision_cpu.pth"
+	touch $@

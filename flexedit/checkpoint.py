@@ -1,0 +1,339 @@
+"""The model folder: ``flexedit.json``, ``flexedit.safetensors`` and the frozen parts beside them.
+
+Keys of ``flexedit.safetensors`` (a tested contract): ``unet.*`` in diffusers names, ``qformer.*``,
+``mea.*`` with the decoupled layers under ``mea.subject.<layer>.to_k|to_v``,
+``lora.<layer>.<q|v>.<A|B>``, ``tokens.embed``, ``tokens.lm_head`` and ``null.edit``.
+Each part is read when it is asked for, and strictly: a missing or unexpected key is named.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from .config import SystemConfig
+from .errors import FlexEditError
+from .models.clip import ImageEncoder, TextEncoder
+from .models.mea import MEA
+from .models.preprocess import Preprocess
+from .models.qformer import QFormer
+from .models.unet import FlexEditUNet, cross_attention_layers
+from .models.vllm import VLLM
+
+CONFIG_FILE = "flexedit.json"
+WEIGHTS_FILE = "flexedit.safetensors"
+EMBEDDED = "flexedit-mini"
+PRETRAINED = Path(__file__).parent / "pretrained"
+
+
+class ModelFolder:
+    """A FlexEdit model on disk. Opening it reads the config and the list of keys, no weights."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        if not self.path.is_dir():
+            raise FlexEditError(f"There is no model folder {self.path}. Check the name or the path.")
+        self.config = SystemConfig.from_json(
+            self._file(CONFIG_FILE).read_text(encoding="utf-8"), f"{self.path.name}/{CONFIG_FILE}"
+        )
+
+    @classmethod
+    def embedded(cls) -> ModelFolder:
+        """``flexedit-mini``, the small model that comes with the package."""
+        return cls(PRETRAINED / EMBEDDED)
+
+    def _file(self, name: str) -> Path:
+        file = self.path / name
+        if not file.is_file():
+            raise FlexEditError(
+                f"The model folder {self.path.name} lacks {name}. Download or export it again."
+            )
+        return file
+
+    @cached_property
+    def keys(self) -> tuple[str, ...]:
+        with self._open() as file:
+            return tuple(file.keys())
+
+    def _open(self) -> Any:
+        path = self._file(WEIGHTS_FILE)
+        try:
+            return safe_open(path, framework="pt")
+        except (SafetensorError, OSError) as error:
+            raise FlexEditError(
+                f"{self.path.name}/{WEIGHTS_FILE} cannot be read ({error}). "
+                "The file is truncated or damaged; download or export it again."
+            ) from error
+
+    def tensors(self, prefix: str, dtype: torch.dtype | None = None) -> dict[str, Tensor]:
+        """All tensors under ``prefix.``, which is cut off; read lazily from the mapped file."""
+        start = prefix + "."
+        with self._open() as file:
+            return {
+                key[len(start) :]: file.get_tensor(key).to(dtype=dtype)
+                for key in self.keys
+                if key.startswith(start)
+            }
+
+    def part(self, name: str) -> Path:
+        """Where a frozen part lies: a folder inside this one, or a pinned snapshot of a hub repo."""
+        source = self.config.sources.get(name)
+        if source is None:
+            raise FlexEditError(f"{self.path.name}/{CONFIG_FILE} names no source for {name!r}.")
+        if source.folder is not None:
+            folder = self.path / source.folder
+            if not (folder / "config.json").is_file():
+                raise FlexEditError(
+                    f"The model folder {self.path.name} lacks {source.folder}/config.json. "
+                    "Download or export it again."
+                )
+            return folder
+        from huggingface_hub import snapshot_download
+
+        assert source.repo is not None
+        try:
+            return Path(snapshot_download(source.repo, revision=source.revision))
+        except Exception as error:  # the hub's errors share no base; all mean "not to be had"
+            raise FlexEditError(
+                f"{name} ({source.repo}@{source.revision}) could not be fetched: {error}. "
+                f"Check the connection, or put the part into {self.path.name}/{name} and name that "
+                f"folder in {CONFIG_FILE}."
+            ) from error
+
+    # --- parts, in the order an edit meets them ---
+
+    def load_vllm(self, dtype: torch.dtype = torch.float32) -> VLLM:
+        if not self.config.has_vllm:
+            raise FlexEditError(f"{self.path.name} ({self.config.name}) has no VLLM.")
+        vllm = load_stock_vllm(
+            self.part("vllm"),
+            dtype,
+            num_edit_tokens=self.config.num_edit_tokens,
+            hidden_state=self.config.hidden_state,
+        )
+        assert self.config.qformer is not None and self.config.lora is not None
+        self._check("VLLM's hidden width", vllm.width, "qformer.hidden_width", self.config.qformer.hidden_width)
+        rows = {"embed"} if vllm.tied else {"embed", "lm_head"}
+        tokens = self.tensors("tokens")
+        check_keys(rows, tokens, f"{self.path.name}: tokens")
+        vllm.set_token_rows(tokens)
+        lora = self.tensors("lora")
+        expected = {f"{name}.{ab}" for name, _ in vllm.attention_projections() for ab in "AB"}
+        check_keys(expected, lora, f"{self.path.name}: lora")
+        vllm.merge_lora(lora, self.config.lora.alpha / self.config.lora.rank)
+        return vllm.eval()
+
+    def load_qformer(self, dtype: torch.dtype = torch.float32) -> QFormer:
+        if self.config.qformer is None:
+            raise FlexEditError(f"{self.path.name} ({self.config.name}) has no Q-Former.")
+        return self._load(QFormer(self.config.qformer), "qformer", dtype)
+
+    def load_text(self, dtype: torch.dtype = torch.float32) -> TextEncoder:
+        return load_text_encoder(self.part("clip"), dtype)
+
+    def load_clip(self, dtype: torch.dtype = torch.float32) -> ImageEncoder:
+        clip = load_image_encoder(self.part("clip"), dtype)
+        width = clip.visual_projection.out_features
+        self._check("CLIP's projection width", width, "mea.clip_width", self.config.mea.clip_width)
+        return clip
+
+    def load_mea(self, dtype: torch.dtype = torch.float32) -> MEA:
+        mea = MEA(self.config.mea, self.config.context_length, unet_layers(self.config))
+        tensors = self.tensors("mea", dtype)
+        tensors["null_edit"] = self.tensors("null", dtype)["edit"]
+        return load_strict(mea, tensors, f"{self.path.name}: mea").eval()
+
+    def load_unet(self, dtype: torch.dtype = torch.float32) -> FlexEditUNet:
+        unet = FlexEditUNet(self.config.unet)
+        load_strict(unet.unet, self.tensors("unet", dtype), f"{self.path.name}: unet")
+        return unet.to(dtype).eval()
+
+    def load_vae(self, dtype: torch.dtype = torch.float32) -> Any:
+        from diffusers import AutoencoderKL
+
+        with _part_errors(self.part("vae")) as folder:
+            return AutoencoderKL.from_pretrained(
+                folder, torch_dtype=dtype, use_safetensors=True, low_cpu_mem_usage=False
+            ).eval()
+
+    def _load(self, module: Any, prefix: str, dtype: torch.dtype) -> Any:
+        tensors = self.tensors(prefix, dtype)
+        return load_strict(module, tensors, f"{self.path.name}: {prefix}").to(dtype).eval()
+
+    def _check(self, what: str, found: int, setting: str, wanted: int) -> None:
+        if found != wanted:
+            raise FlexEditError(
+                f"{self.path.name}: {what} is {found}, but {setting} in {CONFIG_FILE} is {wanted}. "
+                "These parts do not belong together."
+            )
+
+
+class _part_errors:
+    """Loads a part quietly, and turns a library's complaint into one sentence for the user."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __enter__(self) -> Path:
+        from transformers.utils import logging
+
+        self.log_level, self.bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+        logging.set_verbosity_error()
+        logging.disable_progress_bar()
+        return self.folder
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        from transformers.utils import logging
+
+        logging.set_verbosity(self.log_level)
+        if self.bars:
+            logging.enable_progress_bar()
+        if isinstance(error, (OSError, ValueError, SafetensorError, RuntimeError)):
+            raise FlexEditError(
+                f"{self.folder} cannot be loaded ({_first_line(error)}). It must hold a complete "
+                "model with .safetensors weights; download or export it again."
+            ) from error
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().partition("\n")[0].rstrip(".")
+
+
+def load_stock_vllm(
+    folder: Path,
+    dtype: torch.dtype = torch.float32,
+    *,
+    num_edit_tokens: int = 0,
+    hidden_state: str = "at",
+) -> VLLM:
+    """Any transformers LLaVA-class folder; ``num_edit_tokens`` are added, untrained."""
+    from transformers import AutoModelForImageTextToText, AutoTokenizer
+
+    with _part_errors(folder):
+        llava, info = AutoModelForImageTextToText.from_pretrained(
+            folder, dtype=dtype, use_safetensors=True, local_files_only=True, output_loading_info=True
+        )
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    if missing := sorted(info["missing_keys"]):
+        raise FlexEditError(
+            f"{folder} lacks weights for {_shorten(missing)}. Download or export the VLLM again."
+        )
+    if not hasattr(llava, "model") or not hasattr(llava.model, "vision_tower"):
+        raise FlexEditError(
+            f"{folder} holds a {type(llava).__name__}; FlexEdit edits through LLaVA-class models. "
+            "Choose a LLaVA folder."
+        )
+    preprocess = Preprocess.from_folder(folder, llava.config.vision_config.image_size)
+    return VLLM(llava, tokenizer, preprocess, num_edit_tokens, hidden_state).eval()
+
+
+def load_image_encoder(folder: Path, dtype: torch.dtype = torch.float32) -> ImageEncoder:
+    from transformers import CLIPVisionModelWithProjection
+
+    model = _load_half_of_clip(CLIPVisionModelWithProjection, folder, dtype)
+    preprocess = Preprocess.from_folder(folder, model.config.image_size)
+    return ImageEncoder(model.vision_model, model.visual_projection, preprocess).eval()
+
+
+def load_text_encoder(folder: Path, dtype: torch.dtype = torch.float32) -> TextEncoder:
+    from transformers import AutoTokenizer, CLIPTextModelWithProjection
+
+    model = _load_half_of_clip(CLIPTextModelWithProjection, folder, dtype)
+    with _part_errors(folder):
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    return TextEncoder(model.text_model, tokenizer).eval()
+
+
+def _load_half_of_clip(kind: Any, folder: Path, dtype: torch.dtype) -> Any:
+    """A CLIP folder holds both towers; loading one of them ignores the other's weights."""
+    with _part_errors(folder):
+        model, info = kind.from_pretrained(
+            folder, dtype=dtype, use_safetensors=True, local_files_only=True, output_loading_info=True
+        )
+    if missing := sorted(info["missing_keys"]):
+        raise FlexEditError(
+            f"{folder} lacks weights for {_shorten(missing)}. Download or export CLIP again."
+        )
+    return model
+
+
+def unet_layers(config: SystemConfig) -> dict[str, int]:
+    """The UNet's cross-attention layers, found on the meta device: no memory, no weights."""
+    from diffusers import UNet2DConditionModel
+
+    with torch.device("meta"):
+        return cross_attention_layers(UNet2DConditionModel.from_config(config.unet))
+
+
+def load_strict(module: nn.Module, tensors: Mapping[str, Tensor], what: str) -> Any:
+    """Puts tensors into a module, whose own names and shapes they must have, no more and no less."""
+    own = module.state_dict()
+    check_keys(own, tensors, what)
+    for key, tensor in tensors.items():
+        if own[key].shape != tensor.shape:
+            raise FlexEditError(
+                f"{what}.{key} has shape {tuple(tensor.shape)}, "
+                f"but the config asks for {tuple(own[key].shape)}. "
+                f"{CONFIG_FILE} and {WEIGHTS_FILE} do not belong together."
+            )
+    module.load_state_dict(dict(tensors), assign=True)
+    return module
+
+
+def check_keys(expected: Iterable[str], found: Iterable[str], what: str) -> None:
+    expected, found = set(expected), set(found)
+    if missing := sorted(expected - found):
+        raise FlexEditError(
+            f"{what} lacks {_shorten(missing)}. Download or export the model again."
+        )
+    if unexpected := sorted(found - expected):
+        raise FlexEditError(
+            f"{what} has unexpected {_shorten(unexpected)}. It was written for another config or a "
+            "newer FlexEdit."
+        )
+
+
+def _shorten(names: list[str]) -> str:
+    shown = ", ".join(names[:3])
+    return shown if len(names) <= 3 else f"{shown} and {len(names) - 3} more"
+
+
+def save_model_folder(
+    path: Path,
+    config: SystemConfig,
+    tensors: Mapping[str, Tensor],
+    dtype: torch.dtype = torch.float16,
+) -> None:
+    """Writes config and trained tensors (full names, see above); the parts lie beside already."""
+    path.mkdir(parents=True, exist_ok=True)
+    (path / CONFIG_FILE).write_text(config.to_json(), encoding="utf-8")
+    save_file(
+        {key: tensor.detach().to("cpu", dtype).contiguous() for key, tensor in tensors.items()},
+        path / WEIGHTS_FILE,
+        metadata={"format": "pt", "system": config.name},
+    )
+
+
+def trained_tensors(
+    unet: FlexEditUNet,
+    mea: MEA,
+    qformer: QFormer | None = None,
+    tokens: Mapping[str, Tensor] | None = None,
+    lora: Mapping[str, Tensor] | None = None,
+) -> dict[str, Tensor]:
+    """All that FlexEdit trained, under the checkpoint's names."""
+    named = {f"unet.{key}": value for key, value in unet.unet.state_dict().items()}
+    named |= {f"mea.{key}": value for key, value in mea.state_dict().items()}
+    named["null.edit"] = named.pop("mea.null_edit")
+    if qformer is not None:
+        named |= {f"qformer.{key}": value for key, value in qformer.state_dict().items()}
+    named |= {f"tokens.{key}": value for key, value in (tokens or {}).items()}
+    named |= {f"lora.{key}": value for key, value in (lora or {}).items()}
+    return named

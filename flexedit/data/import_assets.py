@@ -1,0 +1,233 @@
+"""One-off importer: turns public emoji and photographs into the world's vendored assets.
+
+    python -m flexedit.data.import_assets --fluent DIR --icons DIR --wallpapers DIR --skimage DIR
+
+`--fluent` is the unpacked npm package `@lobehub/fluent-emoji-3d` 1.1.0, `--icons` a folder that holds
+the unpacked `@iconify-json/{fluent-emoji-flat,noto,noto-v1,fxemoji,twemoji}`, `--wallpapers` the
+pictures of Debian's `lomiri-wallpapers-16.04`, `--skimage` scikit-image's `data` folder.
+Rasterising the icons needs `resvg-py` 0.5, which nothing else does.
+"""
+
+import argparse
+import io
+import json
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from PIL import Image
+
+ASSETS = Path(__file__).parent / "assets"
+SPRITE_SIZE = 96
+PHOTO_SIZE = 384
+
+# class → {icon name: code points in the Fluent package}; the first is the canonical sprite
+OBJECTS = {
+    "apple": {"red-apple": "1f34e", "green-apple": "1f34f"},
+    "banana": {"banana": "1f34c"},
+    "carrot": {"carrot": "1f955"},
+    "strawberry": {"strawberry": "1f353"},
+    "mushroom": {"mushroom": "1f344"},
+    "pizza": {"pizza": "1f355"},
+    "burger": {"hamburger": "1f354"},
+    "cake": {"shortcake": "1f370", "birthday-cake": "1f382"},
+    "ice cream": {"soft-ice-cream": "1f366", "ice-cream": "1f368"},
+    "dog": {"dog": "1f415", "poodle": "1f429", "guide-dog": "1f9ae", "dog-face": "1f436"},
+    "cat": {"cat": "1f408", "black-cat": "1f408-200d-2b1b", "cat-face": "1f431"},
+    "rabbit": {"rabbit": "1f407", "rabbit-face": "1f430"},
+    "horse": {"horse": "1f40e", "horse-face": "1f434"},
+    "elephant": {"elephant": "1f418"},
+    "bear": {"teddy-bear": "1f9f8", "bear": "1f43b"},
+    "turtle": {"turtle": "1f422"},
+    "fish": {"fish": "1f41f", "tropical-fish": "1f420"},
+    "butterfly": {"butterfly": "1f98b"},
+    "duck": {"duck": "1f986"},
+    "penguin": {"penguin": "1f427"},
+    "car": {"automobile": "1f697", "sport-utility-vehicle": "1f699", "taxi": "1f695"},
+    "bus": {"bus": "1f68c", "trolleybus": "1f68e"},
+    "train": {"locomotive": "1f682"},
+    "bicycle": {"bicycle": "1f6b2"},
+    "airplane": {"airplane": "2708-fe0f", "small-airplane": "1f6e9-fe0f"},
+    "rocket": {"rocket": "1f680"},
+    "sailboat": {"sailboat": "26f5"},
+    "guitar": {"guitar": "1f3b8"},
+    "key": {"key": "1f511", "old-key": "1f5dd-fe0f"},
+    "light bulb": {"light-bulb": "1f4a1"},
+    "umbrella": {"umbrella": "2602-fe0f"},
+    "chair": {"chair": "1fa91"},
+    "clock": {"alarm-clock": "23f0", "mantelpiece-clock": "1f570-fe0f", "one-oclock": "1f550"},
+    "balloon": {"balloon": "1f388"},
+    "ball": {"soccer-ball": "26bd", "basketball": "1f3c0", "volleyball": "1f3d0"},
+    "flower": {"sunflower": "1f33b", "tulip": "1f337", "rose": "1f339", "hibiscus": "1f33a"},
+}
+
+# Firefox OS Emoji spells names in its own way
+FXEMOJI = {
+    "pizza": "sliceofpizza",
+    "dog": "dogside",
+    "dog-face": "dog",
+    "cat": "catside",
+    "cat-face": "cat",
+    "rabbit": "bunnyside",
+    "rabbit-face": "bunny",
+    "sport-utility-vehicle": "recreationalvehicle",
+    "locomotive": "steamlocomotive",
+    "one-oclock": "clock1oclock",
+}
+# pictures that show something else: a hoop, a closed umbrella, a boat with its own sky, a giraffe
+SKIPPED = {
+    ("noto-v1", "basketball"),
+    ("fxemoji", "basketball"),
+    ("fxemoji", "umbrella"),
+    ("fxemoji", "sailboat"),
+    ("fxemoji", "old-key"),
+}
+
+
+@dataclass(frozen=True)
+class Style:
+    name: str
+    package: str
+    author: str
+    licence: str
+    split: str = "train"
+
+
+STYLES = (
+    Style("fluent", "npm @lobehub/fluent-emoji-3d 1.1.0", "Microsoft, LobeHub", "MIT"),
+    Style("fluent-flat", "npm @iconify-json/fluent-emoji-flat 1.2.6", "Microsoft", "MIT"),
+    Style("noto", "npm @iconify-json/noto 1.2.9", "Google", "Apache-2.0"),
+    Style("noto-v1", "npm @iconify-json/noto-v1 1.2.5", "Google", "Apache-2.0"),
+    Style("fxemoji", "npm @iconify-json/fxemoji 1.2.2", "Mozilla", "Apache-2.0"),
+    Style("twemoji", "npm @iconify-json/twemoji 1.2.5", "Twitter", "CC-BY-4.0", "heldout"),
+)
+
+
+@dataclass(frozen=True)
+class Photo:
+    file: str
+    author: str
+    licence: str
+    split: str = "train"
+    box: tuple[float, float, float, float] = (0, 0, 1, 1)  # left, top, right, bottom as fractions
+    part: str = ""
+
+    @property
+    def name(self) -> str:
+        stem = Path(self.file).stem.split("_by_")[0].lower().replace("_", "-")
+        return "-".join(filter(None, (stem, self.part))) + ".jpg"
+
+
+BERASATEGI = "Aitzol Berasategi"
+FREESPACE = 'Trevor "Freespace"'
+WALLPAPERS = (
+    Photo("aitzgorri_by_Aitzol_Berasategi.jpg", BERASATEGI, "CC-BY-4.0"),
+    Photo("aitzgorri_by_Aitzol_Berasategi.jpg", BERASATEGI, "CC-BY-4.0", box=(0, 0.4, 0.55, 1), part="trees"),
+    Photo("life_by_Aitzol_Berasategi.jpg", BERASATEGI, "CC-BY-4.0"),
+    Photo("life_by_Aitzol_Berasategi.jpg", BERASATEGI, "CC-BY-4.0", box=(0.25, 0.35, 0.75, 1), part="brook"),
+    Photo("Picture_0B_by_freespace.jpg", FREESPACE, "CC-BY-4.0"),
+    Photo("Picture_0B_by_freespace.jpg", FREESPACE, "CC-BY-4.0", box=(0, 0.3, 0.4, 1), part="stone"),
+    Photo("Picture_1A_by_freespace.jpg", FREESPACE, "CC-BY-4.0"),
+    Photo("seeding_by_Clements_Engelhardt.jpg", "Clemens Engelhardt", "CC0-1.0"),
+    Photo("seeding_by_Clements_Engelhardt.jpg", "Clemens Engelhardt", "CC0-1.0", box=(0.45, 0, 1, 0.75), part="meadow"),
+    Photo("umang_by_Abhishek_Mudgal.jpg", "Abhishek Mudgal", "CC-BY-4.0"),
+    Photo("friends_by_Aitzol_Berasategi.jpg", BERASATEGI, "CC-BY-4.0", box=(0.35, 0.62, 1, 1), part="wood"),
+    Photo("picosdeeuropa_by_Aitzol_Berasategi.jpg", BERASATEGI, "CC-BY-4.0", "heldout"),
+    Photo("sunset_by_Aitzol_Berasategi.jpg", BERASATEGI, "CC-BY-4.0", "heldout"),
+    Photo("Wine_by_Jakkub_Mede.jpg", "Jakub Mede", "CC-BY-4.0", "heldout"),
+)
+SKIMAGE = (
+    Photo("coffee.png", "Rachel Michetti", "CC0-1.0"),
+    Photo("grass.png", "Linolafett, CC0 Textures", "CC0-1.0"),
+    Photo("brick.png", "CC0 Textures", "CC0-1.0"),
+    Photo("hubble_deep_field.jpg", "NASA", "public domain"),
+    Photo("gravel.png", "CC0 Textures", "CC0-1.0", "heldout"),
+)
+
+
+def sprites(fluent: Path, icons: Path):
+    """Yields (style, class, index, picture) for every sprite that its style has."""
+    for style in STYLES:
+        folder = icons / style.package.split("/")[1].split()[0]
+        library = style.name != "fluent" and json.loads((folder / "icons.json").read_text())
+        for label, names in OBJECTS.items():
+            kept = (item for item in names.items() if (style.name, item[0]) not in SKIPPED)
+            for index, (name, codepoints) in enumerate(kept):
+                if library:
+                    picture = rasterise(library, fxemoji(name) if style.name == "fxemoji" else name)
+                else:
+                    picture = Image.open(fluent / "assets" / f"{codepoints}.webp").convert("RGBA")
+                if picture is not None:
+                    yield style, label, index, trim(picture)
+
+
+def fxemoji(name: str) -> str:
+    return FXEMOJI.get(name, name.replace("-", ""))
+
+
+def rasterise(library: dict, name: str) -> Image.Image | None:
+    import resvg_py
+
+    name = library.get("aliases", {}).get(name, {}).get("parent", name)
+    if name not in library["icons"]:
+        return None
+    icon = library["icons"][name]
+    width, height = (icon.get(side, library.get(side, 16)) for side in ("width", "height"))
+    svg = (
+        '<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" '
+        f'width="256" height="256" viewBox="0 0 {width} {height}">{icon["body"]}</svg>'
+    )
+    return Image.open(io.BytesIO(bytes(resvg_py.svg_to_bytes(svg_string=svg)))).convert("RGBA")
+
+
+def trim(picture: Image.Image) -> Image.Image:
+    """Cuts the transparent border away and centres the rest on a square of SPRITE_SIZE."""
+    box = picture.getchannel("A").point(lambda alpha: 255 * (alpha > 24)).getbbox()
+    picture = picture.crop(box)
+    scale = SPRITE_SIZE / max(picture.size)
+    picture = picture.resize([max(1, round(side * scale)) for side in picture.size], Image.LANCZOS)
+    square = Image.new("RGBA", (SPRITE_SIZE, SPRITE_SIZE))
+    square.paste(picture, [(SPRITE_SIZE - side) // 2 for side in picture.size])
+    return square
+
+
+def photograph(path: Path, box: tuple[float, float, float, float]) -> Image.Image:
+    picture = Image.open(path).convert("RGB")
+    width, height = picture.size
+    picture = picture.crop([round(f * s) for f, s in zip(box, (width, height) * 2, strict=True)])
+    picture.thumbnail((PHOTO_SIZE, PHOTO_SIZE), Image.LANCZOS)
+    return picture
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    for source in ("fluent", "icons", "wallpapers", "skimage"):
+        parser.add_argument(f"--{source}", type=Path, required=True)
+    options = parser.parse_args(arguments)
+
+    shutil.rmtree(ASSETS, ignore_errors=True)
+    sources = {"styles": [asdict(style) for style in STYLES], "sprites": {}, "backgrounds": {}}
+    for style, label, index, picture in sprites(options.fluent, options.icons):
+        path = Path("sprites", style.name, label.replace(" ", "-") + (f"_{index}" if index else "") + ".webp")
+        (ASSETS / path).parent.mkdir(parents=True, exist_ok=True)
+        picture.save(ASSETS / path, quality=88, method=6)
+        sources["sprites"].setdefault(style.name, {}).setdefault(label, []).append(path.name)
+    for folder, origin, photos in (
+        (options.wallpapers, "Debian lomiri-wallpapers-16.04", WALLPAPERS),
+        (options.skimage, "scikit-image 0.26 sample data", SKIMAGE),
+    ):
+        for photo in photos:
+            path = ASSETS / "backgrounds" / photo.name
+            path.parent.mkdir(exist_ok=True)
+            photograph(folder / photo.file, photo.box).save(path, quality=85, optimize=True)
+            sources["backgrounds"][path.name] = {
+                "origin": f"{origin}, {photo.file}" + (" (cropped)" if photo.part else ""),
+                "author": photo.author,
+                "licence": photo.licence,
+                "split": photo.split,
+            }
+    (ASSETS / "sources.json").write_text(json.dumps(sources, indent=1, ensure_ascii=False) + "\n")
+
+
+if __name__ == "__main__":
+    main()

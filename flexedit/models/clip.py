@@ -1,0 +1,64 @@
+"""CLIP: pictures and text as tokens in one space (D_clip), the words MEA and the bridges speak.
+
+B batch, T tokens of one picture (CLS and patches), S the encoder's side in pixels
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor, nn
+
+from .preprocess import Preprocess
+
+
+def project_tokens(states: Tensor, vision_model: nn.Module, projection: nn.Module) -> Tensor:
+    """Last hidden states (B, T, D_vision) → text space (B, T, D_clip), every token.
+
+    CLIP itself projects the pooled token alone; one token would make the softmax of eq. 6
+    constant, so all of them take the same post-LayerNorm and ``visual_projection``.
+    """
+    return projection(vision_model.post_layernorm(states))  # type: ignore[operator]
+
+
+class ImageEncoder(nn.Module):
+    """A transformers CLIP vision tower whose tokens are all projected to text space."""
+
+    def __init__(
+        self, vision_model: nn.Module, visual_projection: nn.Module, preprocess: Preprocess
+    ) -> None:
+        super().__init__()
+        self.vision_model = vision_model
+        self.visual_projection = visual_projection
+        self.preprocess = preprocess
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        """pictures (B, 3, H, W) in 0..1 → (B, T, D_clip)"""
+        pixels = self.preprocess(pictures).to(self.visual_projection.weight.dtype)
+        states = self.vision_model(pixel_values=pixels).last_hidden_state
+        return project_tokens(states, self.vision_model, self.visual_projection)
+
+
+class TextEncoder(nn.Module):
+    """CLIP's text encoder: sentences → (B, Q, D_context), padded to the full length Q."""
+
+    def __init__(self, text_model: nn.Module, tokenizer: Any) -> None:
+        super().__init__()
+        self.text_model = text_model
+        self.tokenizer = tokenizer
+
+    @property
+    def length(self) -> int:
+        return self.text_model.config.max_position_embeddings  # type: ignore[union-attr,return-value]
+
+    def forward(self, texts: Sequence[str]) -> Tensor:
+        ids = self.tokenizer(
+            list(texts),
+            padding="max_length",
+            truncation=True,
+            max_length=self.length,
+            return_tensors="pt",
+        )["input_ids"]
+        device = next(self.text_model.parameters()).device
+        return self.text_model(input_ids=ids.to(device)).last_hidden_state

@@ -1,0 +1,141 @@
+"""An edit request: everything a person said, checked once and carried through every stage.
+
+B batch, H × W the scene's size in pixels
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from . import masks
+from .errors import FlexEditError
+
+Task = Literal["edit", "segment", "ask"]
+TASKS: tuple[str, ...] = get_args(Task)
+MAX_INSTRUCTION = 4000  # characters; a VLLM's context is finite
+
+
+@dataclass(frozen=True)
+class EditRequest:
+    """A batch of edits.
+
+    scene (B, 3, H, W) in 0..1 · mask (B, H, W), 1 = edit, or None for the whole picture ·
+    instructions and tasks: one per row · subject (B, 3, h, w) or None ·
+    has_subject: which rows really have one (a row without is given any picture).
+    """
+
+    scene: Tensor
+    mask: Tensor | None
+    instructions: tuple[str, ...]
+    tasks: tuple[str, ...]
+    subject: Tensor | None = None
+    has_subject: tuple[bool, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.has_subject:
+            object.__setattr__(self, "has_subject", (self.subject is not None,) * self.batch_size)
+
+    @property
+    def batch_size(self) -> int:
+        return self.scene.shape[0]
+
+    @property
+    def height(self) -> int:
+        return self.scene.shape[2]
+
+    @property
+    def width(self) -> int:
+        return self.scene.shape[3]
+
+    @classmethod
+    def create(
+        cls,
+        scene: Tensor,
+        instruction: str,
+        mask: Tensor | None = None,
+        subject: Tensor | None = None,
+        task: str = "edit",
+    ) -> EditRequest:
+        """Checks what a person gave and brings scene, mask and subject to one batch size.
+
+        scene, subject (B, C, H, W) or (C, H, W), 0..1, with 1, 3 or 4 channels ·
+        mask (B, H, W) or (H, W), any size: it is resized to the scene.
+        Raises FlexEditError for an empty mask, NaN, an empty or endless instruction,
+        an unknown task, or batches that cannot be matched.
+        """
+        if task not in TASKS:
+            raise FlexEditError(f"Unknown task {task!r}; choose one of {', '.join(TASKS)}.")
+        instruction = instruction.strip()
+        if not instruction and task == "edit":
+            raise FlexEditError("The instruction is empty. Say what should change, then queue again.")
+        if len(instruction) > MAX_INSTRUCTION:
+            raise FlexEditError(
+                f"The instruction has {len(instruction)} characters; at most {MAX_INSTRUCTION} "
+                "can be read. Say it in a few sentences."
+            )
+        scene = prepare_picture(scene, "scene")
+        size = scene.shape[0]
+        if subject is not None:
+            subject = prepare_picture(subject, "subject")
+            size = common_batch({"scene": size, "subject": subject.shape[0]})
+        if mask is not None:
+            masks_given = mask.shape[0] if mask.dim() > 2 else 1
+            size = common_batch({"scene": size, "mask": masks_given})
+            mask = masks.prepare_mask(mask, scene.shape[2], scene.shape[3], size)
+        scene = scene.expand(size, -1, -1, -1)
+        if subject is not None:
+            subject = subject.expand(size, -1, -1, -1)
+        return cls(scene, mask, (instruction,) * size, (task,) * size, subject)
+
+    def marked(self, alpha: float = 0.5) -> Tensor:
+        """The scene with the mask painted white (B, 3, H, W): what VLLM, CLIP and VAE see."""
+        if self.mask is None:
+            return self.scene
+        return masks.paint(self.scene, self.mask, alpha=alpha)
+
+    def to(self, device: torch.device | str) -> EditRequest:
+        def move(tensor: Tensor | None) -> Tensor | None:
+            return None if tensor is None else tensor.to(device)
+
+        return EditRequest(
+            self.scene.to(device),
+            move(self.mask),
+            self.instructions,
+            self.tasks,
+            move(self.subject),
+            self.has_subject,
+        )
+
+
+def prepare_picture(picture: Tensor, name: str) -> Tensor:
+    """Any picture (…, C, H, W) → (B, 3, H, W) float32 in 0..1; alpha is dropped, grey repeated."""
+    if picture.dim() == 3:
+        picture = picture.unsqueeze(0)
+    if picture.dim() != 4 or picture.shape[1] not in (1, 3, 4) or 0 in picture.shape:
+        raise FlexEditError(
+            f"The {name} has shape {tuple(picture.shape)}; "
+            "expected a batch of grey, RGB or RGBA pictures."
+        )
+    picture = picture.float()
+    if not torch.isfinite(picture).all():
+        raise FlexEditError(
+            f"The {name} contains NaN or infinite pixels. Check the node or file that made it."
+        )
+    channels = picture.shape[1]
+    picture = picture.expand(-1, 3, -1, -1) if channels == 1 else picture[:, :3]
+    return picture.clamp(0.0, 1.0)
+
+
+def common_batch(sizes: dict[str, int]) -> int:
+    """The batch size that all inputs broadcast to: each has 1 or the same number."""
+    counts = {size for size in sizes.values() if size != 1}
+    if len(counts) > 1:
+        found = ", ".join(f"{name}: {size}" for name, size in sizes.items())
+        raise FlexEditError(
+            f"Batch sizes do not match ({found}). Give every input one picture or the same number."
+        )
+    return counts.pop() if counts else 1

@@ -1,0 +1,94 @@
+"""From noise to a latent: the schedule, the guidance and the deterministic Euler sampler.
+
+Timesteps are ComfyUI's scheduler ``simple`` (diffusers: "trailing"), so both give one picture.
+B batch, C × h × w a latent
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from .config import DiffusionConfig
+from .errors import FlexEditError
+
+if TYPE_CHECKING:
+    from diffusers import DDPMScheduler, EulerDiscreteScheduler
+
+Predict = Callable[[Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]
+
+
+def schedule(config: DiffusionConfig) -> EulerDiscreteScheduler:
+    from diffusers import EulerDiscreteScheduler
+
+    return EulerDiscreteScheduler(
+        num_train_timesteps=config.num_train_timesteps,
+        beta_start=config.beta_start,
+        beta_end=config.beta_end,
+        beta_schedule=config.beta_schedule,
+        prediction_type=config.prediction_type,
+        timestep_spacing="trailing",
+    )
+
+
+def training_schedule(config: DiffusionConfig) -> DDPMScheduler:
+    """The forward process: ``add_noise`` gives z_t, ``get_velocity`` the v target."""
+    from diffusers import DDPMScheduler
+
+    return DDPMScheduler(
+        num_train_timesteps=config.num_train_timesteps,
+        beta_start=config.beta_start,
+        beta_end=config.beta_end,
+        beta_schedule=config.beta_schedule,
+        prediction_type=config.prediction_type,
+    )
+
+
+def timesteps(num_steps: int, num_train_timesteps: int = 1000) -> list[int]:
+    """``num_steps`` timesteps, from the noisiest down, evenly spaced."""
+    if not 1 <= num_steps <= num_train_timesteps:
+        raise FlexEditError(f"steps is {num_steps}; choose 1 to {num_train_timesteps}.")
+    spacing = num_train_timesteps / num_steps
+    return [num_train_timesteps - 1 - int(index * spacing) for index in range(num_steps)]
+
+
+def guide(
+    positive: Tensor, scene_only: Tensor, negative: Tensor, edit_cfg: float, scene_cfg: float
+) -> Tensor:
+    """InstructPix2Pix's two scales (its eq. 3): towards the scene, then towards the edit."""
+    return negative + scene_cfg * (scene_only - negative) + edit_cfg * (positive - scene_only)
+
+
+def noise(shape: tuple[int, ...], seed: int) -> Tensor:
+    """Standard normal noise on the CPU: the same for a seed on every machine, and in ComfyUI."""
+    return torch.randn(shape, generator=torch.Generator("cpu").manual_seed(seed))
+
+
+@torch.no_grad()
+def sample(
+    predict: Predict,
+    start: Tensor,
+    config: DiffusionConfig,
+    num_steps: int,
+    edit_cfg: float,
+    scene_cfg: float,
+    on_step: Callable[[int, int], None] | None = None,
+) -> Tensor:
+    """Integrates the probability-flow ODE from noise ``start`` (B, C, h, w) to a scaled latent.
+
+    ``predict(z_t, timestep)`` gives the model's output for positive, scene-only and negative.
+    ``on_step(done, total)`` reports progress; what it raises ends the run.
+    """
+    scheduler = schedule(config)
+    scheduler.set_timesteps(timesteps=timesteps(num_steps, config.num_train_timesteps))
+    latent = start * (scheduler.sigmas[0] ** 2 + 1) ** 0.5
+    for index, timestep in enumerate(scheduler.timesteps):
+        scaled = scheduler.scale_model_input(latent, timestep)
+        output = guide(*predict(scaled, timestep), edit_cfg, scene_cfg)
+        latent = scheduler.step(output, timestep, latent).prev_sample
+        if on_step is not None:
+            on_step(index + 1, num_steps)
+    return latent

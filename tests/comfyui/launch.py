@@ -1,0 +1,37 @@
+"""python launch.py <ComfyUI>/main.py [arguments]: runs ComfyUI as `python main.py` would.
+
+It ends with whoever started it: its standard input is a pipe that the parent keeps open, so that
+even a killed parent leaves no server behind.
+"""
+
+from __future__ import annotations
+
+import os
+import runpy
+import sys
+import threading
+from pathlib import Path
+
+import torchvision_cpu
+
+
+def end_with_parent() -> None:
+    def watch() -> None:
+        sys.stdin.buffer.read()
+        os._exit(1)
+
+    threading.Thread(target=watch, name="end-with-parent", daemon=True).start()
+
+
+def main(script: str, *arguments: str) -> None:
+    end_with_parent()
+    torchvision_cpu.install()
+    folder = Path(script).resolve().parent
+    os.chdir(folder)
+    sys.argv = [script, *arguments]
+    sys.path[0] = str(folder)  # in place of ours, which has a server.py of its own
+    runpy.run_path(script, run_name="__main__")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
