@@ -39,7 +39,9 @@ class ModelFolder:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         if not self.path.is_dir():
-            raise FlexEditError(f"There is no model folder {self.path}. Check the name or the path.")
+            raise FlexEditError(
+                f"There is no model folder {self.path}. Check the name or the path."
+            )
         self.config = SystemConfig.from_json(
             self._file(CONFIG_FILE).read_text(encoding="utf-8"), f"{self.path.name}/{CONFIG_FILE}"
         )
@@ -119,7 +121,12 @@ class ModelFolder:
             hidden_state=self.config.hidden_state,
         )
         assert self.config.qformer is not None and self.config.lora is not None
-        self._check("VLLM's hidden width", vllm.width, "qformer.hidden_width", self.config.qformer.hidden_width)
+        self._check(
+            "VLLM's hidden width",
+            vllm.width,
+            "qformer.hidden_width",
+            self.config.qformer.hidden_width,
+        )
         rows = {"embed"} if vllm.tied else {"embed", "lm_head"}
         tokens = self.tensors("tokens")
         check_keys(rows, tokens, f"{self.path.name}: tokens")
@@ -218,7 +225,11 @@ def load_stock_vllm(
 
     with _part_errors(folder):
         llava, info = AutoModelForImageTextToText.from_pretrained(
-            folder, dtype=dtype, use_safetensors=True, local_files_only=True, output_loading_info=True
+            folder,
+            dtype=dtype,
+            use_safetensors=True,
+            local_files_only=True,
+            output_loading_info=True,
         )
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     if missing := sorted(info["missing_keys"]):
@@ -255,7 +266,11 @@ def _load_half_of_clip(kind: Any, folder: Path, dtype: torch.dtype) -> Any:
     """A CLIP folder holds both towers; loading one of them ignores the other's weights."""
     with _part_errors(folder):
         model, info = kind.from_pretrained(
-            folder, dtype=dtype, use_safetensors=True, local_files_only=True, output_loading_info=True
+            folder,
+            dtype=dtype,
+            use_safetensors=True,
+            local_files_only=True,
+            output_loading_info=True,
         )
     if missing := sorted(info["missing_keys"]):
         raise FlexEditError(

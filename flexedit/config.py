@@ -216,7 +216,9 @@ def _value(hint: Any, value: Any, where: str) -> Any:
     origin = typing.get_origin(hint)
     if origin is Literal:
         if value not in options:
-            raise FlexEditError(f"{where} is {value!r}; choose one of {', '.join(map(str, options))}.")
+            raise FlexEditError(
+                f"{where} is {value!r}; choose one of {', '.join(map(str, options))}."
+            )
         return value
     if origin is dict:
         inner = options[1]

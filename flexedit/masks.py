@@ -1,4 +1,4 @@
-"""Masks: drawing what a person would scribble, painting it, reading it back, compositing (§3.3–3.4).
+"""Masks: drawing what a person would scribble, painting it, reading it back (§3.3–3.4).
 
 B batch, H × W height and width in pixels. Pictures are float (B, 3, H, W) in 0..1,
 masks float (B, H, W) with 1 = edit.
@@ -6,6 +6,7 @@ masks float (B, H, W) with 1 = edit.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
@@ -62,7 +63,9 @@ def draw(
     if kind not in KINDS:
         raise FlexEditError(f"Unknown mask kind {kind!r}; choose one of {', '.join(KINDS)}.")
     if height < 1 or width < 1:
-        raise FlexEditError(f"A mask of {width}×{height} pixels has no area; both must be at least 1.")
+        raise FlexEditError(
+            f"A mask of {width}×{height} pixels has no area; both must be at least 1."
+        )
     numbers = (x, y, shape_width, shape_height, rotation, stroke)
     if not np.isfinite(numbers).all() or min(shape_width, shape_height) <= 0 or stroke <= 0:
         raise FlexEditError(
@@ -78,9 +81,11 @@ def draw(
         stroke=stroke * min(height, width),
         wobble=np.random.default_rng(seed).normal(size=(2, 5)),
     )
+    if not mask.any() and 0 <= x <= 1 and 0 <= y <= 1:  # smaller than a pixel
+        mask[min(int(y * height), height - 1), min(int(x * width), width - 1)] = True
     if not mask.any():
         raise FlexEditError(
-            f"The {kind} at x {x}, y {y} lies outside the picture. Move it inside or make it larger."
+            f"The {kind} at x {x}, y {y} lies outside the picture. Move it inside or enlarge it."
         )
     return torch.from_numpy(mask).float()
 
@@ -120,7 +125,9 @@ def rasterise(
     return mask
 
 
-def _depth(form, u, v, a, b, wobble):
+def _depth(
+    form: str, u: np.ndarray, v: np.ndarray, a: float, b: float, wobble: np.ndarray | None
+) -> np.ndarray:
     """Distance in pixels from the outline of a form with half sizes a, b; positive inside."""
     if form == "rectangle":
         return np.minimum(a - np.abs(u), b - np.abs(v))
@@ -171,44 +178,42 @@ def random_walk(
     inner = painted[reach : reach + height, reach : reach + width]
 
     goal = max(1, min(round(coverage * area), area))
-    spots = np.argwhere(target)
-    y, x = spots[rng.integers(len(spots))]
-    heading = rng.uniform(0, 2 * np.pi)
-    stride = max(1.0, 0.7 * radius)
-    steps = 0
-    while True:
-        painted[int(y) : int(y) + brush.shape[0], int(x) : int(x) + brush.shape[1]] |= brush
-        steps += 1
-        if steps % 2 == 0 or steps < 6:
-            left_over = target & ~inner
-            if area - np.count_nonzero(left_over) >= goal:
+    heading, stride = rng.uniform(0, 2 * np.pi), max(1.0, 0.7 * radius)
+    y, x = _any_pixel(target, rng)
+    for step in itertools.count(1):
+        painted[int(y) : int(y) + len(brush), int(x) : int(x) + len(brush)] |= brush
+        bare = target & ~inner
+        if area - np.count_nonzero(bare) >= goal:
+            break
+        if step % 24 == 0:  # lift the brush rather than wander for ever
+            y, x = _any_pixel(bare, rng)
+            continue
+        for spread in (0.4, 0.8, 1.6, 3.2):
+            angle = rng.normal(heading, spread)
+            down, right = y + stride * np.sin(angle), x + stride * np.cos(angle)
+            if 0 <= down < height and 0 <= right < width and allowed[int(down), int(right)]:
+                y, x, heading = down, right, angle
                 break
-            if steps > 24 and steps % 8 == 0:  # lift the brush rather than wander for ever
-                spots = np.argwhere(left_over)
-                y, x = spots[rng.integers(len(spots))]
-                continue
-        for turn in rng.normal(0, 0.5, 6).cumsum() * np.array([1, 2, 3, 4, 5, 6]):
-            ny, nx = y + stride * np.sin(heading + turn), x + stride * np.cos(heading + turn)
-            if 0 <= ny < height and 0 <= nx < width and allowed[int(ny), int(nx)]:
-                y, x, heading = ny, nx, heading + turn
-                break
-        else:
-            heading += np.pi / 2
     walk = np.zeros_like(whole)
     walk[window] = inner & allowed
     return walk
+
+
+def _any_pixel(mask: np.ndarray, rng: np.random.Generator) -> tuple[int, int]:
+    inside = np.flatnonzero(mask)
+    return divmod(int(inside[rng.integers(len(inside))]), mask.shape[1])
 
 
 def scribble(
     kind: str,
     object_mask: np.ndarray | Tensor,
     rng: np.random.Generator,
-    others: Sequence[np.ndarray] | np.ndarray = (),
+    others: Sequence[np.ndarray] = (),
 ) -> np.ndarray:
     """A loosely drawn `kind` on an object: part of it covered, often spilling over; bool (H, W).
 
-    Covers at least 10 % of the object (open kinds 8 %), usually 15–70 %, and more of it than of
-    any of the `others` (N, H, W).
+    Covers 12–70 % of the object (open kinds 8–60 %), and more of it than of any of the
+    `others` (N, H, W, bool).
     """
     target = np.asarray(object_mask) > 0.5
     if not target.any():
@@ -219,9 +224,8 @@ def scribble(
     (top, bottom), (left, right) = extent(target, 1), extent(target, 0)
     height, width = bottom - top, right - left
     area = np.count_nonzero(target)
-    low, high = (0.08, 0.6) if opened else (0.15, 0.7)
-    floor = low if opened else 0.1
-    for attempt in range(24):
+    low, high = (0.08, 0.6) if opened else (0.12, 0.7)
+    for _ in range(24):
         dy, dx = rng.uniform(-0.32, 0.32, 2)
         grow = rng.uniform(0.7, 1.2) if opened else rng.uniform(0.45, 0.95)
         stretch = rng.uniform(0.8, 1.25)
@@ -231,23 +235,49 @@ def scribble(
             center=(top + (0.5 + dy) * height, left + (0.5 + dx) * width),
             size=(grow * stretch * height, grow / stretch * width),
             rotation=rng.uniform(0, 360) if "triangle" in kind else rng.uniform(-40, 40),
-            stroke=rng.uniform(0.12, 0.22) * max(height, width) * grow * (1 + attempt / 24),
+            stroke=rng.uniform(0.12, 0.22) * max(height, width) * grow,
             wobble=rng.normal(size=(2, 5)),
         )
         covered = np.count_nonzero(mask & target)
-        if not (floor if attempt > 12 else low) * area <= covered <= high * area:
-            continue
-        if all(np.count_nonzero(mask & other) < covered for other in others):
+        if low * area <= covered <= high * area and all(
+            np.count_nonzero(mask & other) < covered for other in others
+        ):
             return mask
     mask = random_walk(target, rng, coverage=0.35)  # a thin or crowded object
     for other in others:
-        mask &= ~other
-    return mask | target if not (mask & target).any() else mask
+        mask &= ~other | target
+    return mask
+
+
+def free_shape(
+    kind: str,
+    height: int,
+    width: int,
+    batch: int = 1,
+    *,
+    object_mask: Tensor | None = None,
+    seed: int = 0,
+    **shape: float,
+) -> Tensor:
+    """A mask (batch, H, W) of any kind: one `draw`, or a random walk of each object's own.
+
+    object_mask: what the random walk covers, of any size (only used by it).
+    """
+    if kind != RANDOM_WALK:
+        return draw(kind, height, width, seed=seed, **shape).expand(batch, -1, -1)
+    if object_mask is None:
+        raise FlexEditError("A random walk needs the object it covers. Connect its mask.")
+    objects = prepare_mask(object_mask, height, width, batch) > 0
+    walks = [
+        random_walk(one.numpy(force=True), np.random.default_rng([seed, index]))
+        for index, one in enumerate(objects)
+    ]
+    return torch.from_numpy(np.stack(walks)).float()
 
 
 def extent(mask: np.ndarray, axis: int) -> tuple[int, int]:
     """First and one past the last index along the other axis of a mask (H, W) that is not empty."""
-    line = mask.any(axis)
+    line = np.asarray(mask.any(axis))
     return int(line.argmax()), len(line) - int(line[::-1].argmax())
 
 
@@ -290,7 +320,9 @@ def read_painted(
     )
 
 
-def _read_one(scene, painted, color, threshold):
+def _read_one(
+    scene: Tensor, painted: Tensor, color: Sequence[float] | None, threshold: float
+) -> Tensor:
     moved = painted - scene
     size = moved.square().sum(0).sqrt()
     strongest = size.flatten().kthvalue(max(1, int(0.995 * size.numel()))).values
@@ -304,26 +336,26 @@ def _read_one(scene, painted, color, threshold):
     distance = way.square().sum(0)
     progress = ((moved * way).sum(0) / distance.clamp_min(1e-4)).clamp(-0.5, 1.5)
     off_way = (painted - paint_color.view(3, 1, 1)).square().sum(0).sqrt()
-    progress = progress - (off_way - 0.45 * 3**0.5).clamp_min(0)  # moved, but to another colour
+    progress = progress - (off_way - 0.8).clamp_min(0)  # it moved, but to another colour
 
     certain = (distance / (distance + 0.04)).numpy(force=True)
-    progress = progress.numpy(force=True)
-    sigma = max(1.0, min(progress.shape) / 32)
-    around = ndimage.gaussian_filter(certain * progress, sigma)
+    seen = certain * progress.numpy(force=True)
+    sigma = max(1.0, min(seen.shape) / 32)
+    around = ndimage.gaussian_filter(seen, sigma)
     around /= ndimage.gaussian_filter(certain, sigma) + 1e-6
-    mask = certain * progress + (1 - certain) * around >= threshold
+    mask = seen + (1 - certain) * around >= threshold
     return torch.from_numpy(tidy(mask)).to(scene)
 
 
 def tidy(mask: np.ndarray) -> np.ndarray:
-    """Without islands below SPECK of the picture or a tenth of the largest, and without small holes."""
+    """mask (H, W) without specks, islands below a tenth of the largest, and small holes."""
     speck = SPECK * mask.size
-    labels, count = ndimage.label(mask, np.ones((3, 3)))
-    if count:
+    labels, num_islands = ndimage.label(mask, np.ones((3, 3)))
+    if num_islands:
         areas = np.bincount(labels.ravel())
         areas[0] = 0
         mask = (areas >= max(speck, 0.1 * areas.max()))[labels]
-    holes, count = ndimage.label(~mask)
+    holes, _ = ndimage.label(~mask)
     return mask | (np.bincount(holes.ravel(), minlength=1) < speck)[holes]
 
 
@@ -345,16 +377,27 @@ def prepare_mask(mask: Tensor, height: int, width: int, batch: int = 1) -> Tenso
         )
     mask = mask.float()
     if not torch.isfinite(mask).all():
-        raise FlexEditError("The mask contains NaN or infinite values. Check the node that made it.")
+        raise FlexEditError(
+            "The mask contains NaN or infinite values. Check the node that made it."
+        )
     if mask.shape[0] not in (1, batch):
         raise FlexEditError(
-            f"There are {mask.shape[0]} masks for {batch} pictures. Give one mask, or one per picture."
+            f"There are {mask.shape[0]} masks for {batch} pictures. "
+            "Give one mask, or one for every picture."
         )
     mask = mask.clamp(0.0, 1.0)
     if mask.shape[1:] != (height, width):
-        mask = F.interpolate(
-            mask.unsqueeze(1), (height, width), mode="bilinear", antialias=True, align_corners=False
-        ).squeeze(1).clamp(0.0, 1.0)
+        mask = (
+            F.interpolate(
+                mask.unsqueeze(1),
+                (height, width),
+                mode="bilinear",
+                antialias=True,
+                align_corners=False,
+            )
+            .squeeze(1)
+            .clamp(0.0, 1.0)
+        )
     if not (mask.amax((1, 2)) > 0).all():
         raise FlexEditError(EMPTY)
     return mask.expand(batch, -1, -1)
@@ -374,11 +417,14 @@ def unpad(image: Tensor, height: int, width: int) -> Tensor:
 # The edited region
 
 
-def connected_change(scene: Tensor, edited: Tensor, mask: Tensor, threshold: float = 0.08) -> Tensor:
+def connected_change(
+    scene: Tensor, edited: Tensor, mask: Tensor, threshold: float = 0.08
+) -> Tensor:
     """mask joined with the area connected to it that really changed, (B, H, W) of 0 and 1.
 
     scene, edited (B, 3, H, W), mask (B, H, W); `threshold` is the mean change of a pixel and its
-    neighbours that counts. Something added that outgrows the mask is kept, changes elsewhere are not.
+    neighbours that counts. What was added and outgrows the mask belongs to it, changes elsewhere
+    do not.
     """
     change = F.avg_pool2d((edited - scene).abs().amax(1, keepdim=True).float(), 3, 1, 1)[:, 0]
     regions = []
@@ -395,12 +441,14 @@ def grow(mask: Tensor, pixels: int) -> Tensor:
     if pixels == 0:
         return mask
     support = _support(mask)
-    grown = [_distance(~one) <= pixels if pixels > 0 else _distance(one) > -pixels for one in support]
+    grown = [
+        _distance(~one) <= pixels if pixels > 0 else _distance(one) > -pixels for one in support
+    ]
     return torch.from_numpy(np.stack(grown)).to(mask)
 
 
 def feather(mask: Tensor, pixels: int) -> Tensor:
-    """mask (B, H, W) falling to 0 over `pixels` towards its border, inside only: outside stays 0."""
+    """mask (B, H, W) fading to 0 over `pixels` inside its border; outside it stays 0."""
     if pixels <= 0:
         return mask
     ramp = [np.minimum(_distance(one) / (pixels + 1), 1) for one in _support(mask)]

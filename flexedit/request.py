@@ -71,7 +71,9 @@ class EditRequest:
             raise FlexEditError(f"Unknown task {task!r}; choose one of {', '.join(TASKS)}.")
         instruction = instruction.strip()
         if not instruction and task == "edit":
-            raise FlexEditError("The instruction is empty. Say what should change, then queue again.")
+            raise FlexEditError(
+                "The instruction is empty. Say what should change, then queue again."
+            )
         if len(instruction) > MAX_INSTRUCTION:
             raise FlexEditError(
                 f"The instruction has {len(instruction)} characters; at most {MAX_INSTRUCTION} "

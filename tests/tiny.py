@@ -27,6 +27,7 @@ TINY = Shape(
     qformer_layers=2,
     vae_channels=(32, 32, 32),
     unet_channels=(32, 32),
+    unet_cross=(True, False),
 )
 TEXTS = [
     prompts.GENERIC_REPLY,

@@ -1,5 +1,7 @@
 """Data to train and measure on: a synthetic world whose edits have exact truths."""
 
-from .world import CLASSES, OPERATIONS, Sample, World
+from .assets import CLASSES, all_styles
+from .export import contact_sheet, write
+from .world import OPERATIONS, Sample, World
 
-__all__ = ["CLASSES", "OPERATIONS", "Sample", "World"]
+__all__ = ["CLASSES", "OPERATIONS", "Sample", "World", "all_styles", "contact_sheet", "write"]

@@ -2,18 +2,20 @@
 
     python -m flexedit.data.import_assets --fluent DIR --icons DIR --wallpapers DIR --skimage DIR
 
-`--fluent` is the unpacked npm package `@lobehub/fluent-emoji-3d` 1.1.0, `--icons` a folder that holds
-the unpacked `@iconify-json/{fluent-emoji-flat,noto,noto-v1,fxemoji,twemoji}`, `--wallpapers` the
-pictures of Debian's `lomiri-wallpapers-16.04`, `--skimage` scikit-image's `data` folder.
-Rasterising the icons needs `resvg-py` 0.5, which nothing else does.
+`--fluent` is the unpacked npm package `@lobehub/fluent-emoji-3d` 1.1.0, `--icons` a folder with the
+unpacked `@iconify-json/*` packages of STYLES, each under its own name, `--wallpapers` the pictures
+of Debian's `lomiri-wallpapers-16.04`, `--skimage` scikit-image's `data` folder. Rasterising the
+icons needs `resvg-py` 0.5, which nothing else does.
 """
 
 import argparse
 import io
 import json
 import shutil
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
@@ -98,7 +100,7 @@ STYLES = (
     Style("fluent-flat", "npm @iconify-json/fluent-emoji-flat 1.2.6", "Microsoft", "MIT"),
     Style("noto", "npm @iconify-json/noto 1.2.9", "Google", "Apache-2.0"),
     Style("noto-v1", "npm @iconify-json/noto-v1 1.2.5", "Google", "Apache-2.0"),
-    Style("fxemoji", "npm @iconify-json/fxemoji 1.2.2", "Mozilla", "Apache-2.0"),
+    Style("fxemoji", "npm @iconify-json/fxemoji 1.2.2", "Mozilla", "CC-BY-4.0"),
     Style("twemoji", "npm @iconify-json/twemoji 1.2.5", "Twitter", "CC-BY-4.0", "heldout"),
 )
 
@@ -118,22 +120,23 @@ class Photo:
         return "-".join(filter(None, (stem, self.part))) + ".jpg"
 
 
-BERASATEGI = "Aitzol Berasategi"
-FREESPACE = 'Trevor "Freespace"'
+BERASATEGI = ("Aitzol Berasategi", "CC-BY-4.0")
+FREESPACE = ('Trevor "Freespace"', "CC-BY-4.0")
+ENGELHARDT = ("Clemens Engelhardt", "CC0-1.0")
 WALLPAPERS = (
-    Photo("aitzgorri_by_Aitzol_Berasategi.jpg", BERASATEGI, "CC-BY-4.0"),
-    Photo("aitzgorri_by_Aitzol_Berasategi.jpg", BERASATEGI, "CC-BY-4.0", box=(0, 0.4, 0.55, 1), part="trees"),
-    Photo("life_by_Aitzol_Berasategi.jpg", BERASATEGI, "CC-BY-4.0"),
-    Photo("life_by_Aitzol_Berasategi.jpg", BERASATEGI, "CC-BY-4.0", box=(0.25, 0.35, 0.75, 1), part="brook"),
-    Photo("Picture_0B_by_freespace.jpg", FREESPACE, "CC-BY-4.0"),
-    Photo("Picture_0B_by_freespace.jpg", FREESPACE, "CC-BY-4.0", box=(0, 0.3, 0.4, 1), part="stone"),
-    Photo("Picture_1A_by_freespace.jpg", FREESPACE, "CC-BY-4.0"),
-    Photo("seeding_by_Clements_Engelhardt.jpg", "Clemens Engelhardt", "CC0-1.0"),
-    Photo("seeding_by_Clements_Engelhardt.jpg", "Clemens Engelhardt", "CC0-1.0", box=(0.45, 0, 1, 0.75), part="meadow"),
+    Photo("aitzgorri_by_Aitzol_Berasategi.jpg", *BERASATEGI),
+    Photo("aitzgorri_by_Aitzol_Berasategi.jpg", *BERASATEGI, box=(0, 0.4, 0.55, 1), part="trees"),
+    Photo("life_by_Aitzol_Berasategi.jpg", *BERASATEGI),
+    Photo("life_by_Aitzol_Berasategi.jpg", *BERASATEGI, box=(0.25, 0.35, 0.75, 1), part="brook"),
+    Photo("Picture_0B_by_freespace.jpg", *FREESPACE),
+    Photo("Picture_0B_by_freespace.jpg", *FREESPACE, box=(0, 0.3, 0.4, 1), part="stone"),
+    Photo("Picture_1A_by_freespace.jpg", *FREESPACE),
+    Photo("seeding_by_Clements_Engelhardt.jpg", *ENGELHARDT),
+    Photo("seeding_by_Clements_Engelhardt.jpg", *ENGELHARDT, box=(0.45, 0, 1, 0.75), part="meadow"),
     Photo("umang_by_Abhishek_Mudgal.jpg", "Abhishek Mudgal", "CC-BY-4.0"),
-    Photo("friends_by_Aitzol_Berasategi.jpg", BERASATEGI, "CC-BY-4.0", box=(0.35, 0.62, 1, 1), part="wood"),
-    Photo("picosdeeuropa_by_Aitzol_Berasategi.jpg", BERASATEGI, "CC-BY-4.0", "heldout"),
-    Photo("sunset_by_Aitzol_Berasategi.jpg", BERASATEGI, "CC-BY-4.0", "heldout"),
+    Photo("friends_by_Aitzol_Berasategi.jpg", *BERASATEGI, box=(0.35, 0.62, 1, 1), part="wood"),
+    Photo("picosdeeuropa_by_Aitzol_Berasategi.jpg", *BERASATEGI, "heldout"),
+    Photo("sunset_by_Aitzol_Berasategi.jpg", *BERASATEGI, "heldout"),
     Photo("Wine_by_Jakkub_Mede.jpg", "Jakub Mede", "CC-BY-4.0", "heldout"),
 )
 SKIMAGE = (
@@ -145,7 +148,7 @@ SKIMAGE = (
 )
 
 
-def sprites(fluent: Path, icons: Path):
+def sprites(fluent: Path, icons: Path) -> Iterator[tuple[Style, str, int, Image.Image]]:
     """Yields (style, class, index, picture) for every sprite that its style has."""
     for style in STYLES:
         folder = icons / style.package.split("/")[1].split()[0]
@@ -165,7 +168,7 @@ def fxemoji(name: str) -> str:
     return FXEMOJI.get(name, name.replace("-", ""))
 
 
-def rasterise(library: dict, name: str) -> Image.Image | None:
+def rasterise(library: dict[str, Any], name: str) -> Image.Image | None:
     import resvg_py
 
     name = library.get("aliases", {}).get(name, {}).get("parent", name)
@@ -185,30 +188,35 @@ def trim(picture: Image.Image) -> Image.Image:
     box = picture.getchannel("A").point(lambda alpha: 255 * (alpha > 24)).getbbox()
     picture = picture.crop(box)
     scale = SPRITE_SIZE / max(picture.size)
-    picture = picture.resize([max(1, round(side * scale)) for side in picture.size], Image.LANCZOS)
+    width, height = (max(1, round(side * scale)) for side in picture.size)
     square = Image.new("RGBA", (SPRITE_SIZE, SPRITE_SIZE))
-    square.paste(picture, [(SPRITE_SIZE - side) // 2 for side in picture.size])
+    corner = ((SPRITE_SIZE - width) // 2, (SPRITE_SIZE - height) // 2)
+    square.paste(picture.resize((width, height), Image.Resampling.LANCZOS), corner)
     return square
 
 
 def photograph(path: Path, box: tuple[float, float, float, float]) -> Image.Image:
-    picture = Image.open(path).convert("RGB")
-    width, height = picture.size
-    picture = picture.crop([round(f * s) for f, s in zip(box, (width, height) * 2, strict=True)])
-    picture.thumbnail((PHOTO_SIZE, PHOTO_SIZE), Image.LANCZOS)
-    return picture
+    picture = Image.open(path)  # grey ones stay grey
+    (width, height), (left, top, right, bottom) = picture.size, box
+    part = picture.crop(
+        (round(left * width), round(top * height), round(right * width), round(bottom * height))
+    )
+    part.thumbnail((PHOTO_SIZE, PHOTO_SIZE), Image.Resampling.LANCZOS)
+    return part
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m flexedit.data.import_assets")
     for source in ("fluent", "icons", "wallpapers", "skimage"):
         parser.add_argument(f"--{source}", type=Path, required=True)
     options = parser.parse_args(arguments)
 
     shutil.rmtree(ASSETS, ignore_errors=True)
-    sources = {"styles": [asdict(style) for style in STYLES], "sprites": {}, "backgrounds": {}}
+    styles = [asdict(style) for style in STYLES]
+    sources: dict[str, Any] = {"styles": styles, "sprites": {}, "backgrounds": {}}
     for style, label, index, picture in sprites(options.fluent, options.icons):
-        path = Path("sprites", style.name, label.replace(" ", "-") + (f"_{index}" if index else "") + ".webp")
+        stem = label.replace(" ", "-") + (f"_{index}" if index else "")
+        path = Path("sprites", style.name, f"{stem}.webp")
         (ASSETS / path).parent.mkdir(parents=True, exist_ok=True)
         picture.save(ASSETS / path, quality=88, method=6)
         sources["sprites"].setdefault(style.name, {}).setdefault(label, []).append(path.name)

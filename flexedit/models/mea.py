@@ -117,9 +117,7 @@ class MEA(nn.Module):
         super().__init__()
         self.config = config
         self.scene = SceneAttention(config) if config.cross_attention else None
-        self.subject_linear = (
-            nn.Linear(config.clip_width, config.width) if config.subject else None
-        )
+        self.subject_linear = nn.Linear(config.clip_width, config.width) if config.subject else None
         own_layers = config.subject and config.decoupled and not config.share_kv
         self.subject = SubjectLayers(config.width, layers) if own_layers else None
         # e∅, the CLIP text embedding of "": what the edit is dropped to

@@ -10,6 +10,7 @@ from einops import repeat
 from torch import Tensor, nn
 
 from ..config import QFormerConfig
+from ..errors import FlexEditError
 
 
 class QFormer(nn.Module):
@@ -19,6 +20,7 @@ class QFormer(nn.Module):
         super().__init__()
         from transformers import Blip2QFormerConfig, Blip2QFormerModel
 
+        self.hidden_width = config.hidden_width
         self.queries = nn.Parameter(torch.randn(config.num_queries, config.width) * 0.02)
         self.encoder = Blip2QFormerModel(
             Blip2QFormerConfig(
@@ -35,6 +37,11 @@ class QFormer(nn.Module):
 
     def forward(self, hidden_states: Tensor) -> Tensor:
         """hidden_states (B, N, D_llm) → edit embeddings e (B, Q, D)"""
+        if hidden_states.shape[-1] != self.hidden_width:
+            raise FlexEditError(
+                f"The VLLM's hidden states are {hidden_states.shape[-1]} wide, but this Q-Former "
+                f"reads {self.hidden_width}. Take both from the same FlexEdit Loader."
+            )
         queries = repeat(self.queries, "q d -> b q d", b=hidden_states.shape[0])
         return self.encoder(
             query_embeds=queries, encoder_hidden_states=hidden_states.to(queries.dtype)

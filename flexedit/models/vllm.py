@@ -20,6 +20,7 @@ from ..errors import FlexEditError
 from .preprocess import Preprocess
 
 IGNORED = -100
+MAX_NEW_TOKENS = 64  # a reply is one sentence
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,8 @@ class VLLM(nn.Module):
             self.edit_ids: list[int] = tokenizer.convert_tokens_to_ids(names)
         else:
             self.edit_ids = []
+        # one tensor for input and output embeddings: then only one set of rows is new
+        self.tied = llava.get_input_embeddings().weight is llava.get_output_embeddings().weight
 
     @property
     def config(self) -> Any:
@@ -88,12 +91,13 @@ class VLLM(nn.Module):
         patches = (vision.image_size // vision.patch_size) ** 2
         return patches + (self.config.vision_feature_select_strategy == "full")
 
-    @property
-    def tied(self) -> bool:
-        """Whether input and output embeddings are one tensor (then only one set of rows is new)."""
-        return (
-            self.llava.get_input_embeddings().weight is self.llava.get_output_embeddings().weight
-        )
+    def memory_required(self, num_rows: int, num_pictures: int) -> int:
+        """About how many bytes reading takes: of each token and layer a key and a value, and the
+        widest layer's working copies; 512 tokens of text."""
+        text = self.config.text_config
+        num_tokens = num_rows * (num_pictures * self.num_image_tokens + 512)
+        per_token = 2 * text.num_hidden_layers * text.hidden_size + 4 * text.intermediate_size
+        return num_tokens * per_token * self._dtype.itemsize
 
     def pictures(
         self, marked: Tensor, subject: Tensor | None, has_subject: Sequence[bool]
@@ -206,7 +210,7 @@ class VLLM(nn.Module):
         pixels: Tensor,
         *,
         with_edit: bool = True,
-        max_new_tokens: int = 64,
+        max_new_tokens: int = MAX_NEW_TOKENS,
         on_token: Callable[[int], None] | None = None,
     ) -> Reading:
         """Lets the VLLM speak (greedily), then appends the edit tokens over the kept KV cache.
@@ -307,7 +311,11 @@ class VLLM(nn.Module):
 
 def _plain_weight(layer: nn.Module) -> Tensor:
     """The weight of an embedding or linear layer, also when peft trains some of its rows."""
-    return layer.get_merged_weights(["default"]) if hasattr(layer, "get_merged_weights") else layer.weight  # type: ignore[operator,return-value]
+    return (
+        layer.get_merged_weights(["default"])
+        if hasattr(layer, "get_merged_weights")
+        else layer.weight
+    )  # type: ignore[operator,return-value]
 
 
 class _Watch:

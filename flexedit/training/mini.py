@@ -32,9 +32,9 @@ class Shape:
     size: int = 64  # pixels
     patch: int = 8
     vocabulary: int = 1024
-    llm_width: int = 192
+    llm_width: int = 160
     llm_layers: int = 4
-    vit_width: int = 192
+    vit_width: int = 176
     vit_layers: int = 4
     clip_width: int = 128  # CLIP's towers and their joint space, and the context the UNet reads
     clip_layers: int = 3
@@ -42,8 +42,9 @@ class Shape:
     num_heads: int = 4
     qformer_layers: int = 3
     num_edit_tokens: int = 32
-    vae_channels: tuple[int, ...] = (32, 64, 64)
+    vae_channels: tuple[int, ...] = (32, 32, 64)
     unet_channels: tuple[int, ...] = (64, 96, 128)
+    unet_cross: tuple[bool, ...] = (False, True, False)  # attention costs most at full resolution
     unet_layers: int = 1
 
 
@@ -76,9 +77,7 @@ def train_tokenizer(texts: Iterable[str], vocabulary: int, *, end: bool = False)
 
 
 def system_config(shape: Shape, name: str = "flexedit-mini") -> SystemConfig:
-    levels = len(shape.unet_channels)
-    cross, plain = "CrossAttn{}Block2D", "{}Block2D"
-    kinds = [plain] + [cross] * (levels - 1)  # no attention at the full latent resolution
+    kinds = ["CrossAttn{}Block2D" if cross else "{}Block2D" for cross in shape.unet_cross]
     return SystemConfig(
         name=name,
         num_edit_tokens=shape.num_edit_tokens,

@@ -27,7 +27,7 @@ def comfyui_path() -> Path:
         if not _is_comfyui(path):
             raise FileNotFoundError(f"COMFYUI_PATH is {path}, but no main.py and comfy/ are there.")
         return path
-    for path in (PACK.parents[1], PACK.parent / "ComfyUI"):
+    for path in (PACK.parent.parent, PACK.parent / "ComfyUI"):
         if _is_comfyui(path):
             return path
     return _download()

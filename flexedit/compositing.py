@@ -1,0 +1,157 @@
+"""Cutting out the part of a large scene to edit, and putting an edit back so that every other pixel
+of the scene stays as it was.
+
+B batch, H × W the scene's size, S the side of a crop in pixels
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from . import masks
+from .errors import FlexEditError
+from .request import common_batch, prepare_picture
+
+REGIONS = ("mask", "mask + connected change")
+VAE_RATIOS = (4, 8, 16, 32)  # what a decoded picture's sides may have been padded to
+
+
+@dataclass(frozen=True)
+class Crop:
+    """Where crops (B, 3, S, S) come from: one box per picture of a scene ``height`` × ``width``."""
+
+    boxes: tuple[masks.Box, ...]
+    size: int
+    height: int
+    width: int
+
+    def inner(self, index: int) -> tuple[int, int]:
+        """Height and width of a box within its S × S crop; right and bottom of it is padding."""
+        left, top, right, bottom = self.boxes[index]
+        scale = self.size / max(right - left, bottom - top)
+        return max(1, round((bottom - top) * scale)), max(1, round((right - left) * scale))
+
+
+def cut(scene: Tensor, mask: Tensor, size: int, context: float) -> tuple[Tensor, Tensor, Crop]:
+    """scene (B, 3, H, W), mask (B, H, W) → crops (B, 3, S, S), their masks (B, S, S), the boxes.
+
+    Each box is ``context`` times as large as the mask, shifted at a border rather than shrunk;
+    where the whole scene is narrower than the box, the crop repeats the scene's edge.
+    """
+    scene, mask = _matched(scene, mask)
+    boxes = tuple(masks.bounding_crop(mask, context, minimum=1))
+    crop = Crop(boxes, size, *scene.shape[2:])
+    pictures, shapes = [], []
+    for index, (left, top, right, bottom) in enumerate(boxes):
+        window = (slice(index, index + 1), slice(None), slice(top, bottom), slice(left, right))
+        height, width = crop.inner(index)
+        margins = (0, size - width, 0, size - height)
+        picture = resize(scene[window], height, width)
+        shape = resize(mask.unsqueeze(1)[window], height, width, mode="bilinear")
+        pictures.append(F.pad(picture, margins, mode="replicate"))
+        shapes.append(F.pad(shape, margins)[:, 0])
+    return torch.cat(pictures), torch.cat(shapes), crop
+
+
+def put_back(scene: Tensor, edited: Tensor, crop: Crop) -> Tensor:
+    """scene (B, C, H, W) with each edited crop (B, C, S, S) scaled back into its box."""
+    if (crop.height, crop.width) != tuple(scene.shape[2:]):
+        raise FlexEditError(
+            f"The crop was cut from a scene of {crop.width}×{crop.height} pixels, but this one has "
+            f"{scene.shape[3]}×{scene.shape[2]}. Connect the scene that the crop was cut from."
+        )
+    if len(crop.boxes) not in (1, scene.shape[0]):
+        raise FlexEditError(
+            f"The crop has {len(crop.boxes)} boxes for {scene.shape[0]} pictures. "
+            "Connect the scene that the crop was cut from."
+        )
+    edited = fit(edited, crop.size, crop.size)
+    result = scene.clone()
+    for row in range(scene.shape[0]):
+        index = row if len(crop.boxes) > 1 else 0
+        left, top, right, bottom = crop.boxes[index]
+        inner = masks.unpad(edited[row : row + 1], *crop.inner(index))
+        result[row, :, top:bottom, left:right] = resize(inner, bottom - top, right - left)[0]
+    return result
+
+
+def put_edit(
+    scene: Tensor,
+    edited: Tensor,
+    mask: Tensor,
+    *,
+    region: str = "mask",
+    grow: int = 0,
+    feather: int = 0,
+    crop: Crop | None = None,
+) -> tuple[Tensor, Tensor]:
+    """→ the scene with the edit inside its region (B, 3, H, W), and that region (B, H, W).
+
+    scene, edited, mask: any channels, each one picture or the same number; an edit of another size
+    is cut back (a VAE's padding) or scaled. ``region``: one of REGIONS · ``grow``, ``feather`` in
+    pixels · ``crop``: edited, and a mask of the crop's size, are crops to be put back first.
+    Outside the region every pixel keeps the scene's own value bit for bit.
+    """
+    if region not in REGIONS:
+        raise FlexEditError(f"Unknown region {region!r}; choose one of {', '.join(REGIONS)}.")
+    scene = prepare_picture(scene, "scene")
+    edited = prepare_picture(edited, "edited picture")
+    counts = {"scene": scene.shape[0], "edited": edited.shape[0], "mask": num_masks(mask)}
+    if crop is not None:
+        counts["crop"] = len(crop.boxes)
+    batch = common_batch(counts)
+    scene, edited = (x.expand(batch, -1, -1, -1) for x in (scene, edited))
+    height, width = scene.shape[2:]
+    if crop is None:
+        mask = masks.prepare_mask(mask, height, width, batch)
+        edited = fit(edited, height, width)
+    else:
+        edited = put_back(scene, edited, crop)
+        if mask.shape[-2:] == (crop.size, crop.size) != (height, width):
+            cropped = masks.prepare_mask(mask, crop.size, crop.size, batch).unsqueeze(1)
+            mask = put_back(torch.zeros_like(scene[:, :1]), cropped, crop)[:, 0]
+        mask = masks.prepare_mask(mask, height, width, batch)
+    if region == "mask + connected change":
+        mask = torch.maximum(mask, masks.connected_change(scene, edited, mask))
+    mask = masks.feather(masks.grow(mask, grow), feather)
+    return masks.composite(scene, edited, mask), mask
+
+
+def fit(picture: Tensor, height: int, width: int) -> Tensor:
+    """picture (B, C, h, w) → (B, C, height, width): a VAE's padding is cut off, else scaled."""
+    found = tuple(picture.shape[-2:])
+    padded = {(height + -height % ratio, width + -width % ratio) for ratio in VAE_RATIOS}
+    if found in padded:
+        return masks.unpad(picture, height, width)
+    return resize(picture, height, width)
+
+
+def resize(picture: Tensor, height: int, width: int, mode: str = "bicubic") -> Tensor:
+    """picture (B, C, h, w) → (B, C, height, width) in 0..1, without aliasing; itself if it fits."""
+    if tuple(picture.shape[-2:]) == (height, width):
+        return picture
+    return F.interpolate(picture, (height, width), mode=mode, antialias=True).clamp(0, 1)
+
+
+def num_masks(mask: Tensor) -> int:
+    return mask.shape[0] if mask.dim() > 2 else 1
+
+
+def _matched(scene: Tensor, mask: Tensor) -> Sequence[Tensor]:
+    scene = prepare_picture(scene, "scene")
+    batch = common_batch({"scene": scene.shape[0], "mask": num_masks(mask)})
+    scene = scene.expand(batch, -1, -1, -1)
+    return scene, masks.prepare_mask(mask, *scene.shape[2:], batch)
+
+
+def read_mask(scene: Tensor, painted: Tensor) -> Tensor:
+    """scene, painted (B, C, H, W), one picture or the same number → what was painted (B, H, W)."""
+    scene = prepare_picture(scene, "scene")
+    painted = fit(prepare_picture(painted, "painted picture"), *scene.shape[2:])
+    batch = common_batch({"scene": scene.shape[0], "painted": painted.shape[0]})
+    return masks.read_painted(scene.expand(batch, -1, -1, -1), painted.expand(batch, -1, -1, -1))

@@ -1,0 +1,127 @@
+"""From samples to batches: tensors, texts and per-row switches.
+
+B batch, H × W pixels. Row i of step s is always sample s·B + i, so a run that resumes, or that is
+shared by several processes, sees the same data.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from ..data.world import Sample, World
+from ..request import EditRequest
+
+
+@dataclass(frozen=True)
+class Batch:
+    """request · captions and replies per row · target (B, 3, H, W), the scene for questions ·
+    has_target (B,), 0 for questions · region (B, H, W), where the target differs ·
+    object_mask (B, H, W) · classes (B, H, W), 0 background
+    """
+
+    request: EditRequest
+    captions: tuple[str, ...]
+    replies: tuple[str, ...]
+    target: Tensor
+    has_target: Tensor
+    region: Tensor
+    object_mask: Tensor
+    classes: Tensor
+    samples: tuple[Sample, ...]
+
+
+def collate(samples: Sequence[Sample]) -> Batch:
+    scenes = pictures(sample.scene for sample in samples)
+    has_subject = tuple(sample.subject is not None for sample in samples)
+    subject = None
+    if any(has_subject):
+        subject = pictures(
+            sample.scene if sample.subject is None else sample.subject for sample in samples
+        )
+    request = EditRequest(
+        scene=scenes,
+        mask=stack(sample.mask for sample in samples),
+        instructions=tuple(sample.instruction for sample in samples),
+        tasks=tuple(sample.task for sample in samples),
+        subject=subject,
+        has_subject=has_subject,
+    )
+    return Batch(
+        request=request,
+        captions=tuple(sample.caption for sample in samples),
+        replies=tuple(sample.reply for sample in samples),
+        target=pictures(
+            sample.scene if sample.target is None else sample.target for sample in samples
+        ),
+        has_target=torch.tensor([float(sample.target is not None) for sample in samples]),
+        region=stack(
+            np.zeros_like(sample.mask) if sample.region is None else sample.region
+            for sample in samples
+        ),
+        object_mask=stack(sample.object_mask for sample in samples),
+        classes=torch.from_numpy(np.stack([sample.classes for sample in samples])).long(),
+        samples=tuple(samples),
+    )
+
+
+def pictures(arrays: Any) -> Tensor:
+    """uint8 (H, W, 3) arrays → (B, 3, H, W) in 0..1"""
+    stacked = torch.from_numpy(np.stack(list(arrays)))
+    return stacked.permute(0, 3, 1, 2).float() / 255
+
+
+def stack(masks: Any) -> Tensor:
+    return torch.from_numpy(np.stack(list(masks))).float()
+
+
+class _Rows(Dataset):
+    def __init__(self, world: World) -> None:
+        self.world = world
+
+    def __getitem__(self, index: int) -> Sample:
+        return self.world[index]
+
+
+class _Steps(Sampler):
+    """Sample indices of this process's share of every step, from ``first_step`` on."""
+
+    def __init__(self, first_step: int, last_step: int, batch: int, rank: int, ranks: int) -> None:
+        self.steps = range(first_step, last_step)
+        self.batch, self.rank, self.ranks = batch, rank, ranks
+
+    def __len__(self) -> int:
+        return len(self.steps)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        share = self.batch // self.ranks
+        for step in self.steps:
+            start = step * self.batch + self.rank * share
+            yield list(range(start, start + share))
+
+
+def loader(
+    world: World,
+    batch_size: int,
+    first_step: int,
+    last_step: int,
+    *,
+    rank: int = 0,
+    ranks: int = 1,
+    num_workers: int = 0,
+) -> DataLoader:
+    """Batches of the global size ``batch_size`` (this process's share of each), in order."""
+    assert batch_size % ranks == 0
+    return DataLoader(
+        _Rows(world),
+        batch_sampler=_Steps(first_step, last_step, batch_size, rank, ranks),
+        collate_fn=collate,
+        num_workers=num_workers,
+        persistent_workers=num_workers > 0,
+    )

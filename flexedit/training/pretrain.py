@@ -1,0 +1,171 @@
+"""What a small system needs before FlexEdit's own training: the parts that others download.
+
+Each class is a trainee of :mod:`flexedit.training.trainer`: ``forward(batch, draw)`` → losses (B,).
+B batch, T patch tokens of a picture, P patches a side
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+from .. import prompts
+from ..data.world import CLASSES
+from ..models.clip import project_tokens
+from ..models.preprocess import Preprocess
+from ..models.vllm import VLLM
+from .batch import Batch
+from .system import Draw, Recipe
+
+
+@dataclass(frozen=True)
+class NoDraw:
+    """For trainees without dice of their own."""
+
+    def rows(self, start: int, stop: int) -> NoDraw:
+        return self
+
+    def to(self, device: torch.device) -> NoDraw:
+        return self
+
+
+class Deterministic(nn.Module):
+    def draw(self, step: int, batch_size: int) -> Any:
+        return NoDraw()
+
+
+class VAEPretraining(Deterministic):
+    """Reconstruction of targets by a KL autoencoder (L1 + squared error, a light KL)."""
+
+    def __init__(self, vae: nn.Module, kl: float = 1e-5) -> None:
+        super().__init__()
+        self.vae, self.kl = vae, kl
+
+    def forward(self, batch: Batch, draw: NoDraw) -> dict[str, Tensor]:
+        picture = batch.target * 2 - 1
+        posterior = self.vae.encode(picture).latent_dist  # type: ignore[operator]
+        error = self.vae.decode(posterior.sample()).sample.float() - picture  # type: ignore[operator]
+        return {
+            "l1": error.abs().mean((1, 2, 3)),
+            "l2": 2 * error.square().mean((1, 2, 3)),
+            "kl": self.kl * posterior.kl(),
+        }
+
+    @torch.no_grad()
+    def scaling_factor(self, batch: Batch) -> float:
+        """1 / standard deviation of the latents: what diffusion multiplies them by."""
+        latents = self.vae.encode(batch.target * 2 - 1).latent_dist.mode()  # type: ignore[operator]
+        return 1 / float(latents.std())
+
+
+class DenseHead(nn.Module):
+    """Per patch: which objects it shows, and how much of it the scribble covers."""
+
+    def __init__(self, width: int, patches: int) -> None:
+        super().__init__()
+        self.patches = patches
+        self.norm = nn.LayerNorm(width)
+        self.linear = nn.Linear(width, len(CLASSES) + 2)
+
+    def forward(self, tokens: Tensor, batch: Batch) -> dict[str, Tensor]:
+        """tokens (B, 1 + P², D), CLS first"""
+        output = self.linear(self.norm(tokens[:, 1:])).float()
+        side = self.patches
+        shares = F.adaptive_avg_pool2d(
+            F.one_hot(batch.classes, len(CLASSES) + 1).permute(0, 3, 1, 2).float(), side
+        )
+        shares = rearrange(shares, "b c h w -> b (h w) c")
+        assert batch.request.mask is not None
+        covered = F.adaptive_avg_pool2d(batch.request.mask[:, None], side).flatten(1)
+        by_class = -(shares * F.log_softmax(output[..., :-1], -1)).sum(-1)
+        by_mark = F.binary_cross_entropy_with_logits(output[..., -1], covered, reduction="none")
+        return {"classes": by_class.mean(-1), "covered": by_mark.mean(-1)}
+
+
+class VisionPretraining(Deterministic):
+    """A vision tower learns to see, patch by patch, what the marked scene shows."""
+
+    def __init__(self, tower: nn.Module, preprocess: Preprocess, width: int, patches: int) -> None:
+        super().__init__()
+        self.tower, self.preprocess = tower, preprocess
+        self.head = DenseHead(width, patches)
+
+    def forward(self, batch: Batch, draw: NoDraw) -> dict[str, Tensor]:
+        pixels = self.preprocess(batch.request.marked())
+        return self.head(self.tower(pixel_values=pixels).last_hidden_state, batch)
+
+
+class CLIPPretraining(Deterministic):
+    """Contrast of pictures and sentences, beside the dense labels on the projected tokens."""
+
+    def __init__(self, clip: Any, tokenizer: Any, preprocess: Preprocess, patches: int) -> None:
+        super().__init__()
+        self.clip, self.tokenizer, self.preprocess = clip, tokenizer, preprocess
+        self.head = DenseHead(clip.config.projection_dim, patches)
+
+    def forward(self, batch: Batch, draw: NoDraw) -> dict[str, Tensor]:
+        pixels = self.preprocess(batch.request.marked())
+        ids = self.tokenizer(
+            [describe(classes) for classes in batch.classes],
+            padding="max_length",
+            truncation=True,
+            max_length=self.clip.config.text_config.max_position_embeddings,
+            return_tensors="pt",
+        )["input_ids"].to(pixels.device)
+        seen = self.clip.vision_model(pixel_values=pixels).last_hidden_state
+        tokens = project_tokens(seen, self.clip.vision_model, self.clip.visual_projection)
+        read = self.clip.text_model(input_ids=ids).pooler_output
+        picture = F.normalize(tokens.mean(1).float(), dim=-1)
+        text = F.normalize(self.clip.text_projection(read).float(), dim=-1)
+        logits = self.clip.logit_scale.exp().clamp(max=100) * picture @ text.T
+        same = (ids[:, None] == ids[None]).all(-1).float()  # two scenes may read the same
+        target = same / same.sum(-1, keepdim=True)
+        contrast = F.cross_entropy(logits, target, reduction="none") + F.cross_entropy(
+            logits.T, target, reduction="none"
+        )
+        return {"contrast": 0.5 * contrast, **self.head(tokens, batch)}
+
+
+def describe(classes: Tensor) -> str:
+    """classes (H, W) → "a dog, a key and a turtle": what a scene shows."""
+    names = [f"a {CLASSES[index - 1]}" for index in classes.unique().tolist() if index]
+    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names or ["air"])
+
+
+class VLLMPretraining(nn.Module):
+    """The whole VLLM learns to answer: what the scribble means, and questions."""
+
+    def __init__(self, vllm: VLLM, seed: int = 0) -> None:
+        super().__init__()
+        self.vllm, self.seed = vllm, seed
+        self.recipe = Recipe(stage="align", parts=(), generic_reply=0.0)
+
+    def draw(self, step: int, batch_size: int) -> Draw:
+        return Draw.make(self.seed, step, (batch_size, 1, 1, 1), self.recipe)
+
+    def forward(self, batch: Batch, draw: Draw) -> dict[str, Tensor]:
+        request = batch.request
+        texts = [
+            prompts.prompt(
+                instruction,
+                task,
+                with_subject=has_subject,
+                positional=prompts.POSITIONAL_PARAPHRASES[phrase],
+            )
+            for instruction, task, has_subject, phrase in zip(
+                request.instructions,
+                request.tasks,
+                request.has_subject,
+                draw.positional.tolist(),
+                strict=True,
+            )
+        ]
+        sequences = self.vllm.tokenize(texts, batch.replies, edit_tokens=[False] * len(texts), end=True)
+        pixels = self.vllm.pictures(request.marked(), request.subject, request.has_subject)
+        states = self.vllm.states(sequences, pixels)
+        return {"reply": self.vllm.reply_loss(sequences, states)}

@@ -1,0 +1,238 @@
+"""From nothing to ``flexedit-mini`` in eight stages, each resumable, by one command.
+
+parts → vae → clip → vision → vllm → base → align → joint → export. ``vae`` to ``vllm`` make what
+others download. ``base`` trains UNet and MEA on CLIP's text embedding of captions that name
+everything (what Stable Diffusion is to FlexEdit). ``align`` is the paper's stage 1: the Q-Former
+learns to say by the VLLM's hidden states what CLIP's text encoder says by the caption. ``joint``
+is stage 2: L = L_VLLM + L_diffusion, all of FlexEdit's parts together.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from ..checkpoint import WEIGHTS_FILE, ModelFolder, load_stock_vllm, save_model_folder
+from ..config import SystemConfig, TextBridgeConfig
+from ..data.world import CLASSES, World
+from ..errors import FlexEditError
+from ..models.preprocess import Preprocess
+from . import mini
+from .batch import collate
+from .pretrain import CLIPPretraining, VAEPretraining, VisionPretraining, VLLMPretraining, describe
+from .system import Recipe, System
+from .trainer import TrainConfig, Trainer
+
+HELPERS = {"region": 4.0, "helper_classes": 0.1, "helper_mask": 0.2}
+
+
+@dataclass(frozen=True)
+class Stage:
+    train: TrainConfig
+    recipe: Recipe | None = None
+    operations: dict[str, float] | None = None  # weights of the world's operations
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How long each stage trains, and on what."""
+
+    shape: mini.Shape = mini.MINI
+    stages: dict[str, Stage] = field(default_factory=dict)
+
+
+def mini_train(steps: int, batch_size: int, lr: float, ema: float = 0.0) -> TrainConfig:
+    return TrainConfig(steps, batch_size, lr, ema=ema, mixed_precision="bf16")
+
+
+MINI_PLAN = Plan(
+    stages={
+        "vae": Stage(mini_train(4500, 8, 1e-3, ema=0.995)),
+        "clip": Stage(mini_train(3000, 32, 1e-3)),
+        "vision": Stage(mini_train(6000, 32, 1e-3)),
+        "vllm": Stage(mini_train(9000, 16, 6e-4)),
+        "base": Stage(
+            mini_train(8000, 32, 8e-4, ema=0.997),
+            Recipe(stage="joint", parts=("unet", "mea"), **HELPERS),
+        ),
+        "align": Stage(
+            mini_train(3000, 16, 1e-3),
+            Recipe(stage="align", parts=("qformer", "vllm")),
+        ),
+        "joint": Stage(
+            mini_train(3000, 16, 3e-4, ema=0.997),
+            Recipe(stage="joint", parts=("unet", "mea", "qformer", "vllm"), **HELPERS),
+        ),
+    }
+)
+ORDER = ("parts", "vae", "clip", "vision", "vllm", "base", "align", "joint", "export")
+
+
+class MiniTraining:
+    """One training of a mini in ``folder``; ``folder/model`` grows from stage to stage."""
+
+    def __init__(self, folder: Path, plan: Plan = MINI_PLAN) -> None:
+        self.folder, self.plan, self.model = folder, plan, folder / "model"
+
+    def run(self, names: tuple[str, ...] = ORDER, max_seconds: float | None = None) -> None:
+        for name in names:
+            if name not in ORDER:
+                raise FlexEditError(f"Unknown stage {name!r}; choose from {', '.join(ORDER)}.")
+            if not self._done(name).is_file():
+                stage: Callable[..., bool] = getattr(self, name)
+                if not stage(max_seconds):
+                    return
+                self._done(name).parent.mkdir(parents=True, exist_ok=True)
+                self._done(name).touch()
+
+    def _done(self, name: str) -> Path:
+        return self.folder / name / "done"
+
+    def _world(self, name: str, split: str = "train") -> World:
+        operations = self.plan.stages[name].operations
+        seed = ORDER.index(name)  # no stage sees another's samples
+        return World(self.plan.shape.size, split, seed=seed, operations=operations)
+
+    def _train(self, name: str, trainee: nn.Module, max_seconds: float | None) -> Trainer:
+        config = self.plan.stages[name].train
+        trainer = Trainer(trainee, self._world(name), config, self.folder / name)
+        trainer.run(max_seconds)
+        return trainer
+
+    # --- the stages ---
+
+    def parts(self, max_seconds: float | None = None) -> bool:
+        mini.build_parts(self.plan.shape, texts(World(self.plan.shape.size)), self.model)
+        return True
+
+    def vae(self, max_seconds: float | None = None) -> bool:
+        from diffusers import AutoencoderKL
+
+        vae = AutoencoderKL.from_pretrained(self.model / "vae")
+        trainee = VAEPretraining(vae)
+        trainer = self._train("vae", trainee, max_seconds)
+        if not trainer.finished:
+            return False
+        with trainer.averaged():
+            probe = collate([trainer.world[-1 - index + 2**40] for index in range(256)])
+            vae.register_to_config(scaling_factor=trainee.scaling_factor(probe))
+            vae.save_pretrained(self.model / "vae")
+        return True
+
+    def clip(self, max_seconds: float | None = None) -> bool:
+        from transformers import AutoTokenizer, CLIPModel
+
+        folder, shape = self.model / "clip", self.plan.shape
+        clip = CLIPModel.from_pretrained(folder, attn_implementation="eager")
+        preprocess = Preprocess.from_folder(folder, shape.size)
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+        trainee = CLIPPretraining(clip, tokenizer, preprocess, shape.size // shape.patch)
+        if not self._train("clip", trainee, max_seconds).finished:
+            return False
+        clip.save_pretrained(folder)
+        return True
+
+    def vision(self, max_seconds: float | None = None) -> bool:
+        vllm, shape = self._untalkative_vllm(), self.plan.shape
+        trainee = VisionPretraining(
+            vllm.llava.model.vision_tower,
+            vllm.preprocess,
+            shape.vit_width,
+            shape.size // shape.patch,
+        )
+        if not self._train("vision", trainee, max_seconds).finished:
+            return False
+        vllm.llava.save_pretrained(self.model / "vllm")
+        return True
+
+    def vllm(self, max_seconds: float | None = None) -> bool:
+        vllm = self._untalkative_vllm()
+        if not self._train("vllm", VLLMPretraining(vllm), max_seconds).finished:
+            return False
+        vllm.llava.save_pretrained(self.model / "vllm")
+        return True
+
+    def _untalkative_vllm(self) -> Any:
+        vllm = load_stock_vllm(self.model / "vllm")
+        vllm.llava.set_attn_implementation("eager")  # SDPA's backward is slow on the CPU
+        return vllm.requires_grad_(True)
+
+    def base(self, max_seconds: float | None = None) -> bool:
+        config = mini.system_config(self.plan.shape, "instructpix2pix-mea-mini")
+        text = TextBridgeConfig(self.plan.shape.clip_width, self.plan.shape.text_length)
+        config = dataclasses.replace(
+            config, bridge="text", text=text, num_edit_tokens=0, qformer=None, lora=None
+        )
+        return self._system("base", config, None, max_seconds)
+
+    def align(self, max_seconds: float | None = None) -> bool:
+        return self._system("align", mini.system_config(self.plan.shape), "base", max_seconds)
+
+    def joint(self, max_seconds: float | None = None) -> bool:
+        return self._system("joint", mini.system_config(self.plan.shape), "align", max_seconds)
+
+    def _system(
+        self, name: str, config: SystemConfig, before: str | None, max_seconds: float | None
+    ) -> bool:
+        system = self.system(name, config)
+        if before is not None:
+            system.take_up(load_file(self.folder / before / WEIGHTS_FILE))
+        trainer = self._train(name, system, max_seconds)
+        with trainer.averaged():
+            tensors = {k: v.detach().contiguous() for k, v in system.tensors().items()}
+            save_file(tensors, self.folder / name / WEIGHTS_FILE)
+        return trainer.finished
+
+    def system(self, name: str, config: SystemConfig) -> System:
+        """Fresh FlexEdit parts beside the pretrained ones."""
+        (self.model / "flexedit.json").write_text(config.to_json(), encoding="utf-8")
+        recipe = self.plan.stages[name].recipe
+        assert recipe is not None
+        torch.manual_seed(ORDER.index(name))
+        return System(ModelFolder(self.model), recipe, len(CLASSES))
+
+    def export(self, max_seconds: float | None = None) -> bool:
+        """The model folder to ship: everything in half precision."""
+        target = self.folder / "flexedit-mini"
+        shutil.rmtree(target, ignore_errors=True)
+        target.mkdir(parents=True)
+        for part in ("vllm", "clip", "vae"):
+            shutil.copytree(self.model / part, target / part)
+            for file in (target / part).glob("*.safetensors"):
+                halved = {key: tensor.half() for key, tensor in load_file(file).items()}
+                save_file(halved, file, metadata={"format": "pt"})
+        tensors = load_file(self.folder / "joint" / WEIGHTS_FILE)
+        save_model_folder(target, mini.system_config(self.plan.shape), tensors)
+        return True
+
+
+def texts(world: World, count: int = 6000) -> Iterator[str]:
+    """What the tokenizers are trained on: everything that is ever said."""
+    from .. import prompts
+
+    for phrase in prompts.POSITIONAL_PARAPHRASES:
+        yield phrase
+    for index in range(count):
+        sample = world[index]
+        yield prompts.prompt(sample.instruction, sample.task, with_subject=True)
+        yield sample.caption
+        yield sample.reply
+        yield describe(torch.from_numpy(sample.classes))
+        if index % 4 == 0:
+            yield prompts.GENERIC_REPLY
+
+
+def curve(folder: Path) -> list[dict[str, float]]:
+    """The log of one stage: a row per logged step."""
+    from .trainer import LOG
+
+    return [json.loads(line) for line in (folder / LOG).read_text().splitlines()]

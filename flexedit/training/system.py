@@ -1,0 +1,277 @@
+"""A system in training: the stages of an edit, with each loss beside the prediction it scores.
+
+L = L_VLLM + L_diffusion (eq. 5); in stage 1 L_align in place of the diffusion term. Every loss is
+a vector over rows, (B,); rows it does not concern have 0. B batch, h × w the latent's size
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+from .. import prompts, sampling
+from ..checkpoint import ModelFolder, load_stock_vllm, trained_tensors
+from ..models.clip import ImageEncoder, TextEncoder
+from ..models.mea import MEA, Branches, Conditioning
+from ..models.qformer import QFormer
+from ..models.unet import FlexEditUNet
+from ..models.vllm import VLLM
+from ..pipeline import row_strength, scene_latent, vae_ratio
+from . import lora
+from .batch import Batch
+
+
+@dataclass(frozen=True)
+class Draw:
+    """All that is random in one step, drawn for the global batch so that processes agree.
+
+    noise (B, C, h, w) · timesteps (B,) · branch (B,): 0 positive, 1 scene-only, 2 negative ·
+    generic (B,): which edits are answered with the generic reply · positional (B,): which phrase
+    """
+
+    noise: Tensor
+    timesteps: Tensor
+    branch: Tensor
+    generic: Tensor
+    positional: Tensor
+
+    @classmethod
+    def make(
+        cls,
+        seed: int,
+        step: int,
+        shape: tuple[int, ...],
+        recipe: Recipe,
+        num_train_timesteps: int = 1000,
+    ) -> Draw:
+        generator = torch.Generator().manual_seed(seed * 1_000_003 + step)
+        batch = shape[0]
+        choice = torch.rand(batch, generator=generator)
+        return cls(
+            noise=torch.randn(shape, generator=generator),
+            timesteps=torch.randint(num_train_timesteps, (batch,), generator=generator),
+            branch=(choice < recipe.drop_edit + recipe.drop_scene).long()
+            + (choice < recipe.drop_scene).long(),
+            generic=torch.rand(batch, generator=generator) < recipe.generic_reply,
+            positional=torch.randint(
+                len(prompts.POSITIONAL_PARAPHRASES), (batch,), generator=generator
+            ),
+        )
+
+    def rows(self, start: int, stop: int) -> Draw:
+        return Draw(*(getattr(self, field.name)[start:stop] for field in fields(self)))
+
+    def to(self, device: torch.device) -> Draw:
+        return Draw(*(getattr(self, field.name).to(device) for field in fields(self)))
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What a stage trains, and how much each loss counts.
+
+    ``region`` weighs latent pixels inside the edited region (outside is 1). The helpers are for
+    training only: classes and the target's mask, read off the UNet's last features, teach it what
+    it looks at; the saved model has no such head.
+    """
+
+    stage: Literal["align", "joint"]
+    parts: tuple[str, ...]  # of "unet", "mea", "qformer", "vllm" (LoRA and edit tokens), "text"
+    drop_edit: float = 0.05  # guidance dropout: the scene-only branch
+    drop_scene: float = 0.05  # guidance dropout: the negative branch
+    generic_reply: float = 0.5  # how many edits are answered with the reply ``direct`` forces
+    reply: float = 1.0
+    diffusion: float = 1.0
+    align: float = 1.0
+    region: float = 1.0
+    helper_classes: float = 0.0
+    helper_mask: float = 0.0
+
+
+class System(nn.Module):
+    """All parts of one system, and the losses of one batch."""
+
+    def __init__(
+        self, folder: ModelFolder, recipe: Recipe, num_classes: int, seed: int = 0
+    ) -> None:
+        """Fresh trainable parts beside the folder's frozen ones."""
+        super().__init__()
+        self.recipe, self.seed = recipe, seed
+        config = self.config = folder.config
+        self.vllm: VLLM | None = None
+        self.qformer: QFormer | None = None
+        if config.has_vllm:
+            assert config.qformer is not None
+            self.vllm = load_stock_vllm(
+                folder.part("vllm"),
+                num_edit_tokens=config.num_edit_tokens,
+                hidden_state=config.hidden_state,
+            )
+            self.qformer = QFormer(config.qformer)
+        self.text: TextEncoder = folder.load_text()
+        self.clip: ImageEncoder = folder.load_clip()
+        self.vae = folder.load_vae()
+        self.unet = FlexEditUNet(config.unet)
+        self.mea = MEA(config.mea, config.context_length, self.unet.layers)
+        self.helper = nn.Conv2d(config.unet["block_out_channels"][0], num_classes + 2, 1)
+        self.schedule = sampling.training_schedule(config.diffusion)
+        for frozen in (self.text, self.clip, self.vae, self.vllm):
+            if frozen is not None:
+                frozen.requires_grad_(False).eval()
+        with torch.no_grad():
+            self.mea.null_edit.copy_(self.text([""])[0])
+        for part in ("unet", "mea", "qformer", "helper"):
+            module = getattr(self, part)
+            if module is not None:
+                module.requires_grad_(part in recipe.parts or part == "helper")
+        if self.vllm is not None and "vllm" in recipe.parts:
+            assert config.lora is not None
+            lora.attach(self.vllm, config.lora)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All that is trained so far, under the checkpoint's names."""
+        tokens, low_rank = None, None
+        if self.vllm is not None and "vllm" in self.recipe.parts:
+            tokens, low_rank = self.vllm.token_rows(), lora.weights(self.vllm)
+        return trained_tensors(self.unet, self.mea, self.qformer, tokens, low_rank)
+
+    def take_up(self, tensors: Mapping[str, Tensor]) -> None:
+        """Starts from what an earlier stage trained; parts it did not have keep their start."""
+
+        def under(prefix: str) -> dict[str, Tensor]:
+            start = prefix + "."
+            return {k[len(start) :]: v for k, v in tensors.items() if k.startswith(start)}
+
+        self.unet.unet.load_state_dict(under("unet"))
+        self.mea.load_state_dict(under("mea") | {"null_edit": tensors["null.edit"]})
+        if self.qformer is not None and under("qformer"):
+            self.qformer.load_state_dict(under("qformer"))
+        if self.vllm is not None and "vllm" in self.recipe.parts and under("lora"):
+            lora.load(self.vllm, under("lora"), under("tokens"))
+
+    def draw(self, step: int, batch_size: int) -> Draw:
+        side = self.config.sampling.size // vae_ratio(self.vae)
+        return Draw.make(
+            self.seed, step, (batch_size, self.vae.config.latent_channels, side, side), self.recipe
+        )
+
+    def forward(self, batch: Batch, draw: Draw) -> dict[str, Tensor]:
+        """Losses by name, each (B,), already weighted; their sum over names is the row's loss."""
+        losses: dict[str, Tensor] = {}
+        e = self.embed(batch, draw, losses)
+        if self.recipe.stage == "align":
+            losses["align"] = self.recipe.align * self.alignment(e, batch)
+        else:
+            self.diffusion(e, batch, draw, losses)
+        return losses
+
+    def embed(self, batch: Batch, draw: Draw, losses: dict[str, Tensor]) -> Tensor:
+        """Edit embeddings e (B, Q, D); scores the VLLM's reply on the way."""
+        if self.vllm is None:
+            return self.text(batch.captions)
+        assert self.qformer is not None
+        request = batch.request
+        marked = request.marked(self.config.mark_alpha)
+        texts = [
+            prompts.prompt(
+                instruction,
+                task,
+                with_subject=has_subject,
+                positional=prompts.POSITIONAL_PARAPHRASES[phrase],
+            )
+            for instruction, task, has_subject, phrase in zip(
+                request.instructions,
+                request.tasks,
+                request.has_subject,
+                draw.positional.tolist(),
+                strict=True,
+            )
+        ]
+        asks = [task == "ask" for task in request.tasks]
+        generic = [bool(g) and not ask for g, ask in zip(draw.generic, asks, strict=True)]
+        replies = prompts.training_replies(batch.replies, generic)
+        sequences = self.vllm.tokenize(
+            texts, replies, edit_tokens=[not ask for ask in asks], end=True
+        )
+        pixels = self.vllm.pictures(marked, request.subject, request.has_subject)
+        states = self.vllm.states(sequences, pixels)
+        if "vllm" in self.recipe.parts:
+            losses["reply"] = self.recipe.reply * self.vllm.reply_loss(sequences, states)
+        return self.qformer(self.vllm.edit_states(sequences, states))
+
+    def alignment(self, e: Tensor, batch: Batch) -> Tensor:
+        """Stage 1: distance of e to CLIP's text embedding of the caption, per row with an edit."""
+        target = self.text(batch.captions)
+        return (e - target).square().mean((1, 2)) * batch.has_target
+
+    def condition(self, e: Tensor, batch: Batch) -> Branches:
+        """The three branches of guidance, from e and the pictures."""
+        request = batch.request
+        marked = request.marked(self.config.mark_alpha)
+        with torch.no_grad():
+            scene_tokens = self.clip(marked)
+            subject = None if request.subject is None else self.clip(request.subject)
+            seen = marked if self.config.vae_input == "marked" else request.scene
+            latent = scene_latent(self.vae, seen)
+        strength = row_strength(request, 1.0).to(e.device)
+        return self.mea.branches(e, scene_tokens, subject, strength, latent)
+
+    def diffusion(self, e: Tensor, batch: Batch, draw: Draw, losses: dict[str, Tensor]) -> None:
+        """L_diffusion (eq. 4) in the config's prediction type; questions have no such term."""
+        conditioning = choose(self.condition(e, batch), draw.branch)
+        with torch.no_grad():
+            clean = scene_latent(self.vae, batch.target) * self.vae.config.scaling_factor
+        noisy = self.schedule.add_noise(clean, draw.noise, draw.timesteps)
+        features: list[Tensor] = []
+        hook = self.unet.unet.conv_norm_out.register_forward_pre_hook(
+            lambda _, inputs: features.append(inputs[0])
+        )
+        prediction = self.unet(noisy, draw.timesteps, conditioning, self.mea)
+        hook.remove()
+        wanted = {
+            "epsilon": lambda: draw.noise,
+            "sample": lambda: clean,
+            "v_prediction": lambda: self.schedule.get_velocity(clean, draw.noise, draw.timesteps),
+        }[self.config.diffusion.prediction_type]()
+        height, width = clean.shape[-2:]
+        region = F.adaptive_max_pool2d(batch.region[:, None], (height, width))
+        weight = 1 + (self.recipe.region - 1) * region
+        error = (prediction.float() - wanted).square() * weight
+        losses["diffusion"] = self.recipe.diffusion * error.mean((1, 2, 3)) * batch.has_target
+        if self.recipe.helper_classes or self.recipe.helper_mask:
+            self.help(features[0], batch, draw, losses)
+
+    def help(self, features: Tensor, batch: Batch, draw: Draw, losses: dict[str, Tensor]) -> None:
+        """What is where in the scene, and which of it is meant, from the UNet's last features."""
+        height, width = features.shape[-2:]
+        output = self.helper(features).float()
+        classes = F.interpolate(
+            batch.classes[:, None].float(), (height, width), mode="nearest-exact"
+        )[:, 0].long()
+        meant = F.adaptive_avg_pool2d(batch.object_mask[:, None], (height, width))[:, 0]
+        known = batch.has_target * (draw.branch == 0)
+        by_class = F.cross_entropy(output[:, :-1], classes, reduction="none").mean((1, 2))
+        by_mask = F.binary_cross_entropy_with_logits(output[:, -1], meant, reduction="none")
+        losses["helper_classes"] = self.recipe.helper_classes * by_class * known
+        losses["helper_mask"] = self.recipe.helper_mask * by_mask.mean((1, 2)) * known
+
+
+def choose(branches: Branches, branch: Tensor) -> Conditioning:
+    """Guidance dropout: each row takes the branch it was dealt (0, 1 or 2)."""
+
+    def pick(tensors: list[Tensor]) -> Tensor:
+        stacked = rearrange(tensors, "n b ... -> b n ...")
+        return stacked[torch.arange(len(branch), device=branch.device), branch]
+
+    options: list[Any] = list(branches)
+    return Conditioning(
+        pick([option.f1 for option in options]),
+        options[0].f2,
+        pick([option.strength for option in options]),
+        pick([option.scene_latent for option in options]),
+    )

@@ -1,0 +1,265 @@
+"""The one trainer: every module here is trained by it, from the VAE to the whole system.
+
+What it trains is a module whose ``forward(batch, draw)`` returns losses by name, each a vector
+over rows. Data and draws depend on (seed, step) alone, so a run that is killed and resumed, or
+shared by several processes, walks the same way as one that is not.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from ..data.world import World
+from ..errors import FlexEditError
+from .batch import Batch, loader
+
+CHECKPOINT = "checkpoint.pt"
+LOG = "log.jsonl"
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    steps: int
+    batch_size: int  # rows of one optimizer step, over all processes and accumulated parts
+    lr: float
+    betas: tuple[float, float] = (0.9, 0.99)
+    weight_decay: float = 0.01
+    warmup: int = 100  # steps
+    decay: float = 0.35  # the last part of the run, over which lr falls to 0
+    max_grad_norm: float = 1.0
+    accumulate: int = 1
+    ema: float = 0.0  # decay of the averaged weights; 0 is off
+    mixed_precision: Literal["no", "bf16", "fp16"] = "no"
+    seed: int = 0
+    checkpoint_every: int = 500
+    log_every: int = 20
+    validate_every: int = 0
+    num_workers: int = 0
+
+    def lr_at(self, step: int) -> float:
+        """Linear warm-up, then constant, then linear to 0."""
+        rise = min(1.0, (step + 1) / max(1, self.warmup))
+        fall = min(1.0, (self.steps - step) / max(1.0, self.decay * self.steps))
+        return self.lr * rise * fall
+
+
+class Trainee(Protocol):
+    """What the trainer asks of a module besides being one."""
+
+    def draw(self, step: int, batch_size: int) -> Any:
+        """Everything random in one step, for the global batch; has ``rows(a, b)``, ``to(device)``."""
+
+    def __call__(self, batch: Batch, draw: Any) -> dict[str, Tensor]: ...
+
+
+class Trainer:
+    """Runs or resumes one training in ``folder``: ``checkpoint.pt`` and ``log.jsonl`` live there."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        world: World,
+        config: TrainConfig,
+        folder: Path,
+        validate: Callable[[int], None] | None = None,
+    ) -> None:
+        from accelerate import Accelerator
+        from accelerate.utils import DistributedDataParallelKwargs
+        from diffusers.training_utils import EMAModel
+
+        self.config, self.world, self.folder, self.validate = config, world, folder, validate
+        self.accelerator = Accelerator(
+            mixed_precision=config.mixed_precision,
+            gradient_accumulation_steps=config.accumulate,
+            kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
+        )
+        ranks = self.accelerator.num_processes
+        if config.batch_size % (ranks * config.accumulate):
+            raise FlexEditError(
+                f"batch_size {config.batch_size} does not divide into {ranks} processes × "
+                f"{config.accumulate} accumulated parts. Choose a multiple."
+            )
+        self.model = model
+        self.trained = {n: p for n, p in model.named_parameters() if p.requires_grad}
+        decayed = [p for p in self.trained.values() if p.dim() > 1]
+        others = [p for p in self.trained.values() if p.dim() <= 1]
+        optimizer = torch.optim.AdamW(
+            [{"params": decayed}, {"params": others, "weight_decay": 0.0}],
+            lr=config.lr,
+            betas=config.betas,
+            weight_decay=config.weight_decay,
+            fused=True,
+        )
+        self.prepared, self.optimizer = self.accelerator.prepare(model, optimizer)
+        self.ema = EMAModel(self.trained.values(), decay=config.ema) if config.ema else None
+        if self.ema is not None:
+            self.ema.to(self.accelerator.device)
+        self.step = 0
+
+    @property
+    def finished(self) -> bool:
+        return self.step >= self.config.steps
+
+    def run(self, max_seconds: float | None = None) -> None:
+        """Trains to the last step, or for about ``max_seconds``; either way it leaves a checkpoint."""
+        from tqdm import tqdm
+
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.resume()
+        config, process = self.config, self.accelerator
+        rows = config.batch_size // config.accumulate
+        share = rows // process.num_processes
+        start = process.process_index * share
+        batches = iter(
+            loader(
+                self.world,
+                rows,
+                self.step * config.accumulate,
+                config.steps * config.accumulate,
+                rank=process.process_index,
+                ranks=process.num_processes,
+                num_workers=config.num_workers,
+            )
+        )
+        began = time.monotonic()
+        bar = tqdm(
+            total=config.steps,
+            initial=self.step,
+            desc=self.folder.name,
+            disable=not process.is_main_process,
+            mininterval=5,
+        )
+        while not self.finished:
+            if max_seconds is not None and time.monotonic() - began > max_seconds:
+                break
+            for group in self.optimizer.param_groups:
+                group["lr"] = config.lr_at(self.step)
+            logged: dict[str, float] = {}
+            for part in range(config.accumulate):
+                micro = self.step * config.accumulate + part
+                torch.manual_seed(config.seed * 1_000_003 + micro * 64 + process.process_index)
+                draw = self.model.draw(micro, rows).rows(start, start + share)
+                batch = to_device(next(batches), process.device)
+                with process.accumulate(self.prepared):
+                    losses = self.prepared(batch, draw.to(process.device))
+                    means = {name: loss.mean() for name, loss in losses.items()}
+                    process.backward(torch.stack(list(means.values())).sum())
+                    if process.sync_gradients:
+                        process.clip_grad_norm_(self.trained.values(), config.max_grad_norm)
+                    self.optimizer.step()
+                    self.optimizer.zero_grad()
+                for name, mean in means.items():
+                    logged[name] = logged.get(name, 0.0) + float(mean.detach()) / config.accumulate
+            if self.ema is not None:
+                self.ema.step(self.trained.values())
+            self.step += 1
+            bar.update()
+            if self.step % config.log_every == 0 or self.finished:
+                bar.set_postfix({name: f"{value:.4f}" for name, value in logged.items()})
+                self.log({"step": self.step, "seconds": time.monotonic() - began, **logged})
+            if self.step % config.checkpoint_every == 0:
+                self.save()
+            if (
+                self.validate
+                and config.validate_every
+                and self.step % config.validate_every == 0
+                and process.is_main_process
+            ):
+                with self.averaged():
+                    self.validate(self.step)
+        bar.close()
+        self.save()
+
+    def averaged(self) -> Averaged:
+        """``with trainer.averaged():`` the model has its EMA weights (its own, if EMA is off)."""
+        return Averaged(self)
+
+    def log(self, row: dict[str, Any]) -> None:
+        if self.accelerator.is_main_process:
+            with (self.folder / LOG).open("a") as file:
+                file.write(json.dumps(row) + "\n")
+
+    def save(self) -> None:
+        """Atomic: a run that is killed while it writes still has its last checkpoint."""
+        if not self.accelerator.is_main_process:
+            return
+        state = {
+            "step": self.step,
+            "trained": {name: tensor.detach() for name, tensor in self.trained.items()},
+            "optimizer": self.optimizer.state_dict(),
+            "ema": self.ema.state_dict() if self.ema else None,
+            "scaler": self.accelerator.scaler.state_dict() if self.accelerator.scaler else None,
+        }
+        temporary = self.folder / (CHECKPOINT + ".tmp")
+        torch.save(state, temporary)
+        os.replace(temporary, self.folder / CHECKPOINT)
+
+    def resume(self) -> None:
+        """Takes up the checkpoint in the folder, if there is one, and cuts the log back to it."""
+        path = self.folder / CHECKPOINT
+        if not path.is_file():
+            return
+        state = torch.load(path, map_location=self.accelerator.device, weights_only=True)
+        if set(state["trained"]) != set(self.trained):
+            raise FlexEditError(
+                f"{path} belongs to another model or configuration. Train into a new folder."
+            )
+        with torch.no_grad():
+            for name, tensor in state["trained"].items():
+                self.trained[name].copy_(tensor)
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.ema is not None:
+            self.ema.load_state_dict(state["ema"])
+            self.ema.to(self.accelerator.device)
+        if self.accelerator.scaler:
+            self.accelerator.scaler.load_state_dict(state["scaler"])
+        self.step = state["step"]
+        log = self.folder / LOG
+        if log.is_file() and self.accelerator.is_main_process:
+            lines = [line for line in log.read_text().splitlines() if line.endswith("}")]
+            kept = [line for line in lines if json.loads(line)["step"] <= self.step]
+            log.write_text("".join(line + "\n" for line in kept))
+
+
+class Averaged:
+    """Swaps the EMA weights in, and the trained ones back on leaving."""
+
+    def __init__(self, trainer: Trainer) -> None:
+        self.ema, self.parameters = trainer.ema, list(trainer.trained.values())
+
+    def __enter__(self) -> None:
+        if self.ema is not None:
+            self.ema.store(self.parameters)
+            self.ema.copy_to(self.parameters)
+
+    def __exit__(self, *_: object) -> None:
+        if self.ema is not None:
+            self.ema.restore(self.parameters)
+
+
+def to_device(batch: Batch, device: torch.device) -> Batch:
+    return Batch(
+        batch.request.to(device),
+        batch.captions,
+        batch.replies,
+        *(
+            tensor.to(device)
+            for tensor in (
+                batch.target,
+                batch.has_target,
+                batch.region,
+                batch.object_mask,
+                batch.classes,
+            )
+        ),
+        samples=batch.samples,
+    )

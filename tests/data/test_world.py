@@ -1,0 +1,239 @@
+import dataclasses
+import json
+import time
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from flexedit import masks, prompts
+from flexedit.data import (
+    CLASSES,
+    OPERATIONS,
+    Sample,
+    World,
+    all_styles,
+    assets,
+    backgrounds,
+    contact_sheet,
+    write,
+)
+from flexedit.errors import FlexEditError
+
+
+def fingerprint(sample: Sample) -> list:
+    values = dataclasses.astuple(sample)
+    return [v.tobytes() if isinstance(v, np.ndarray) else v for v in values]
+
+
+def some(operation: str, count: int = 25, **settings) -> list[Sample]:
+    world = World(operations={operation: 1.0}, **settings)
+    return [world[index] for index in range(count)]
+
+
+def test_an_index_always_gives_the_same_sample():
+    first, second = World(seed=3), World(seed=3)
+    second[5]
+    assert fingerprint(first[7]) == fingerprint(second[7])
+
+
+@pytest.mark.parametrize("other", [{"seed": 4}, {"split": "heldout"}])
+def test_seeds_and_splits_are_other_worlds(other):
+    assert fingerprint(World(seed=3)[0]) != fingerprint(World(**{"seed": 3} | other)[0])
+
+
+@pytest.mark.parametrize("split", backgrounds.SPLITS)
+def test_a_split_uses_no_photograph_of_the_other(split, monkeypatch):
+    train, heldout = (set(assets.photo_names(split)) for split in backgrounds.SPLITS)
+    assert len(heldout) >= 3 and not train & heldout
+    used = set()
+
+    def watched(name: str, size: int) -> tuple[np.ndarray, ...]:
+        used.add(name)
+        return assets.photo_scales(name, size)
+
+    monkeypatch.setattr(backgrounds, "photo_scales", watched)
+    world = World(split=split)
+    for index in range(80):
+        world[index]
+    assert used and used <= (train if split == "train" else heldout)
+
+
+@pytest.mark.parametrize("size", [64, 96, 128])
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_every_operation_works_at_every_size(operation, size):
+    for sample in some(operation, 4, size=size):
+        assert sample.scene.shape == (size, size, 3) and sample.scene.dtype == np.uint8
+        assert sample.mask.shape == (size, size) and sample.mask.dtype == bool
+        assert sample.mask.any() and sample.kind in (*masks.KINDS, masks.RANDOM_WALK)
+        assert (sample.subject is not None) == (operation in ("insert", "swap"))
+        assert (sample.target is None) == (operation == "ask") == (sample.region is None)
+        assert sample.task == {"segment": "segment", "ask": "ask"}.get(operation, "edit")
+        assert sample.instruction and "{" not in sample.instruction + sample.caption
+
+
+@pytest.mark.parametrize("operation", [name for name in OPERATIONS if name != "ask"])
+def test_outside_the_region_the_target_is_the_scene(operation):
+    for sample in some(operation):
+        changed = (sample.scene != sample.target).any(-1)
+        assert not changed[~sample.region].any()
+        assert changed.sum() > 0.6 * sample.region.sum()
+
+
+@pytest.mark.parametrize("operation", ["remove", "replace", "swap", "recolor", "segment"])
+def test_the_mask_means_the_labelled_object_more_than_any_other(operation):
+    for sample in some(operation):
+        here = sample.classes[sample.mask]
+        counts = np.bincount(here[here > 0], minlength=len(CLASSES) + 1)
+        assert CLASSES[counts.argmax() - 1] == sample.label
+        assert sample.reply == prompts.naming_reply(sample.label)
+        assert (sample.classes[sample.object_mask] == 1 + CLASSES.index(sample.label)).all()
+        touched = (sample.mask & sample.object_mask).sum()
+        assert touched >= 0.08 * sample.object_mask.sum()
+
+
+@pytest.mark.parametrize("operation", ["add", "insert"])
+def test_adding_happens_at_a_mostly_empty_place(operation):
+    for sample in some(operation):
+        assert sample.label == prompts.BACKGROUND
+        assert (sample.classes[sample.mask] > 0).mean() < 0.3
+        rows, columns = np.nonzero(sample.mask)
+        found = np.nonzero(sample.object_mask)
+        for marked, added in zip((rows, columns), found, strict=True):
+            middle = (marked.min() + marked.max()) / 2
+            assert abs((added.min() + added.max()) / 2 - middle) <= 2
+
+
+def test_a_removed_object_leaves_no_trace():
+    for sample in some("remove"):
+        assert (sample.region >= sample.object_mask).all()
+        assert sample.label in sample.caption
+
+
+def test_segmentation_paints_the_whole_object_in_the_named_colour():
+    for sample in some("segment"):
+        named = sample.caption.rsplit(" ", 1)[1]
+        color = np.array(masks.COLORS[named]) * 255
+        assert np.abs(sample.target[sample.object_mask] - color).max() < 1
+        assert (sample.region == sample.object_mask).all()
+        assert named in sample.instruction
+
+
+def test_painted_objects_are_read_back():
+    scores = []
+    for sample in some("segment", split="heldout"):
+        scene, target = (
+            torch.from_numpy(picture).permute(2, 0, 1)[None] / 255
+            for picture in (sample.scene, sample.target)
+        )
+        noise = 0.03 * torch.randn(target.shape, generator=torch.Generator().manual_seed(0))
+        read = masks.read_painted(scene, target + noise)[0].numpy() > 0.5
+        scores.append((read & sample.object_mask).sum() / (read | sample.object_mask).sum())
+    assert np.mean(scores) > 0.95
+
+
+def test_objects_stay_mostly_visible_and_distinct():
+    world = World()
+    for index in range(60):
+        shown, counts = np.unique(world[index].classes, return_counts=True)
+        assert 1 <= (shown > 0).sum() <= 4
+        assert counts[shown > 0].min() >= 10
+
+
+def test_named_replacements_are_always_drawn_alike():
+    targets = {}
+    for sample in some("replace", 150):
+        new = sample.caption.rsplit(" with ", 1)[1]
+        targets.setdefault(new, []).append(sample)
+    assert len(targets) > 25
+
+
+def test_questions_are_answered_truly():
+    for sample in some("ask", 200):
+        present = {CLASSES[value - 1] for value in np.unique(sample.classes) if value}
+        text, answer = sample.instruction, sample.reply
+        if text.startswith("is there"):
+            name = text.removeprefix("is there ").rstrip("?").split(" ", 1)[1]
+            assert answer.startswith("Yes") == (name in present)
+        elif text.startswith("is this a"):
+            assert answer.startswith("Yes") == text.endswith(f" {sample.label}?")
+        elif text.startswith("how many"):
+            number = ("no", "one", "two", "three", "four")[len(present)]
+            assert f" {number} object" in answer
+        else:
+            assert answer == prompts.naming_reply(sample.label)
+
+
+def test_people_rarely_name_what_they_mean():
+    samples = some("remove", 200)
+    named = sum(sample.label in sample.instruction for sample in samples)
+    assert 0 < named < 60
+    assert all(len(sample.caption.split()) <= 10 for sample in samples)
+
+
+@pytest.mark.parametrize("style", all_styles())
+def test_a_world_can_be_made_of_one_style(style):
+    samples = some("swap", 3, styles=[style])
+    assert len(samples) == 3
+
+
+def test_styles_held_out_are_not_trained_on():
+    assert set(World().styles) == set(all_styles("train"))
+    assert all_styles("heldout") and not set(all_styles("heldout")) & set(World().styles)
+
+
+def test_every_class_has_several_sprites_and_all_have_a_source():
+    sources = assets.sources()
+    for label in range(len(CLASSES)):
+        assert assets.sprite_count("fluent", label) >= 1
+        assert sum(assets.sprite_count(style, label) for style in all_styles("train")) >= 3
+    files = {
+        str(path.relative_to(assets.ASSETS))
+        for path in assets.ASSETS.rglob("*")
+        if path.suffix in (".webp", ".jpg")
+    }
+    listed = {f"backgrounds/{name}" for name in sources["backgrounds"]}
+    for style, classes in sources["sprites"].items():
+        listed |= {f"sprites/{style}/{name}" for names in classes.values() for name in names}
+    assert files == listed
+    described = [*sources["backgrounds"].values(), *sources["styles"]]
+    assert all(entry["licence"] and entry["author"] for entry in described)
+    assert sum((assets.ASSETS / name).stat().st_size for name in files) < 2.5e6
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"split": "test"}, "Unknown split 'test'"),
+        ({"size": 8}, "size is 8"),
+        ({"operations": {"explode": 1.0}}, "Unknown operations explode"),
+        ({"operations": {"remove": 0.0}}, "weights"),
+        ({"styles": ["ascii"]}, "Unknown styles ascii"),
+    ],
+)
+def test_a_world_that_cannot_be_is_explained(settings, message):
+    with pytest.raises(FlexEditError, match=message):
+        World(**settings)
+
+
+def test_samples_can_be_written_and_looked_at(tmp_path):
+    world = World()
+    lines = write(world, range(6), tmp_path / "out").read_text().splitlines()
+    rows = [json.loads(line) for line in lines]
+    assert [row["index"] for row in rows] == list(range(6))
+    for row in rows:
+        scene = np.asarray(Image.open(tmp_path / "out" / row["scene"]))
+        assert (scene == world[row["index"]].scene).all()
+        assert ("target" in row) == (row["task"] != "ask")
+    assert contact_sheet([world[index] for index in range(3)]).size[0] > 300
+
+
+def test_the_world_is_fast_enough_to_train_on():
+    world = World()
+    for index in range(100):
+        world[index]
+    start = time.perf_counter()
+    for index in range(200):
+        world[index]
+    assert time.perf_counter() - start < 2.0

@@ -1,0 +1,112 @@
+import pytest
+import torch
+
+from flexedit import compositing, masks
+from flexedit.errors import FlexEditError
+
+
+def scene(height: int = 40, width: int = 60, batch: int = 1) -> torch.Tensor:
+    return torch.rand(batch, 3, height, width, generator=torch.Generator().manual_seed(0))
+
+
+def circle(height: int = 40, width: int = 60, **where: float) -> torch.Tensor:
+    return masks.draw("circle", height, width, **where).unsqueeze(0)
+
+
+def test_outside_the_mask_the_scene_stays_bit_for_bit():
+    before, mask = scene(), circle()
+    after, region = compositing.put_edit(before, torch.ones_like(before), mask)
+    outside = (region == 0).unsqueeze(1).expand_as(before)
+    assert torch.equal(after[outside], before[outside])
+    assert (after[~outside] == 1).all()
+
+
+@pytest.mark.parametrize("size", [(40, 60), (33, 57), (1, 1), (7, 64)])
+def test_a_decode_with_the_vaes_padding_is_cut_back_to_the_scenes_size(size):
+    before = scene(*size)
+    padded = masks.pad_to_multiple(before, 8)
+    after, _ = compositing.put_edit(before, padded, torch.ones(1, *size))
+    assert torch.equal(after, before)
+
+
+def test_an_edit_of_another_size_is_scaled():
+    before = scene()
+    after, _ = compositing.put_edit(before, torch.ones(1, 3, 80, 120), circle())
+    assert after.shape == before.shape and (after == 1).any()
+
+
+@pytest.mark.parametrize("counts", [(1, 3, 1), (3, 1, 1), (1, 1, 3), (3, 3, 1)])
+def test_one_picture_serves_a_whole_batch(counts):
+    scenes, edits, mask_count = counts
+    after, region = compositing.put_edit(
+        scene(batch=scenes), scene(batch=edits), circle().expand(mask_count, -1, -1)
+    )
+    assert after.shape[0] == region.shape[0] == 3
+
+
+def test_batches_that_do_not_match_are_refused_with_both_numbers():
+    with pytest.raises(FlexEditError, match=r"scene: 2.*edited: 3"):
+        compositing.put_edit(scene(batch=2), scene(batch=3), circle())
+
+
+def test_a_change_connected_to_the_mask_joins_the_region():
+    before = torch.zeros(1, 3, 40, 60)
+    edited = before.clone()
+    edited[..., 10:30, 20:50] = 1
+    edited[..., :5, :5] = 1
+    mask = torch.zeros(1, 40, 60)
+    mask[:, 15:25, 25:30] = 1
+    after, region = compositing.put_edit(before, edited, mask, region="mask + connected change")
+    assert region[0, 20, 45] == 1 and after[0, 0, 20, 45] == 1
+    assert region[0, 2, 2] == 0 and after[0, 0, 2, 2] == 0
+
+
+@pytest.mark.parametrize("size", [(200, 300), (16, 300), (300, 16), (9, 9)])
+@pytest.mark.parametrize("side", [32, 50])
+def test_a_crop_put_back_unedited_changes_next_to_nothing(size, side):
+    smooth = compositing.resize(scene(4, 4), *size)
+    mask = circle(*size, x=0.9, y=0.1, shape_width=0.1, shape_height=0.1)
+    picture, cropped, crop = compositing.cut(smooth, mask, side, context=2.0)
+    assert picture.shape == (1, 3, side, side) and cropped.shape == (1, side, side)
+    assert cropped.max() > 0  # a thin mask fades when it is scaled down
+    back = compositing.put_back(smooth, picture, crop)
+    assert (back - smooth).abs().max() < 0.1
+
+
+def test_a_crop_of_the_boxes_own_size_comes_back_bit_for_bit():
+    before = scene(100, 100)
+    mask = circle(100, 100, shape_width=0.2, shape_height=0.2)
+    _, _, crop = compositing.cut(before, mask, 32, context=2.0)
+    left, _, right, _ = crop.boxes[0]
+    picture, _, crop = compositing.cut(before, mask, right - left, context=2.0)
+    assert torch.equal(compositing.put_back(before, picture, crop), before)
+
+
+def test_each_picture_of_a_batch_has_a_box_of_its_own():
+    mask = torch.cat([circle(x=x, shape_width=0.1, shape_height=0.1) for x in (0.0, 1.0)])
+    before = scene()
+    _, _, crop = compositing.cut(before, mask, 16, context=2.0)
+    assert crop.boxes[0][0] == 0 and crop.boxes[1][2] == 60
+    after, region = compositing.put_edit(before, torch.ones(2, 3, 16, 16), mask, crop=crop)
+    assert after[0, 0, 20, 0] == after[1, 0, 20, 59] == 1
+    assert torch.equal(after[0, :, :, 30:], before[0, :, :, 30:])
+    assert region.shape == mask.shape
+
+
+def test_a_mask_of_the_crops_size_is_put_back_with_it():
+    before = scene(100, 100)
+    mask = circle(100, 100, shape_width=0.2, shape_height=0.2)
+    _, cropped, crop = compositing.cut(before, mask, 32, context=2.0)
+    _, region = compositing.put_edit(before, torch.ones(1, 3, 32, 32), cropped, crop=crop)
+    assert ((region > 0.5) ^ (mask > 0.5)).sum() < 0.2 * mask.sum()
+
+
+def test_a_crop_of_another_scene_is_refused():
+    _, _, crop = compositing.cut(scene(), circle(), 32, context=2.0)
+    with pytest.raises(FlexEditError, match=r"60×40.*100×100"):
+        compositing.put_edit(scene(100, 100), scene(32, 32), circle(100, 100), crop=crop)
+
+
+def test_nan_in_an_edit_is_named():
+    with pytest.raises(FlexEditError, match="edited picture contains NaN"):
+        compositing.put_edit(scene(), torch.full((1, 3, 40, 60), torch.nan), circle())
