@@ -1,0 +1,251 @@
+"""``python -m flexedit``: the same stages from a shell. Exit 0, or one line of error and exit 2.
+
+With ``--json`` one JSON object goes to standard output; everything else goes to standard error.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from . import __version__, prompts
+from .errors import FlexEditError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    options = parser().parse_args(arguments)
+    try:
+        report = options.run(options)
+    except FlexEditError as error:
+        print(f"flexedit: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    if getattr(options, "json", False):
+        print(json.dumps(report))
+    elif report:
+        for key, value in report.items():
+            print(f"{key}: {value}")
+    return 0
+
+
+def parser() -> argparse.ArgumentParser:
+    root = argparse.ArgumentParser(prog="flexedit", description=__doc__)
+    root.add_argument("--version", action="version", version=__version__)
+    commands = root.add_subparsers(required=True, metavar="command")
+
+    edit = commands.add_parser("edit", help="edit a picture where a scribble says")
+    _request(edit)
+    edit.add_argument("--instruction", required=True, help="what should change")
+    edit.add_argument("--subject", type=Path, help="a picture of the thing to insert")
+    edit.add_argument("--task", choices=("edit", "segment"), default="edit")
+    edit.add_argument("--reply", choices=("direct", "generate"), default="direct")
+    edit.add_argument("--seed", type=int, default=0)
+    edit.add_argument("--steps", type=int, help="default: what the model recommends")
+    edit.add_argument("--edit-cfg", type=float)
+    edit.add_argument("--scene-cfg", type=float)
+    edit.add_argument("--subject-strength", type=float, default=1.0, help="λ")
+    edit.add_argument("--out", type=Path, required=True, help="where the picture is written")
+    edit.set_defaults(run=run_edit)
+
+    interpret = commands.add_parser("interpret", help="say what a scribble means")
+    _request(interpret)
+    interpret.add_argument("--instruction", default="", help="a question, instead of the usual one")
+    interpret.add_argument("--mask-out", type=Path, help="paint the whole object, save its mask")
+    interpret.set_defaults(run=run_interpret)
+
+    mask = commands.add_parser("mask", help="draw a free-shape mask")
+    mask.add_argument("kind", help="circle, rectangle, triangle, irregular, or one of them + ' open'")
+    mask.add_argument("--out", type=Path, required=True)
+    mask.add_argument("--size", type=int, nargs=2, metavar=("WIDTH", "HEIGHT"), default=(512, 512))
+    for name, default in (
+        ("x", 0.5),
+        ("y", 0.5),
+        ("shape-width", 0.4),
+        ("shape-height", 0.4),
+        ("rotation", 0.0),
+        ("stroke", 0.06),
+    ):
+        mask.add_argument(f"--{name}", type=float, default=default)
+    mask.add_argument("--seed", type=int, default=0)
+    mask.set_defaults(run=run_mask)
+
+    info = commands.add_parser("info", help="what a model folder holds")
+    info.add_argument("--model", type=Path)
+    info.add_argument("--json", action="store_true")
+    info.set_defaults(run=run_info)
+
+    train = commands.add_parser("train", help="train flexedit-mini, stage by stage, resumably")
+    train.add_argument("what", choices=("mini",))
+    train.add_argument("--out", type=Path, default=Path("runs/mini"))
+    train.add_argument("--stages", help="comma-separated; default: all, in order")
+    train.add_argument("--threads", type=int, help="CPU threads")
+    train.add_argument("--minutes", type=float, help="stop about then; run again to go on")
+    train.set_defaults(run=run_train)
+
+    data = commands.add_parser("data", help="write samples of the synthetic world")
+    data.add_argument("--out", type=Path, required=True)
+    data.add_argument("--count", type=int, default=16)
+    data.add_argument("--size", type=int, default=64)
+    data.add_argument("--split", choices=("train", "heldout"), default="train")
+    data.add_argument("--seed", type=int, default=0)
+    data.set_defaults(run=run_data)
+    return root
+
+
+def _request(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--scene", type=Path, required=True)
+    command.add_argument("--mask", type=Path, help="white (or opaque) = edit; none = everywhere")
+    command.add_argument("--model", type=Path, help="a model folder; default: flexedit-mini")
+    command.add_argument("--device", help="cpu, cuda, …; default: the GPU if there is one")
+    command.add_argument("--json", action="store_true")
+
+
+def run_edit(options: argparse.Namespace) -> dict[str, Any]:
+    from .request import EditRequest
+
+    pipeline = _pipeline(options)
+    subject = read_picture(options.subject) if options.subject else None
+    request = EditRequest.create(
+        read_picture(options.scene), options.instruction, _mask(options), subject, options.task
+    )
+    result = pipeline(
+        request,
+        reply=options.reply,
+        seed=options.seed,
+        num_steps=options.steps,
+        edit_cfg=options.edit_cfg,
+        scene_cfg=options.scene_cfg,
+        subject_strength=options.subject_strength,
+        on_step=_progress,
+    )
+    write_picture(result.picture[0], options.out)
+    return {"out": str(options.out), "reply": result.replies[0], "label": result.labels[0]}
+
+
+def run_interpret(options: argparse.Namespace) -> dict[str, Any]:
+    from . import masks
+    from .request import EditRequest
+
+    pipeline, scene, mask = _pipeline(options), read_picture(options.scene), _mask(options)
+    request = EditRequest.create(scene, options.instruction, mask, task="ask")
+    reading = pipeline.interpret(request).reading
+    report: dict[str, Any] = {"reply": reading.replies[0], "label": reading.labels[0]}
+    if options.mask_out:
+        paint = EditRequest.create(scene, prompts.SEGMENT_INSTRUCTION, mask, task="segment")
+        painted = pipeline(paint, on_step=_progress).picture
+        write_picture(masks.read_painted(paint.scene, painted.cpu()), options.mask_out)
+        report["mask"] = str(options.mask_out)
+    return report
+
+
+def run_mask(options: argparse.Namespace) -> dict[str, Any]:
+    from . import masks
+
+    width, height = options.size
+    drawn = masks.draw(
+        options.kind,
+        height,
+        width,
+        x=options.x,
+        y=options.y,
+        shape_width=options.shape_width,
+        shape_height=options.shape_height,
+        rotation=options.rotation,
+        stroke=options.stroke,
+        seed=options.seed,
+    )
+    write_picture(drawn[None], options.out)
+    return {"out": str(options.out), "share": round(float(drawn.mean()), 4)}
+
+
+def run_info(options: argparse.Namespace) -> dict[str, Any]:
+    from .checkpoint import ModelFolder
+
+    folder = ModelFolder(options.model) if options.model else ModelFolder.embedded()
+    config = folder.config
+    return {
+        "folder": str(folder.path),
+        "system": config.name,
+        "edit_tokens": config.num_edit_tokens,
+        "bridge": config.bridge,
+        "context": f"{config.context_length} x {config.mea.width}",
+        "prediction": config.diffusion.prediction_type,
+        "size": config.sampling.size,
+        "steps": config.sampling.num_steps,
+        "edit_cfg": config.sampling.edit_cfg,
+        "scene_cfg": config.sampling.scene_cfg,
+        "trained_tensors": len(folder.keys),
+    }
+
+
+def run_train(options: argparse.Namespace) -> dict[str, Any]:
+    import torch
+
+    from .training.stages import ORDER, MiniTraining
+
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    stages = tuple(options.stages.split(",")) if options.stages else ORDER
+    seconds = None if options.minutes is None else 60 * options.minutes
+    MiniTraining(options.out).run(stages, seconds)
+    return {"out": str(options.out)}
+
+
+def run_data(options: argparse.Namespace) -> dict[str, Any]:
+    from .data.export import write
+    from .data.world import World
+
+    write(World(options.size, options.split, options.seed), range(options.count), options.out)
+    return {"out": str(options.out), "samples": options.count}
+
+
+def _pipeline(options: argparse.Namespace) -> Any:
+    from .pipeline import FlexEditPipeline
+
+    return FlexEditPipeline.from_pretrained(options.model, options.device)
+
+
+def _progress(done: int, total: int) -> None:
+    print(f"\rstep {done}/{total}", end="\n" if done == total else "", file=sys.stderr, flush=True)
+
+
+def _mask(options: argparse.Namespace) -> Tensor | None:
+    if options.mask is None:
+        return None
+    picture = read_picture(options.mask)
+    has_alpha = picture.shape[0] == 4 and bool((picture[3] < 1).any())
+    return picture[3] if has_alpha else picture[:3].mean(0)
+
+
+def read_picture(path: Path) -> Tensor:
+    """A picture file → (3 or 4, H, W) in 0..1"""
+    import numpy as np
+    import torch
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with Image.open(path) as opened:
+            picture = opened.convert("RGBA" if "A" in opened.getbands() else "RGB")
+    except (OSError, UnidentifiedImageError) as error:
+        raise FlexEditError(f"{path} cannot be read as a picture ({error}).") from error
+    return torch.from_numpy(np.asarray(picture).copy()).permute(2, 0, 1).float() / 255
+
+
+def write_picture(picture: Tensor, path: Path) -> None:
+    """(1 or 3, H, W) in 0..1 → a picture file, rounded as ComfyUI's SaveImage does."""
+    import numpy as np
+    from PIL import Image
+
+    array = np.clip(255.0 * picture.detach().cpu().numpy(), 0, 255).astype(np.uint8)
+    array = array[0] if array.shape[0] == 1 else np.moveaxis(array, 0, -1)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        Image.fromarray(array).save(path)
+    except (OSError, ValueError) as error:
+        raise FlexEditError(f"{path} cannot be written ({error}).") from error
