@@ -24,11 +24,12 @@ from .models.clip import ImageEncoder, TextEncoder
 from .models.mea import MEA
 from .models.preprocess import Preprocess
 from .models.qformer import QFormer
-from .models.unet import FlexEditUNet, cross_attention_layers
+from .models.unet import FlexEditUNet, build_unet, cross_attention_layers
 from .models.vllm import VLLM
 
 CONFIG_FILE = "flexedit.json"
 WEIGHTS_FILE = "flexedit.safetensors"
+PREFIXES = ("unet", "qformer", "mea", "lora", "tokens", "null")
 EMBEDDED = "flexedit-mini"
 PRETRAINED = Path(__file__).parent / "pretrained"
 
@@ -42,9 +43,11 @@ class ModelFolder:
             raise FlexEditError(
                 f"There is no model folder {self.path}. Check the name or the path."
             )
-        self.config = SystemConfig.from_json(
-            self._file(CONFIG_FILE).read_text(encoding="utf-8"), f"{self.path.name}/{CONFIG_FILE}"
-        )
+        try:
+            text = self._file(CONFIG_FILE).read_text(encoding="utf-8")
+        except UnicodeDecodeError:
+            text = ""  # not JSON either
+        self.config = SystemConfig.from_json(text, f"{self.path.name}/{CONFIG_FILE}")
 
     @classmethod
     def embedded(cls) -> ModelFolder:
@@ -62,7 +65,13 @@ class ModelFolder:
     @cached_property
     def keys(self) -> tuple[str, ...]:
         with self._open() as file:
-            return tuple(file.keys())
+            keys = tuple(file.keys())
+        if unknown := sorted(key for key in keys if key.partition(".")[0] not in PREFIXES):
+            raise FlexEditError(
+                f"{self.path.name}/{WEIGHTS_FILE} has unexpected {_shorten(unknown)}. It was "
+                "written for another config or a newer FlexEdit."
+            )
+        return keys
 
     def _open(self) -> Any:
         path = self._file(WEIGHTS_FILE)
@@ -85,7 +94,7 @@ class ModelFolder:
             }
 
     def part(self, name: str) -> Path:
-        """Where a frozen part lies: a folder inside this one, or a pinned snapshot of a hub repo."""
+        """Where a frozen part lies: in a folder inside this one, or in a pinned hub snapshot."""
         source = self.config.sources.get(name)
         if source is None:
             raise FlexEditError(f"{self.path.name}/{CONFIG_FILE} names no source for {name!r}.")
@@ -127,14 +136,17 @@ class ModelFolder:
             "qformer.hidden_width",
             self.config.qformer.hidden_width,
         )
-        rows = {"embed"} if vllm.tied else {"embed", "lm_head"}
-        tokens = self.tensors("tokens")
-        check_keys(rows, tokens, f"{self.path.name}: tokens")
+        tokens, lora, rank = self.tensors("tokens"), self.tensors("lora"), self.config.lora.rank
+        rows = (self.config.num_edit_tokens, vllm.width)
+        names = ("embed",) if vllm.tied else ("embed", "lm_head")
+        check_shapes({name: rows for name in names}, tokens, f"{self.path.name}: tokens")
+        low_rank = {}
+        for name, linear in vllm.attention_projections():
+            low_rank[f"{name}.A"] = (rank, linear.in_features)
+            low_rank[f"{name}.B"] = (linear.out_features, rank)
+        check_shapes(low_rank, lora, f"{self.path.name}: lora")
         vllm.set_token_rows(tokens)
-        lora = self.tensors("lora")
-        expected = {f"{name}.{ab}" for name, _ in vllm.attention_projections() for ab in "AB"}
-        check_keys(expected, lora, f"{self.path.name}: lora")
-        vllm.merge_lora(lora, self.config.lora.alpha / self.config.lora.rank)
+        vllm.merge_lora(lora, self.config.lora.alpha / rank)
         return vllm.eval()
 
     def load_qformer(self, dtype: torch.dtype = torch.float32) -> QFormer:
@@ -143,7 +155,14 @@ class ModelFolder:
         return self._load(QFormer(self.config.qformer), "qformer", dtype)
 
     def load_text(self, dtype: torch.dtype = torch.float32) -> TextEncoder:
-        return load_text_encoder(self.part("clip"), dtype)
+        text = load_text_encoder(self.part("clip"), dtype)
+        if self.config.text is not None:
+            self._check(
+                "CLIP's text length", text.length, "text.num_tokens", self.config.text.num_tokens
+            )
+            width = text.text_model.config.hidden_size
+            self._check("CLIP's text width", width, "text.width", self.config.text.width)
+        return text
 
     def load_clip(self, dtype: torch.dtype = torch.float32) -> ImageEncoder:
         clip = load_image_encoder(self.part("clip"), dtype)
@@ -153,8 +172,9 @@ class ModelFolder:
 
     def load_mea(self, dtype: torch.dtype = torch.float32) -> MEA:
         mea = MEA(self.config.mea, self.config.context_length, unet_layers(self.config))
-        tensors = self.tensors("mea", dtype)
-        tensors["null_edit"] = self.tensors("null", dtype)["edit"]
+        tensors, null = self.tensors("mea", dtype), self.tensors("null", dtype)
+        check_keys({"edit"}, null, f"{self.path.name}: null")
+        tensors["null_edit"] = null["edit"]
         return load_strict(mea, tensors, f"{self.path.name}: mea").eval()
 
     def load_unet(self, dtype: torch.dtype = torch.float32) -> FlexEditUNet:
@@ -166,9 +186,18 @@ class ModelFolder:
         from diffusers import AutoencoderKL
 
         with _part_errors(self.part("vae")) as folder:
-            return AutoencoderKL.from_pretrained(
-                folder, torch_dtype=dtype, use_safetensors=True, low_cpu_mem_usage=False
-            ).eval()
+            vae, info = AutoencoderKL.from_pretrained(
+                folder,
+                torch_dtype=dtype,
+                use_safetensors=True,
+                low_cpu_mem_usage=False,
+                output_loading_info=True,
+            )
+        if missing := sorted(info["missing_keys"]):
+            raise FlexEditError(
+                f"{folder} lacks weights for {_shorten(missing)}. Download or export the VAE again."
+            )
+        return vae.eval()
 
     def _load(self, module: Any, prefix: str, dtype: torch.dtype) -> Any:
         tensors = self.tensors(prefix, dtype)
@@ -189,20 +218,24 @@ class _part_errors:
         self.folder = folder
 
     def __enter__(self) -> Path:
+        from diffusers.utils import logging as diffusers_logging
         from transformers.utils import logging
 
-        self.log_level, self.bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-        logging.set_verbosity_error()
+        self.logs = (logging, diffusers_logging)
+        self.levels = [log.get_verbosity() for log in self.logs]
+        self.bars = logging.is_progress_bar_enabled()
+        for log in self.logs:
+            log.set_verbosity_error()
         logging.disable_progress_bar()
         return self.folder
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        from transformers.utils import logging
-
-        logging.set_verbosity(self.log_level)
+        for log, level in zip(self.logs, self.levels, strict=True):
+            log.set_verbosity(level)
         if self.bars:
-            logging.enable_progress_bar()
-        if isinstance(error, (OSError, ValueError, SafetensorError, RuntimeError)):
+            self.logs[0].enable_progress_bar()
+        complaints = (OSError, ValueError, KeyError, TypeError, SafetensorError, RuntimeError)
+        if isinstance(error, complaints) and not isinstance(error, torch.OutOfMemoryError):
             raise FlexEditError(
                 f"{self.folder} cannot be loaded ({_first_line(error)}). It must hold a complete "
                 "model with .safetensors weights; download or export it again."
@@ -221,7 +254,7 @@ def load_stock_vllm(
     hidden_state: str = "at",
 ) -> VLLM:
     """Any transformers LLaVA-class folder; ``num_edit_tokens`` are added, untrained."""
-    from transformers import AutoModelForImageTextToText, AutoTokenizer
+    from transformers import AutoModelForImageTextToText
 
     with _part_errors(folder):
         llava, info = AutoModelForImageTextToText.from_pretrained(
@@ -231,7 +264,7 @@ def load_stock_vllm(
             local_files_only=True,
             output_loading_info=True,
         )
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        tokenizer = _load_tokenizer(folder)
     if missing := sorted(info["missing_keys"]):
         raise FlexEditError(
             f"{folder} lacks weights for {_shorten(missing)}. Download or export the VLLM again."
@@ -254,12 +287,22 @@ def load_image_encoder(folder: Path, dtype: torch.dtype = torch.float32) -> Imag
 
 
 def load_text_encoder(folder: Path, dtype: torch.dtype = torch.float32) -> TextEncoder:
-    from transformers import AutoTokenizer, CLIPTextModelWithProjection
+    from transformers import CLIPTextModelWithProjection
 
     model = _load_half_of_clip(CLIPTextModelWithProjection, folder, dtype)
     with _part_errors(folder):
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        tokenizer = _load_tokenizer(folder)
     return TextEncoder(model.text_model, tokenizer).eval()
+
+
+def _load_tokenizer(folder: Path) -> Any:
+    """transformers makes up an empty vocabulary where some tokenizers' files are missing."""
+    from transformers import AutoTokenizer
+
+    names = ("tokenizer.json", "vocab.json", "tokenizer.model")
+    if not any((folder / name).is_file() for name in names):
+        raise OSError("there is no tokenizer.json")
+    return AutoTokenizer.from_pretrained(folder, local_files_only=True)
 
 
 def _load_half_of_clip(kind: Any, folder: Path, dtype: torch.dtype) -> Any:
@@ -281,25 +324,28 @@ def _load_half_of_clip(kind: Any, folder: Path, dtype: torch.dtype) -> Any:
 
 def unet_layers(config: SystemConfig) -> dict[str, int]:
     """The UNet's cross-attention layers, found on the meta device: no memory, no weights."""
-    from diffusers import UNet2DConditionModel
-
     with torch.device("meta"):
-        return cross_attention_layers(UNet2DConditionModel.from_config(config.unet))
+        return cross_attention_layers(build_unet(config.unet))
 
 
 def load_strict(module: nn.Module, tensors: Mapping[str, Tensor], what: str) -> Any:
-    """Puts tensors into a module, whose own names and shapes they must have, no more and no less."""
-    own = module.state_dict()
-    check_keys(own, tensors, what)
-    for key, tensor in tensors.items():
-        if own[key].shape != tensor.shape:
-            raise FlexEditError(
-                f"{what}.{key} has shape {tuple(tensor.shape)}, "
-                f"but the config asks for {tuple(own[key].shape)}. "
-                f"{CONFIG_FILE} and {WEIGHTS_FILE} do not belong together."
-            )
+    """Puts tensors into a module; they must have its names and shapes, no more and no less."""
+    check_shapes({key: own.shape for key, own in module.state_dict().items()}, tensors, what)
     module.load_state_dict(dict(tensors), assign=True)
     return module
+
+
+def check_shapes(
+    expected: Mapping[str, tuple[int, ...]], found: Mapping[str, Tensor], what: str
+) -> None:
+    check_keys(expected, found, what)
+    for key, tensor in found.items():
+        if tuple(tensor.shape) != tuple(expected[key]):
+            raise FlexEditError(
+                f"{what}.{key} has shape {tuple(tensor.shape)}, "
+                f"but the config asks for {tuple(expected[key])}. "
+                f"{CONFIG_FILE} and {WEIGHTS_FILE} do not belong together."
+            )
 
 
 def check_keys(expected: Iterable[str], found: Iterable[str], what: str) -> None:

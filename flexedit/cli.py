@@ -60,7 +60,7 @@ def parser() -> argparse.ArgumentParser:
     interpret.set_defaults(run=run_interpret)
 
     mask = commands.add_parser("mask", help="draw a free-shape mask")
-    mask.add_argument("kind", help="circle, rectangle, triangle, irregular, or one of them + ' open'")
+    mask.add_argument("kind", help="circle, rectangle, triangle or irregular; each also + ' open'")
     mask.add_argument("--out", type=Path, required=True)
     mask.add_argument("--size", type=int, nargs=2, metavar=("WIDTH", "HEIGHT"), default=(512, 512))
     for name, default in (
@@ -227,12 +227,13 @@ def read_picture(path: Path) -> Tensor:
     """A picture file → (3 or 4, H, W) in 0..1"""
     import numpy as np
     import torch
-    from PIL import Image, UnidentifiedImageError
+    from PIL import Image, ImageOps
 
     try:
         with Image.open(path) as opened:
-            picture = opened.convert("RGBA" if "A" in opened.getbands() else "RGB")
-    except (OSError, UnidentifiedImageError) as error:
+            upright = ImageOps.exif_transpose(opened)  # as ComfyUI's LoadImage does
+            picture = upright.convert("RGBA" if "A" in upright.getbands() else "RGB")
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:  # broken PNG: SyntaxError
         raise FlexEditError(f"{path} cannot be read as a picture ({error}).") from error
     return torch.from_numpy(np.asarray(picture).copy()).permute(2, 0, 1).float() / 255
 
@@ -244,8 +245,8 @@ def write_picture(picture: Tensor, path: Path) -> None:
 
     array = np.clip(255.0 * picture.detach().cpu().numpy(), 0, 255).astype(np.uint8)
     array = array[0] if array.shape[0] == 1 else np.moveaxis(array, 0, -1)
-    path.parent.mkdir(parents=True, exist_ok=True)
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(array).save(path)
     except (OSError, ValueError) as error:
         raise FlexEditError(f"{path} cannot be written ({error}).") from error

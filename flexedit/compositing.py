@@ -124,9 +124,8 @@ def put_edit(
 
 def fit(picture: Tensor, height: int, width: int) -> Tensor:
     """picture (B, C, h, w) → (B, C, height, width): a VAE's padding is cut off, else scaled."""
-    found = tuple(picture.shape[-2:])
-    padded = {(height + -height % ratio, width + -width % ratio) for ratio in VAE_RATIOS}
-    if found in padded:
+    padded = {(masks.padded(height, ratio), masks.padded(width, ratio)) for ratio in VAE_RATIOS}
+    if tuple(picture.shape[-2:]) in padded:
         return masks.unpad(picture, height, width)
     return resize(picture, height, width)
 

@@ -97,7 +97,8 @@ class PartSource:
             )
         if self.repo is not None and self.revision is None:
             raise FlexEditError(
-                f"The hub repository {self.repo!r} has no pinned 'revision' in flexedit.json; add one."
+                f"The hub repository {self.repo!r} has no pinned 'revision' in flexedit.json; "
+                "add one."
             )
         if self.folder is not None and (
             Path(self.folder).is_absolute() or ".." in Path(self.folder).parts
@@ -146,6 +147,7 @@ class SystemConfig:
                 "the noisy latent beside the scene's (eq. 4)."
             )
         self._check_widths()
+        self._check_heads()
 
     def _require(self, *names: str) -> None:
         for name in names:
@@ -164,6 +166,14 @@ class SystemConfig:
                 raise FlexEditError(
                     f"{name} is {width} but the UNet reads a context {context} wide "
                     "(cross_attention_dim); the two must agree."
+                )
+
+    def _check_heads(self) -> None:
+        for name, part in (("qformer", self.qformer), ("mea", self.mea)):
+            if part is not None and (part.num_heads < 1 or part.width % part.num_heads):
+                raise FlexEditError(
+                    f"{name}.width {part.width} cannot be shared by {name}.num_heads "
+                    f"{part.num_heads}; choose a divisor."
                 )
 
     @property
@@ -221,6 +231,8 @@ def _value(hint: Any, value: Any, where: str) -> Any:
             )
         return value
     if origin is dict:
+        if not isinstance(value, dict):
+            raise FlexEditError(f"{where} is {value!r}; expected an object.")
         inner = options[1]
         if dataclasses.is_dataclass(inner):
             return {key: build(inner, item, f"{where}.{key}") for key, item in value.items()}

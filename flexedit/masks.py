@@ -406,7 +406,13 @@ def prepare_mask(mask: Tensor, height: int, width: int, batch: int = 1) -> Tenso
 def pad_to_multiple(image: Tensor, multiple: int) -> Tensor:
     """image (B, C, H, W) grown right and bottom to multiples, its edges repeated."""
     height, width = image.shape[-2:]
-    return F.pad(image, (0, -width % multiple, 0, -height % multiple), mode="replicate")
+    right, bottom = padded(width, multiple) - width, padded(height, multiple) - height
+    return F.pad(image, (0, right, 0, bottom), mode="replicate")
+
+
+def padded(side: int, multiple: int) -> int:
+    """`side` rounded up to a multiple; two of them at least, for one value cannot be normalised."""
+    return max(side + -side % multiple, 2 * multiple)
 
 
 def unpad(image: Tensor, height: int, width: int) -> Tensor:

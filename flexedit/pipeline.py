@@ -94,7 +94,7 @@ def edit_states(intent: Intent) -> Tensor:
 
 
 def scene_latent(vae: Any, picture: Tensor) -> Tensor:
-    """picture (B, 3, H, W) → its latent's mode (B, C, h, w), unscaled; padded to the VAE's ratio."""
+    """picture (B, 3, H, W), padded to the VAE's ratio → latent (B, C, h, w): the mode, unscaled."""
     padded = masks.pad_to_multiple(picture, vae_ratio(vae))
     return vae.encode(padded.to(vae.dtype) * 2 - 1).latent_dist.mode()
 
@@ -148,7 +148,13 @@ class FlexEditPipeline:
         dtype: torch.dtype | None = None,
     ) -> None:
         self.folder = folder
-        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        try:
+            self.device = torch.empty(0, device=device).device
+        except (RuntimeError, AssertionError) as error:  # torch asserts that it was built for CUDA
+            raise FlexEditError(
+                f"The device {str(device)!r} cannot be used here ({error}). Choose cpu or cuda."
+            ) from error
         self.dtype = dtype or (torch.float16 if self.device.type == "cuda" else torch.float32)
 
     @classmethod

@@ -72,7 +72,7 @@ def parse_label(reply: str) -> str:
 
 
 def training_replies(replies: Sequence[str], generic: Sequence[bool]) -> list[str]:
-    """The replies to learn: the naming one, or the generic one that ``direct`` forces (§ DESIGN)."""
+    """The replies to learn: the naming one, or the generic one that ``direct`` forces."""
     return [
         GENERIC_REPLY if is_generic else reply
         for reply, is_generic in zip(replies, generic, strict=True)

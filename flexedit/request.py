@@ -80,13 +80,14 @@ class EditRequest:
                 "can be read. Say it in a few sentences."
             )
         scene = prepare_picture(scene, "scene")
-        size = scene.shape[0]
+        sizes = {"scene": scene.shape[0]}
         if subject is not None:
             subject = prepare_picture(subject, "subject")
-            size = common_batch({"scene": size, "subject": subject.shape[0]})
+            sizes["subject"] = subject.shape[0]
         if mask is not None:
-            masks_given = mask.shape[0] if mask.dim() > 2 else 1
-            size = common_batch({"scene": size, "mask": masks_given})
+            sizes["mask"] = mask.shape[0] if mask.dim() > 2 else 1
+        size = common_batch(sizes)
+        if mask is not None:
             mask = masks.prepare_mask(mask, scene.shape[2], scene.shape[3], size)
         scene = scene.expand(size, -1, -1, -1)
         if subject is not None:

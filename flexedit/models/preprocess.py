@@ -22,7 +22,7 @@ CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
 @dataclass(frozen=True)
 class Preprocess:
-    """Side and normalisation of an image encoder, as its ``preprocessor_config.json`` gives them."""
+    """Side and normalisation of an image encoder, as its ``preprocessor_config.json`` says."""
 
     size: int
     mean: tuple[float, ...] = CLIP_MEAN
@@ -33,7 +33,10 @@ class Preprocess:
         """Reads mean and std from the folder; ``size`` is the vision config's ``image_size``."""
         for name in ("preprocessor_config.json", "processor_config.json"):
             if (folder / name).is_file():
-                data = json.loads((folder / name).read_text())
+                try:
+                    data = json.loads((folder / name).read_text(encoding="utf-8"))
+                except ValueError:  # neither JSON nor UTF-8
+                    break
                 data = data.get("image_processor", data)
                 if "image_mean" in data and "image_std" in data:
                     return cls(size, tuple(data["image_mean"]), tuple(data["image_std"]))

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..errors import FlexEditError
 from .mea import MEA, Conditioning, SubjectLayers, attention
 
 
@@ -71,6 +72,19 @@ class DecoupledAttention:
         return attn.to_out[0](out)
 
 
+def build_unet(config: dict[str, Any]) -> Any:
+    """The untrained diffusers UNet that the ``unet`` section of a system's config describes."""
+    from diffusers import UNet2DConditionModel
+
+    try:
+        return UNet2DConditionModel.from_config(config)
+    except (TypeError, ValueError, KeyError) as error:
+        raise FlexEditError(
+            f"The 'unet' section of flexedit.json describes no UNet ({error}). "
+            "Download or export the model again."
+        ) from error
+
+
 def cross_attention_layers(unet: nn.Module) -> dict[str, int]:
     """Each cross-attention layer of a diffusers UNet, in its own order → the layer's width C."""
     return {
@@ -85,9 +99,7 @@ class FlexEditUNet(nn.Module):
 
     def __init__(self, config: dict[str, Any]) -> None:
         super().__init__()
-        from diffusers import UNet2DConditionModel
-
-        self.unet = UNet2DConditionModel.from_config(config)
+        self.unet = build_unet(config)
         for name, module in self.unet.named_modules():
             if name.endswith(".attn2"):
                 module.set_processor(DecoupledAttention(name))

@@ -46,7 +46,7 @@ class Reading:
 
 
 class VLLM(nn.Module):
-    """A transformers LLaVA-class model with N edit tokens (N = 0: a stock model, which can only talk).
+    """A transformers LLaVA-class model with N edit tokens (N = 0: a stock one, which only talks).
 
     Wrapped as a plain module, so that device and dtype are moved like any other part's.
     """
@@ -102,7 +102,7 @@ class VLLM(nn.Module):
     def pictures(
         self, marked: Tensor, subject: Tensor | None, has_subject: Sequence[bool]
     ) -> Tensor:
-        """marked (B, 3, H, W), subject (B, 3, h, w) → all pictures of all rows, in reading order."""
+        """marked (B, 3, H, W), subject (B, 3, h, w) → all rows' pictures, in reading order."""
         scenes = self.preprocess(marked)
         if subject is None or not any(has_subject):
             return scenes
@@ -174,7 +174,7 @@ class VLLM(nn.Module):
         found = sequences.input_ids == first
         start = found.int().argmax(-1) - int(self.hidden_state == "before")
         index = start[:, None] + torch.arange(len(self.edit_ids), device=states.device)
-        index = index.clamp(max=states.shape[1] - 1)
+        index = index.clamp(min=0, max=states.shape[1] - 1)
         hidden = states.gather(1, index[..., None].expand(-1, -1, states.shape[-1]))
         return hidden * found.any(-1)[:, None, None]
 
@@ -252,7 +252,7 @@ class VLLM(nn.Module):
     def _append_edit_tokens(
         self, sequences: Sequences, spoken: Tensor, said: Tensor, cache: Any
     ) -> Tensor:
-        """Runs [last spoken token, edit tokens] over the cache, which lacks just that last token."""
+        """Runs [last spoken token, edit tokens] over the cache, which lacks just that one."""
         batch, count = len(spoken), len(self.edit_ids)
         edit_ids = torch.tensor(self.edit_ids, device=spoken.device).expand(batch, count)
         ones = torch.ones_like(edit_ids)

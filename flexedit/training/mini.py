@@ -6,6 +6,7 @@ The parts are real: a LLaVA, a CLIP, a factor-4 KL VAE and an 8-channel UNet, sa
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -138,7 +139,7 @@ def build_vllm(shape: Shape, texts: Iterable[str], folder: Path) -> None:
     )
     assert isinstance(config.vision_config, CLIPVisionConfig)
     Llava(config).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    save_tokenizer(tokenizer, folder)
     save_preprocessor(folder, shape.size)
 
 
@@ -167,7 +168,7 @@ def build_clip(shape: Shape, texts: Iterable[str], folder: Path) -> None:
             projection_dim=shape.clip_width,
         )
     ).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    save_tokenizer(tokenizer, folder)
     save_preprocessor(folder, shape.size)
 
 
@@ -183,6 +184,15 @@ def vision_config(shape: Shape, width: int, num_layers: int) -> Any:
         patch_size=shape.patch,
         projection_dim=shape.clip_width,
     )
+
+
+def save_tokenizer(tokenizer: Any, folder: Path) -> None:
+    """Under the class name that transformers 4 and 5 both know."""
+    tokenizer.save_pretrained(folder)
+    file = folder / "tokenizer_config.json"
+    settings = json.loads(file.read_text()) | {"tokenizer_class": "PreTrainedTokenizerFast"}
+    settings.pop("backend", None)
+    file.write_text(json.dumps(settings, indent=2) + "\n")
 
 
 def save_preprocessor(folder: Path, size: int) -> None:

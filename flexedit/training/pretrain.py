@@ -165,7 +165,8 @@ class VLLMPretraining(nn.Module):
                 strict=True,
             )
         ]
-        sequences = self.vllm.tokenize(texts, batch.replies, edit_tokens=[False] * len(texts), end=True)
+        silent = [False] * len(texts)
+        sequences = self.vllm.tokenize(texts, batch.replies, edit_tokens=silent, end=True)
         pixels = self.vllm.pictures(request.marked(), request.subject, request.has_subject)
         states = self.vllm.states(sequences, pixels)
         return {"reply": self.vllm.reply_loss(sequences, states)}

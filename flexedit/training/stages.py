@@ -12,6 +12,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -87,9 +88,11 @@ class MiniTraining:
         for name in names:
             if name not in ORDER:
                 raise FlexEditError(f"Unknown stage {name!r}; choose from {', '.join(ORDER)}.")
+        end = None if max_seconds is None else time.monotonic() + max_seconds
+        for name in names:
             if not self._done(name).is_file():
                 stage: Callable[..., bool] = getattr(self, name)
-                if not stage(max_seconds):
+                if not stage(None if end is None else max(0.0, end - time.monotonic())):
                     return
                 self._done(name).parent.mkdir(parents=True, exist_ok=True)
                 self._done(name).touch()
@@ -219,8 +222,7 @@ def texts(world: World, count: int = 6000) -> Iterator[str]:
     """What the tokenizers are trained on: everything that is ever said."""
     from .. import prompts
 
-    for phrase in prompts.POSITIONAL_PARAPHRASES:
-        yield phrase
+    yield from prompts.POSITIONAL_PARAPHRASES
     for index in range(count):
         sample = world[index]
         yield prompts.prompt(sample.instruction, sample.task, with_subject=True)

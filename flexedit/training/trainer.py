@@ -56,13 +56,13 @@ class Trainee(Protocol):
     """What the trainer asks of a module besides being one."""
 
     def draw(self, step: int, batch_size: int) -> Any:
-        """Everything random in one step, for the global batch; has ``rows(a, b)``, ``to(device)``."""
+        """What is random in a step, for the global batch; has ``rows(a, b)``, ``to(device)``."""
 
     def __call__(self, batch: Batch, draw: Any) -> dict[str, Tensor]: ...
 
 
 class Trainer:
-    """Runs or resumes one training in ``folder``: ``checkpoint.pt`` and ``log.jsonl`` live there."""
+    """Runs or resumes one training in ``folder``, home of ``checkpoint.pt`` and ``log.jsonl``."""
 
     def __init__(
         self,
@@ -110,7 +110,7 @@ class Trainer:
         return self.step >= self.config.steps
 
     def run(self, max_seconds: float | None = None) -> None:
-        """Trains to the last step, or for about ``max_seconds``; either way it leaves a checkpoint."""
+        """Trains to the last step, or for about ``max_seconds``; it always leaves a checkpoint."""
         from tqdm import tqdm
 
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -139,15 +139,16 @@ class Trainer:
             mininterval=5,
         )
         while not self.finished:
-            if max_seconds is not None and time.monotonic() - began > max_seconds:
+            if max_seconds is not None and self.any_process(time.monotonic() - began > max_seconds):
                 break
             for group in self.optimizer.param_groups:
                 group["lr"] = config.lr_at(self.step)
-            logged: dict[str, float] = {}
+            logged: dict[str, Any] = {}
             for part in range(config.accumulate):
                 micro = self.step * config.accumulate + part
                 torch.manual_seed(config.seed * 1_000_003 + micro * 64 + process.process_index)
-                draw = self.model.draw(micro, rows).rows(start, start + share)
+                first = part * rows + start
+                draw = self.model.draw(self.step, config.batch_size).rows(first, first + share)
                 batch = to_device(next(batches), process.device)
                 with process.accumulate(self.prepared):
                     losses = self.prepared(batch, draw.to(process.device))
@@ -158,12 +159,13 @@ class Trainer:
                     self.optimizer.step()
                     self.optimizer.zero_grad()
                 for name, mean in means.items():
-                    logged[name] = logged.get(name, 0.0) + float(mean.detach()) / config.accumulate
+                    logged[name] = logged.get(name, 0.0) + mean.detach() / config.accumulate
             if self.ema is not None:
                 self.ema.step(self.trained.values())
             self.step += 1
             bar.update()
             if self.step % config.log_every == 0 or self.finished:
+                logged = {k: float(process.reduce(v, "mean")) for k, v in logged.items()}
                 bar.set_postfix({name: f"{value:.4f}" for name, value in logged.items()})
                 self.log({"step": self.step, "seconds": time.monotonic() - began, **logged})
             if self.step % config.checkpoint_every == 0:
@@ -178,6 +180,11 @@ class Trainer:
                     self.validate(self.step)
         bar.close()
         self.save()
+
+    def any_process(self, condition: bool) -> bool:
+        """Whether it holds in any process: all of them must leave a run at the same step."""
+        votes = torch.tensor(float(condition), device=self.accelerator.device)
+        return bool(self.accelerator.reduce(votes, "sum"))
 
     def averaged(self) -> Averaged:
         """``with trainer.averaged():`` the model has its EMA weights (its own, if EMA is off)."""
@@ -209,7 +216,12 @@ class Trainer:
         if not path.is_file():
             return
         state = torch.load(path, map_location=self.accelerator.device, weights_only=True)
-        if set(state["trained"]) != set(self.trained):
+        shapes = {name: tensor.shape for name, tensor in state["trained"].items()}
+        averages = state["ema"] is not None
+        if (shapes, averages) != (
+            {name: tensor.shape for name, tensor in self.trained.items()},
+            self.ema is not None,
+        ):
             raise FlexEditError(
                 f"{path} belongs to another model or configuration. Train into a new folder."
             )

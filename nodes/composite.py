@@ -1,0 +1,74 @@
+"""The last stage: the edit inside its region, the scene's own pixels everywhere else."""
+
+from __future__ import annotations
+
+from comfy_api.latest import io
+
+from ..flexedit import compositing
+from .runtime.options import one_of
+from .runtime.types import CATEGORY, CropBox, schema, to_bchw, to_bhwc
+
+
+class Composite(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return schema(
+            node_id="FlexEditComposite",
+            display_name="FlexEdit Composite",
+            category=CATEGORY,
+            description="Puts the edit into the scene. Outside the edited region every pixel stays "
+            "exactly as it was, and the picture keeps its exact size.",
+            search_aliases=["paste back", "stitch", "blend", "keep background"],
+            inputs=[
+                io.Image.Input("scene", tooltip="The picture as it was."),
+                io.Image.Input("edited", tooltip="The decoded edit, of the scene or of its crop."),
+                io.Mask.Input("mask", tooltip="Your scribble, or the whole object's mask."),
+                io.Combo.Input(
+                    "region",
+                    options=list(compositing.REGIONS),
+                    default=compositing.REGIONS[1],
+                    tooltip="mask: only what the mask covers. mask + connected change: also what "
+                    "changed next to it, as when a rough scribble stands for a larger object.",
+                ),
+                io.Int.Input(
+                    "grow",
+                    default=0,
+                    min=-512,
+                    max=512,
+                    tooltip="Pixels to grow the region by; negative shrinks it.",
+                ),
+                io.Int.Input(
+                    "feather",
+                    default=0,
+                    min=0,
+                    max=512,
+                    tooltip="Pixels over which the edit fades in, inside the region.",
+                ),
+                CropBox.Input(
+                    "crop",
+                    optional=True,
+                    tooltip="From FlexEdit Crop, when the edit was made on a crop of the scene.",
+                ),
+            ],
+            outputs=[
+                io.Image.Output("image", tooltip="The scene with the edit."),
+                io.Mask.Output("region_mask", tooltip="Where the edit is."),
+            ],
+        )
+
+    @classmethod
+    def validate_inputs(cls, region=None):
+        return one_of("region", region, compositing.REGIONS)
+
+    @classmethod
+    def execute(cls, scene, edited, mask, region, grow, feather, crop=None) -> io.NodeOutput:
+        picture, edited_region = compositing.put_edit(
+            to_bchw(scene),
+            to_bchw(edited),
+            mask,
+            region=region,
+            grow=grow,
+            feather=feather,
+            crop=crop,
+        )
+        return io.NodeOutput(to_bhwc(picture), edited_region)

@@ -1,0 +1,102 @@
+"""The first stage of an edit: the VLLM reads the marked scene and says what the scribble means."""
+
+from __future__ import annotations
+
+from typing import get_args
+
+from comfy_api.latest import io
+
+from ..flexedit import pipeline
+from ..flexedit.models.vllm import MAX_NEW_TOKENS
+from ..flexedit.request import TASKS, EditRequest
+from .runtime.interrupt import step_callback
+from .runtime.options import one_of
+from .runtime.parts import on_cpu
+from .runtime.types import CATEGORY, Intent, Vllm, schema, to_bchw, to_bhwc
+
+REPLIES = get_args(pipeline.ReplyMode)
+
+
+class MaskInterpreter(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return schema(
+            node_id="FlexEditMaskInterpreter",
+            display_name="FlexEdit Mask Interpreter",
+            category=CATEGORY,
+            description="Shows the scene with your scribble to a vision language model, together "
+            "with the instruction, and finds out which object or place you mean.",
+            search_aliases=["scribble", "VLM", "LLaVA", "grounding", "what is under the mask"],
+            inputs=[
+                Vllm.Input(
+                    "vllm", tooltip="From FlexEdit Loader, or FlexEdit VLLM Loader to talk."
+                ),
+                io.Image.Input("scene", tooltip="The picture to edit."),
+                io.String.Input(
+                    "instruction",
+                    multiline=True,
+                    default="remove this",
+                    tooltip="What should change, in plain words: “remove this”, “replace it with a "
+                    "cat”, “add the object in [pic2] to [pic1]”. [pic1] is the scene, [pic2] the "
+                    "subject. May be empty for segment and ask.",
+                ),
+                io.Combo.Input(
+                    "task",
+                    options=list(TASKS),
+                    default="edit",
+                    tooltip="edit: change the picture. segment: paint the whole object that is "
+                    "meant, for FlexEdit Read Painted Mask. ask: answer in words only.",
+                ),
+                io.Combo.Input(
+                    "reply",
+                    options=list(REPLIES),
+                    default="direct",
+                    tooltip="direct: fast, without words (reply and label stay empty). generate: "
+                    "the model first says what it understood. A question is always answered.",
+                ),
+                io.Mask.Input(
+                    "mask",
+                    optional=True,
+                    tooltip="Your scribble, as rough as you like and of any size. Unconnected, the "
+                    "instruction is about the whole picture.",
+                ),
+                io.Image.Input(
+                    "subject",
+                    optional=True,
+                    tooltip="A second picture with an object to put into the scene: [pic2].",
+                ),
+            ],
+            outputs=[
+                Intent.Output("intent", tooltip="The request and what was understood."),
+                io.String.Output(
+                    "reply_text", display_name="reply", tooltip="One line per picture."
+                ),
+                io.String.Output(
+                    "label", tooltip="The name of what the mask means, if one was said."
+                ),
+                io.Image.Output("marked_scene", tooltip="What the model saw: the mask in white."),
+            ],
+        )
+
+    @classmethod
+    def validate_inputs(cls, task=None, reply=None):
+        problems = (one_of("task", task, TASKS), one_of("reply", reply, REPLIES))
+        return next((problem for problem in problems if problem is not True), True)
+
+    @classmethod
+    def execute(
+        cls, vllm, scene, instruction, task, reply, mask=None, subject=None
+    ) -> io.NodeOutput:
+        request = EditRequest.create(
+            to_bchw(scene), instruction, mask, None if subject is None else to_bchw(subject), task
+        )
+        num_pictures = 1 if subject is None else 2
+        model = vllm.use(vllm.patcher.model.memory_required(request.batch_size, num_pictures))
+        mark_alpha = vllm.config.mark_alpha if vllm.config else 0.5  # the paper's
+        intent = on_cpu(
+            pipeline.interpret(model, request, reply, mark_alpha, step_callback(MAX_NEW_TOKENS))
+        )
+        reading = intent.reading
+        return io.NodeOutput(
+            intent, "\n".join(reading.replies), "\n".join(reading.labels), to_bhwc(intent.marked)
+        )

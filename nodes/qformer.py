@@ -1,0 +1,34 @@
+"""The second stage: the VLLM's hidden states become edit embeddings."""
+
+from __future__ import annotations
+
+from comfy_api.latest import io
+
+from ..flexedit import pipeline
+from .runtime.parts import on_cpu
+from .runtime.types import CATEGORY, Embeds, Intent, Qformer, schema
+
+
+class QFormerEmbed(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return schema(
+            node_id="FlexEditQFormerEmbed",
+            display_name="FlexEdit Q-Former Embed",
+            category=CATEGORY,
+            description="Distils what the vision language model understood into the edit "
+            "embeddings that the diffusion model follows.",
+            inputs=[
+                Qformer.Input("qformer", tooltip="From the FlexEdit Loader that gave the VLLM."),
+                Intent.Input(
+                    "intent", tooltip="From FlexEdit Mask Interpreter; task edit or segment."
+                ),
+            ],
+            outputs=[Embeds.Output("embeds", tooltip="The request and its edit embeddings.")],
+        )
+
+    @classmethod
+    def execute(cls, qformer, intent) -> io.NodeOutput:
+        hidden_states = pipeline.edit_states(intent)
+        e = qformer.use()(hidden_states.to(qformer.device))
+        return io.NodeOutput(on_cpu(pipeline.Embeds(intent.request, intent.marked, e)))

@@ -1,0 +1,1 @@
+"""How the parts of FlexEdit live inside ComfyUI: folders, managed models, patches, the guider."""

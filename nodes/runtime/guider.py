@@ -1,0 +1,138 @@
+"""Sampling with three branches: towards the scene, then towards the edit."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import comfy.sample
+import comfy.sampler_helpers
+import comfy.samplers
+import comfy.utils
+import latent_preview
+import torch
+from comfy.model_patcher import ModelPatcher
+from torch import Tensor
+
+from ...flexedit import sampling
+from ...flexedit.errors import FlexEditError
+from .conditioning import Packed
+
+
+class FlexEditGuider(comfy.samplers.CFGGuider):
+    """Positive, scene-only and negative in one call of the UNet, joined as InstructPix2Pix does."""
+
+    def set_conds(self, positive: Packed, scene_only: Packed, negative: Packed) -> None:
+        conds = {"positive": positive, "scene_only": scene_only, "negative": negative}
+        self.inner_set_conds(conds)
+
+    def set_cfg(self, edit_cfg: float, scene_cfg: float) -> None:
+        self.edit_cfg, self.scene_cfg = edit_cfg, scene_cfg
+
+    def predict_noise(
+        self,
+        x: Tensor,
+        timestep: Tensor,
+        model_options: dict[str, Any] = {},  # noqa: B006 - ComfyUI's own signature
+        seed: int | None = None,
+    ) -> Tensor:
+        """→ the guided x0, as ComfyUI's guiders give it; a branch that cancels out is not run."""
+        branches = [self.conds["positive"], self.conds["scene_only"], self.conds["negative"]]
+        if not model_options.get("disable_cfg1_optimization", False):
+            if math.isclose(self.edit_cfg, self.scene_cfg):
+                branches[1] = None
+            if math.isclose(self.scene_cfg, 1.0):
+                branches[2] = None
+        denoised = comfy.samplers.calc_cond_batch(
+            self.inner_model, branches, x, timestep, model_options
+        )
+        guided = sampling.guide(*denoised, self.edit_cfg, self.scene_cfg)
+        for adjust in model_options.get("sampler_post_cfg_function", []):
+            guided = adjust(
+                {
+                    "denoised": guided,
+                    "cond": branches[0],
+                    "uncond": branches[2],
+                    "cond_scale": self.edit_cfg,
+                    "model": self.inner_model,
+                    "cond_denoised": denoised[0],
+                    "uncond_denoised": denoised[2],
+                    "sigma": timestep,
+                    "model_options": model_options,
+                    "input": x,
+                }
+            )
+        return guided
+
+
+def sample(
+    model: ModelPatcher,
+    positive: Packed,
+    scene_only: Packed,
+    negative: Packed,
+    latent: dict[str, Any],
+    *,
+    seed: int,
+    steps: int,
+    edit_cfg: float,
+    scene_cfg: float,
+    sampler_name: str,
+    scheduler: str,
+    denoise: float,
+) -> Tensor:
+    """One run → unscaled latents (B, C, h, w) on the CPU. Reports progress; can be cancelled."""
+    check_pairing(model, positive, latent["samples"])
+    samples = comfy.sample.fix_empty_latent_channels(model, latent["samples"])
+    noise = comfy.sample.prepare_noise(samples, seed, latent.get("batch_index"))
+    settings = comfy.samplers.KSampler(
+        model, steps, model.load_device, sampler_name, scheduler, denoise, model.model_options
+    )
+    guider = FlexEditGuider(model)
+    guider.set_conds(positive, scene_only, negative)
+    guider.set_cfg(edit_cfg, scene_cfg)
+    noise_mask = latent.get("noise_mask")
+    if denoise >= 1.0:
+        samples = without_edited(samples, noise_mask)
+    result = guider.sample(
+        noise,
+        samples,
+        comfy.samplers.sampler_object(sampler_name),
+        settings.sigmas,
+        denoise_mask=noise_mask,
+        callback=latent_preview.prepare_callback(model, len(settings.sigmas) - 1),
+        disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED,
+        seed=seed,
+    )
+    return result.to("cpu")
+
+
+def without_edited(samples: Tensor, noise_mask: Tensor | None) -> Tensor:
+    """Zeros where all may change, so that sampling starts from pure noise there.
+
+    ComfyUI adds the latent to the noise, and at the highest sigma some of it would still show.
+    """
+    if noise_mask is None:
+        return torch.zeros_like(samples)
+    mask = comfy.sampler_helpers.prepare_mask(noise_mask, samples.shape, samples.device)
+    return samples.masked_fill(mask == 1, 0.0)
+
+
+def check_pairing(model: ModelPatcher, positive: Packed, samples: Tensor) -> None:
+    """Says in words what would otherwise fail as a matrix product inside the UNet."""
+    config = getattr(getattr(model.model, "model_config", None), "unet_config", {})
+    if config.get("in_channels") != 8:
+        raise FlexEditError(
+            f"This model reads {config.get('in_channels')} latent channels; FlexEdit samples a "
+            "UNet with 8, the noise beside the scene. Connect the model output of FlexEdit Loader."
+        )
+    width = positive[0][0].shape[-1]
+    if config.get("context_dim") != width:
+        raise FlexEditError(
+            f"The conditioning is {width} wide, but this model reads {config.get('context_dim')}. "
+            "Take the model and the MEA from the same FlexEdit Loader."
+        )
+    if samples.shape[1] != config["out_channels"] and samples.any():
+        raise FlexEditError(
+            f"The latent has {samples.shape[1]} channels, but this model makes "
+            f"{config['out_channels']}. Encode the scene with the VAE of the same FlexEdit Loader."
+        )

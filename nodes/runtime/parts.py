@@ -1,0 +1,83 @@
+"""A FlexEdit part (VLLM, Q-Former, MEA) in ComfyUI's care: read from disk when it is first used,
+on the device only while it is needed, and never read twice.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from functools import cached_property
+from typing import Any
+
+import torch
+from comfy import model_management
+from comfy.model_patcher import ModelPatcher
+from torch import Tensor, nn
+
+from ...flexedit.config import SystemConfig
+
+PRECISIONS = {
+    "auto": None,
+    "fp32": torch.float32,
+    "fp16": torch.float16,
+    "bf16": torch.bfloat16,
+}
+
+
+def precision_dtype(precision: str, device: torch.device) -> torch.dtype:
+    """The type a part computes in; ``auto`` is what ComfyUI prefers on this device."""
+    if dtype := PRECISIONS[precision]:
+        return dtype
+    if model_management.should_use_fp16(device, prioritize_performance=False):
+        return torch.float16
+    return torch.float32
+
+
+class ManagedPart:
+    """One part of a model folder. A wire that carries it keeps it loaded; ComfyUI places it.
+
+    ``load(dtype)`` gives the part as a plain nn.Module on the CPU; what it raises reaches the user.
+    ``config`` is the system that the part belongs to, None for a stock VLLM.
+    ``encoder``: sits where ComfyUI puts text encoders, not where it puts diffusion models.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        load: Callable[[torch.dtype], nn.Module],
+        precision: str = "auto",
+        config: SystemConfig | None = None,
+        encoder: bool = True,
+    ) -> None:
+        self.name = name
+        self.config = config
+        self._load = load
+        if encoder:
+            self.device = model_management.text_encoder_device()
+            self._offload_device = model_management.text_encoder_offload_device()
+        else:
+            self.device = model_management.get_torch_device()
+            self._offload_device = model_management.unet_offload_device()
+        self.dtype = precision_dtype(precision, self.device)
+
+    @cached_property
+    def patcher(self) -> ModelPatcher:
+        module = self._load(self.dtype)
+        return ModelPatcher(module, load_device=self.device, offload_device=self._offload_device)
+
+    def use(self, memory_required: float = 0) -> Any:
+        """The part on ``device``, whole; ``memory_required``: bytes its activations will need."""
+        model_management.load_models_gpu(
+            [self.patcher], memory_required=memory_required, force_full_load=True
+        )
+        return self.patcher.model
+
+
+def on_cpu(value: Any) -> Any:
+    """A tensor, or any dataclass with tensors in it, on the CPU: outputs outlive their stage."""
+    if isinstance(value, Tensor):
+        return value.cpu()
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        moved = {f.name: on_cpu(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        return dataclasses.replace(value, **moved)
+    return value

@@ -1,0 +1,64 @@
+"""What ComfyUI's versions of a diffusers part have in common: weights by folder, odd widths."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from ...flexedit.errors import FlexEditError
+
+
+class Width(int):
+    """A level's channels, posing as the whole multiple of the first level's ComfyUI asks for."""
+
+    def __mul__(self, _: Any) -> int:
+        return int(self)
+
+    __rmul__ = __mul__
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    try:
+        return json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise FlexEditError(
+            f"{folder}/config.json cannot be read ({error}). Download or export the model again."
+        ) from error
+
+
+def read_weights(folder: Path, prefixes: tuple[str, ...] = ("",)) -> dict[str, Tensor]:
+    """The tensors of all .safetensors files in a folder whose names begin with a prefix."""
+    files = sorted(folder.glob("*.safetensors"))
+    if plain := [file for file in files if ".fp16." not in file.name]:
+        files = plain  # a half-precision copy may lie beside the weights
+    if not files:
+        raise FlexEditError(
+            f"{folder} has no .safetensors weights. Download the folder again, with all its files."
+        )
+    tensors: dict[str, Tensor] = {}
+    for file in files:
+        try:
+            with safe_open(file, framework="pt") as weights:
+                for key in weights.keys():  # noqa: SIM118 - not a dict
+                    if key.startswith(prefixes):
+                        tensors[key] = weights.get_tensor(key)
+        except (SafetensorError, OSError) as error:
+            raise FlexEditError(
+                f"{file} cannot be read ({error}). "
+                "The file is truncated or damaged; download or export it again."
+            ) from error
+    return tensors
+
+
+def require(config: dict[str, Any], allowed: dict[str, tuple[Any, ...]], what: str) -> None:
+    """Raises for a setting that ComfyUI's model cannot follow; an absent setting is the default."""
+    for name, values in allowed.items():
+        if name in config and config[name] not in values:
+            options = " or ".join(map(repr, values))
+            raise FlexEditError(
+                f"{what}: {name} is {config[name]!r}, but ComfyUI can run only {options}."
+            )

@@ -1,0 +1,308 @@
+"""How our guider and attention get along with the rest of ComfyUI, for test_sampling.py.
+
+Each check returns errors or distances between latents, relative to the largest value.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import inside
+from parity import SEED, Model, error, sample
+
+import comfy.samplers
+import torch
+from comfy import model_management
+from comfy_extras.nodes_custom_sampler import Guider_DualCFG
+from comfy.ldm.modules.attention import optimized_attention
+from flexedit_pack.flexedit import sampling
+from flexedit_pack.nodes.runtime import conditioning, subject
+from flexedit_pack.nodes.runtime.unet import load_unet
+from torch import Tensor
+
+
+def open_model(path: str, batch: int = 1) -> Model:
+    model = Model(path, batch=batch)
+    model.patcher = load_unet(model.folder, model.mea, "fp32")
+    return model
+
+
+def run(model: Model, patcher: Any = None, strength: Any = 1.0, **changes: Any) -> Tensor:
+    patcher = model.patcher if patcher is None else patcher
+    return sample(patcher, model.branches(strength), model.shape, **changes)
+
+
+def core_guider(path: str) -> dict[str, float]:
+    """The same conditionings in DualCFGGuider, on a zeroed latent."""
+    model = open_model(path)
+    guider = Guider_DualCFG(model.patcher)
+    guider.set_conds(*conditioning.pack(model.branches()))
+    guider.set_cfg(7.5, 1.5)
+    sigmas = comfy.samplers.calculate_sigmas(
+        model.patcher.get_model_object("model_sampling"), "simple", 4
+    )
+    noise, euler = sampling.noise(model.shape, SEED), comfy.samplers.sampler_object("euler")
+    found = guider.sample(noise, torch.zeros(model.shape), euler, sigmas, disable_pbar=True)
+    return {"error": error(found, run(model))}
+
+
+def samplers(path: str) -> dict[str, bool]:
+    """Whether each core sampler gives finite latents."""
+    model = open_model(path)
+    names = comfy.samplers.KSampler.SAMPLERS
+    return {name: bool(run(model, steps=3, sampler_name=name).isfinite().all()) for name in names}
+
+
+def second_run(path: str) -> dict[str, list[str]]:
+    """What ComfyUI says it loads in the first and in the second run."""
+    model = open_model(path)
+    loads = {}
+    for name in ("first", "second"):
+        with messages("Requested to load") as said:
+            model.mea.use()
+            run(model, steps=1)
+        loads[name] = said
+    return loads
+
+
+@contextlib.contextmanager
+def messages(beginning: str) -> Iterator[list[str]]:
+    found: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: found.append(record.getMessage())
+    logger, level = logging.getLogger(), logging.getLogger().level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        yield found
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
+        found[:] = [message for message in found if message.startswith(beginning)]
+
+
+def cancelled(path: str) -> dict[str, Any]:
+    """A run that is cancelled at its second step, and the good run after it."""
+    model = open_model(path)
+    wanted, steps = run(model), []
+
+    def interrupt(args: dict[str, Any]) -> Tensor:
+        steps.append(args["sigma"])
+        model_management.interrupt_current_processing(len(steps) == 2)
+        return args["denoised"]
+
+    patcher = model.patcher.clone()
+    patcher.set_model_sampler_post_cfg_function(interrupt)
+    with progress_that_can_be_cancelled():
+        try:
+            run(model, patcher)
+        except model_management.InterruptProcessingException:
+            return {"steps": len(steps), "error": error(run(model), wanted)}
+    return {"steps": len(steps)}
+
+
+@contextlib.contextmanager
+def progress_that_can_be_cancelled() -> Iterator[None]:
+    """main.py's progress hook asks for interrupts; no main.py runs here."""
+
+    def hook(*_: Any, **__: Any) -> None:
+        model_management.throw_exception_if_processing_interrupted()
+
+    comfy.utils.set_progress_bar_global_hook(hook)
+    try:
+        yield
+    finally:
+        comfy.utils.set_progress_bar_global_hook(None)
+
+
+def lora(path: str) -> dict[str, float]:
+    """A LoRA on the UNet's cross-attention against the same change in diffusers' weights."""
+    model = open_model(path)
+    before = run(model)
+    name = "mid_block.attentions.0.transformer_blocks.0.attn2.to_v"
+    weight = model.folder.load_unet().unet.get_submodule(name).weight
+    up, down = torch.randn(weight.shape[0], 4), torch.randn(4, weight.shape[1])
+    key = f"diffusion_model.{comfy_name(model, name)}.weight"
+    patched = model.patcher.clone()
+    assert patched.add_patches({key: ("diff", (up @ down,))}, 0.5)
+    found = run(model, patched) * model.patcher.model.latent_format.scale_factor
+    model.unet = model.folder.load_unet()
+    model.unet.unet.get_submodule(name).weight += 0.5 * up @ down
+    wanted = model.diffusers(model.branches(), 4, 7.5, 1.5)
+    return {
+        "error": error(found, wanted),
+        "felt": error(found, before),
+        "undone": error(run(model), before),
+    }
+
+
+def comfy_name(model: Model, name: str) -> str:
+    names = comfy.utils.unet_to_diffusers(model.patcher.model.model_config.unet_config)
+    return names[f"{name}.weight"].removesuffix(".weight")
+
+
+def other_attention(path: str) -> dict[str, Any]:
+    """Another pack's attn2 replacement, for whole blocks (as IP-Adapter does) and for one layer."""
+    model = open_model(path)
+    layers = [layer.key for layer in decoupled(model.patcher).layers]
+    plain, without = run(model), run(model, strength=0.0)
+    called: set[tuple[Any, ...]] = set()
+
+    def same(q: Tensor, k: Tensor, v: Tensor, options: dict[str, Any]) -> Tensor:
+        called.add((*options["block"], options["block_index"]))
+        return optimized_attention(q, k, v, options["n_heads"])
+
+    def shifted(*arguments: Any) -> Tensor:
+        return same(*arguments) + 0.3
+
+    figures = {}
+    for name, patch, keys in (
+        ("same", same, [key[:2] for key in layers]),
+        ("same by layer", same, layers),
+        ("shifted", shifted, [key[:2] for key in layers]),
+    ):
+        patcher = model.patcher.clone()
+        for key in keys:
+            patcher.set_model_attn2_replace(patch, *key)
+        figures[name] = error(run(model, patcher), plain)
+        figures[f"{name}, subject felt"] = error(
+            run(model, patcher), run(model, patcher, strength=0.0)
+        )
+    figures["subject felt"] = error(plain, without)
+    figures["all layers"] = called == set(layers)
+    return figures
+
+
+def decoupled(patcher: Any) -> subject.DecoupledAttention:
+    ((wrapper,),) = patcher.wrappers["outer_sample"].values()
+    return wrapper.__self__
+
+
+def batches(path: str) -> dict[str, float]:
+    """Rows of a batch against each alone; a larger latent repeats the edits in turn."""
+    model = open_model(path, batch=2)
+    strengths = [1.0, 0.0]
+    noise = torch.randn(4, *model.shape[1:], generator=torch.Generator().manual_seed(SEED))
+    together = run(model, strength=strengths, latent={"samples": torch.zeros_like(noise)})
+    twice = run(model, strength=strengths)
+    plain = run(model, strength=0.0)
+    settings = model.branches(strengths)
+    wanted = model.diffusers(settings, 4, 7.5, 1.5) / model.patcher.model.latent_format.scale_factor
+    repeated = repeat(settings)
+    model.shape = tuple(noise.shape)
+    scale = model.patcher.model.latent_format.scale_factor
+    return {
+        "library": error(twice, wanted),
+        "repeated": error(together, model.diffusers(repeated, 4, 7.5, 1.5) / scale),
+        "row without subject": error(twice[1], plain[1]),
+        "row with subject felt": error(twice[0], plain[0]),
+    }
+
+
+def repeat(branches: Any) -> Any:
+    def twice(branch: Any) -> Any:
+        return type(branch)(
+            branch.f1.repeat(2, 1, 1),
+            branch.f2.repeat(2, 1, 1),
+            branch.strength.repeat(2),
+            branch.scene_latent.repeat(2, 1, 1, 1),
+        )
+
+    return type(branches)(*(twice(branch) for branch in branches))
+
+
+def noise_mask(path: str) -> dict[str, float]:
+    """A latent whose left half is kept, by a mask in pixels."""
+    model = open_model(path)
+    latent = torch.randn(model.shape)
+    mask = torch.zeros(1, 64, 64)
+    mask[:, :, 32:] = 1
+    other = latent.clone()
+    other[..., 8:] = 5.0
+    found = run(model, latent={"samples": latent, "noise_mask": mask})
+    again = run(model, latent={"samples": other, "noise_mask": mask})
+    return {
+        "kept": error(found[..., :8], latent[..., :8]),
+        "changed": error(found[..., 8:], latent[..., 8:]),
+        "pure noise inside": error(again[..., 8:], found[..., 8:]),
+    }
+
+
+def denoise(path: str) -> dict[str, float]:
+    """Below 1 the latent shows; at 1 it does not, whatever it is."""
+    model = open_model(path)
+    scene = torch.randn(model.shape)
+    runs = {
+        d: [run(model, denoise=d, latent={"samples": x}) for x in (scene, -scene)] for d in (1, 0.5)
+    }
+    return {"1": error(*runs[1]), "0.5": error(*runs[0.5])}
+
+
+def mixed_conditioning(path: str) -> dict[str, float]:
+    """Conditionings without our keys, confined to an area, or of two edits at once."""
+    model = open_model(path)
+    positive, scene_only, negative = conditioning.pack(model.branches())
+    plain = conditioning.pack(model.branches(0.0))[0]
+    bare = [[plain[0][0], {"concat_latent_image": plain[0][1]["concat_latent_image"]}]]
+    area = [[positive[0][0], positive[0][1] | {"area": (8, 8, 0, 0)}]]
+    two = positive + conditioning.pack(model.branches(2.0))[0]
+
+    def with_positive(positive: Any) -> Tensor:
+        from flexedit_pack.nodes.runtime import guider
+
+        return guider.sample(
+            model.patcher,
+            positive,
+            scene_only,
+            negative,
+            {"samples": torch.zeros(model.shape)},
+            seed=SEED,
+            steps=4,
+            edit_cfg=7.5,
+            scene_cfg=1.5,
+            sampler_name="euler",
+            scheduler="simple",
+            denoise=1.0,
+        )
+
+    wanted = with_positive(positive)
+    return {
+        "bare is λ 0": error(with_positive(bare), with_positive(plain)),
+        "area felt": error(with_positive(area), wanted),
+        "two felt": error(with_positive(two), wanted),
+    }
+
+
+def precision(path: str) -> dict[str, float]:
+    """A model computing in half precision, and weights that are cast as they are used."""
+    model = open_model(path)
+    wanted = run(model)
+    half = load_unet(model.folder, model.mea, "bf16")
+    return {"bf16": error(run(model, half), wanted)}
+
+
+CHECKS = (
+    batches,
+    cancelled,
+    core_guider,
+    denoise,
+    lora,
+    mixed_conditioning,
+    noise_mask,
+    other_attention,
+    precision,
+    samplers,
+    second_run,
+)
+
+
+def everything(path: str) -> dict[str, Any]:
+    return {check.__name__: check(path) for check in CHECKS}
+
+
+if __name__ == "__main__":
+    inside.main({check.__name__: check for check in (*CHECKS, everything)}, sys.argv[1:])

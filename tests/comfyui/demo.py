@@ -1,0 +1,187 @@
+"""Edits three pictures that no model was trained on, through a real ComfyUI, and shows them.
+
+    python -m tests.comfyui.demo      draws out/demo.png with the embedded model
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import textwrap
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from flexedit.checkpoint import EMBEDDED, PRETRAINED, ModelFolder
+from flexedit.data.world import Sample, World
+from flexedit.errors import FlexEditError
+from tests.comfyui import workflows
+from tests.comfyui.server import ComfyServer
+
+# (operation, index) in the held-out world: objects on photographs kept out of training
+SCENES = (("remove", 0), ("replace", 0), ("insert", 0))
+COLUMNS = ("scene", "scribble", "what it means", "edit")
+SIDE, GAP = 256, 16  # pixels of a shown picture, and between two
+PAPER, INK, GREY = "white", "black", "#666666"
+
+
+@dataclass(frozen=True)
+class Row:
+    sample: Sample
+    marked: Image.Image
+    reply: str
+    mask: Image.Image  # of the whole object that the scribble means
+    edit: Image.Image
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.comfyui.demo", description=__doc__)
+    parser.add_argument("--model", default=EMBEDDED)
+    parser.add_argument("--models-dir", type=Path, default=PRETRAINED)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, default=Path("out/demo.png"))
+    options = parser.parse_args(arguments)
+    try:
+        folder = ModelFolder(options.models_dir / options.model)
+    except FlexEditError as error:
+        print(error, file=sys.stderr)
+        return 2
+    start = time.monotonic()
+    say("Starting ComfyUI …")
+    models = {} if options.model == EMBEDDED else {f"flexedit/{options.model}": folder.path}
+    with ComfyServer(models=models) as comfy:
+        demo = Demo(comfy, options.model, options.seed)
+        size = folder.config.sampling.size
+        rows = [demo.row(held_out(operation, index, size)) for operation, index in SCENES]
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    sheet(rows).save(options.out)
+    say(f"{options.out} is ready after {time.monotonic() - start:.0f} s.")
+    for row in rows:
+        print(f"“{row.sample.instruction}” · {row.reply or '(no words)'}")
+    return 0
+
+
+def held_out(operation: str, index: int, size: int) -> Sample:
+    return World(size, split="heldout", operations={operation: 1.0})[index]
+
+
+def say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+class Demo:
+    """Runs the shipped workflows on our pictures."""
+
+    def __init__(self, comfy: ComfyServer, model: str, seed: int) -> None:
+        self.comfy = comfy
+        self.model = model
+        self.seed = seed
+
+    def row(self, sample: Sample) -> Row:
+        say(f"“{sample.instruction}”")
+        name = "edit_one_picture" if sample.subject is None else "insert_a_subject"
+        edited = self.run(name, sample, sample.instruction)
+        meant = self.run("what_does_my_scribble_mean", sample, "")
+        return Row(
+            sample,
+            self.picture(edited["What the model sees"]),
+            meant["What the model says"]["text"][0],
+            self.picture(meant["Its mask"]),
+            self.picture(edited["Save"]),
+        )
+
+    def run(self, name: str, sample: Sample, instruction: str) -> dict[str, Any]:
+        """→ the outputs of a shipped workflow, by the titles of its nodes."""
+        prompt = workflows.api_workflow(name)
+        ids = {node["_meta"]["title"]: node_id for node_id, node in prompt.items()}
+        uploads = {"Scene": scribbled(sample), "Subject": sample.subject}
+        for title, node_id in ids.items():
+            inputs = prompt[node_id]["inputs"]
+            if title in uploads:
+                picture = Image.fromarray(uploads[title])
+                inputs["image"] = self.comfy.upload_image(picture, f"{title}.png")
+            if title == "Model":
+                inputs["model"] = self.model
+            if title == "What is meant":
+                inputs["instruction"] = instruction
+            if title == "Edit":
+                inputs["seed"] = self.seed
+            if inputs.get("mask") == [ids.get("Where"), 0]:
+                inputs["mask"] = [ids["Scene"], 1]  # scribbled, not drawn by numbers
+        titles = {node_id: title for title, node_id in ids.items()}
+        outputs = self.comfy.run(prompt, on_progress=Progress(titles))
+        return {titles[node_id]: output for node_id, output in outputs.items()}
+
+    def picture(self, output: dict[str, Any]) -> Image.Image:
+        return self.comfy.fetch_image(output["images"][0]).convert("RGB")
+
+
+class Progress:
+    """One line per node that takes its time."""
+
+    def __init__(self, titles: dict[str, str]) -> None:
+        self.titles = titles
+
+    def __call__(self, node_id: str, value: float, maximum: float) -> None:
+        end = "\n" if value >= maximum else ""
+        text = f"\r  {self.titles[node_id]}: {value:.0f}/{maximum:.0f}"
+        print(text, file=sys.stderr, end=end, flush=True)
+
+
+def scribbled(sample: Sample) -> np.ndarray:
+    """The scene, transparent where the mask is: what ComfyUI's MaskEditor saves."""
+    alpha = np.where(sample.mask, 0, 255).astype(np.uint8)
+    return np.dstack([sample.scene, alpha])
+
+
+def sheet(rows: list[Row]) -> Image.Image:
+    """One row per edit, titles above the columns and what was said below the pictures."""
+    head, text = 40, 34
+    step = text + SIDE + 60
+    width = GAP + len(COLUMNS) * (SIDE + GAP)
+    page = Image.new("RGB", (width, head + len(rows) * step), PAPER)
+    draw = ImageDraw.Draw(page)
+    large, small = ImageFont.load_default(22), ImageFont.load_default(16)
+    for column, title in enumerate(COLUMNS):
+        draw.text((left(column), 8), title, INK, large)
+    for index, row in enumerate(rows):
+        top = head + index * step
+        draw.text((left(0), top + 2), f"“{row.sample.instruction}”", INK, large)
+        top += text
+        scene = shown(row.sample.scene)
+        cells = (scene, shown(row.marked), painted(scene, row.mask), shown(row.edit))
+        for column, cell in enumerate(cells):
+            page.paste(cell, (left(column), top))
+        if row.sample.subject is not None:
+            subject = shown(row.sample.subject).resize((SIDE // 3, SIDE // 3))
+            corner = (left(1) + SIDE - SIDE // 3, top + SIDE - SIDE // 3)
+            draw.rectangle((corner[0] - 3, corner[1] - 3, left(2) - GAP, top + SIDE), fill=PAPER)
+            page.paste(subject, corner)
+            draw.text((left(1), top + SIDE + 6), "with the subject, [pic2]", GREY, small)
+        said = "\n".join(textwrap.wrap(f"“{row.reply}”", 32)[:2])
+        draw.text((left(2), top + SIDE + 6), said, GREY, small)
+    return page
+
+
+def left(column: int) -> int:
+    return GAP + column * (SIDE + GAP)
+
+
+def shown(picture: np.ndarray | Image.Image) -> Image.Image:
+    if not isinstance(picture, Image.Image):
+        picture = Image.fromarray(picture)
+    return picture.resize((SIDE, SIDE), Image.Resampling.BICUBIC)
+
+
+def painted(scene: Image.Image, mask: Image.Image) -> Image.Image:
+    """The scene with the whole object that is meant in red."""
+    opacity = mask.convert("L").resize(scene.size, Image.Resampling.NEAREST).point(lambda v: v * 0.6)
+    return Image.composite(Image.new("RGB", scene.size, "red"), scene, opacity)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

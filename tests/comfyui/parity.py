@@ -1,0 +1,199 @@
+"""The same weights, noise and conditioning through diffusers and ComfyUI, for test_parity.py.
+
+An error is relative: the largest difference over the largest value.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import sys
+from typing import Any
+
+import inside
+
+pack = inside.enter()
+
+import comfy.utils  # noqa: E402
+import torch  # noqa: E402
+from flexedit_pack.flexedit import pipeline, sampling  # noqa: E402
+from flexedit_pack.flexedit.checkpoint import ModelFolder  # noqa: E402
+from flexedit_pack.flexedit.models.mea import Branches  # noqa: E402
+from flexedit_pack.nodes.runtime import conditioning, guider  # noqa: E402
+from flexedit_pack.nodes.runtime.parts import ManagedPart  # noqa: E402
+from flexedit_pack.nodes.runtime.unet import load_unet  # noqa: E402
+from torch import Tensor  # noqa: E402
+
+comfy.utils.PROGRESS_BAR_ENABLED = False
+SEED = 3
+GUIDANCE = {  # edit_cfg and scene_cfg; all but the first let one branch through alone
+    "guided": (7.5, 1.5),
+    "positive": (1.0, 1.0),
+    "scene-only": (0.0, 1.0),
+    "negative": (0.0, 0.0),
+}
+
+
+class Model:
+    """One model folder in both worlds, and random conditioning of its widths."""
+
+    def __init__(self, path: str, size: int = 16, batch: int = 1) -> None:
+        self.folder = ModelFolder(path)
+        self.config = self.folder.config
+        self.mea = ManagedPart("MEA", self.folder.load_mea, "fp32", self.config, encoder=False)
+        self.shape = (batch, self.config.unet["out_channels"], size, size)
+
+    def branches(self, strength: float | list[float] = 1.0, num_tokens: int = 17) -> Branches:
+        batch, width = self.shape[0], self.config.mea.width
+        draw = torch.Generator().manual_seed(SEED)
+
+        def random(*shape: int) -> Tensor:
+            return torch.randn(shape, generator=draw)
+
+        return self.mea.patcher.model.branches(
+            random(batch, self.config.context_length, width),
+            random(batch, num_tokens, self.config.mea.clip_width),
+            random(batch, num_tokens, self.config.mea.clip_width),
+            torch.tensor(strength).expand(batch),
+            random(*self.shape),
+        )
+
+    def diffusers(
+        self, branches: Branches, steps: int, edit_cfg: float, scene_cfg: float
+    ) -> Tensor:
+        """The scaled latent that diffusers' UNet and the library's sampler come to."""
+        if not hasattr(self, "unet"):
+            self.unet = self.folder.load_unet()
+        return sampling.sample(
+            pipeline.predictor(self.unet, self.mea.patcher.model, branches),
+            sampling.noise(self.shape, SEED),
+            self.config.diffusion,
+            steps,
+            edit_cfg,
+            scene_cfg,
+        )
+
+    def comfyui(self, branches: Branches, steps: int, edit_cfg: float, scene_cfg: float) -> Tensor:
+        """The same by ComfyUI's UNet and the node's sampler."""
+        if not hasattr(self, "patcher"):
+            self.patcher = load_unet(self.folder, self.mea, "fp32")
+        latent = sample(self.patcher, branches, self.shape, steps, edit_cfg, scene_cfg)
+        return latent * self.patcher.model.latent_format.scale_factor
+
+
+def sample(
+    patcher: Any,
+    branches: Branches,
+    shape: tuple[int, ...],
+    steps: int = 4,
+    edit_cfg: float = 7.5,
+    scene_cfg: float = 1.5,
+    **changes: Any,
+) -> Tensor:
+    """What FlexEdit KSampler does; its latent shows that denoise 1.0 starts from pure noise."""
+    settings = {"sampler_name": "euler", "scheduler": "simple", "denoise": 1.0, "seed": SEED}
+    settings |= {"latent": {"samples": torch.ones(shape)}} | changes
+    return guider.sample(
+        patcher,
+        *conditioning.pack(branches),
+        steps=steps,
+        edit_cfg=edit_cfg,
+        scene_cfg=scene_cfg,
+        **settings,
+    )
+
+
+def error(found: Tensor, wanted: Tensor) -> float:
+    return float((found - wanted).abs().max() / wanted.abs().max())
+
+
+def compare(path: str, size: str = "16", batch: str = "1") -> dict[str, dict[str, float]]:
+    """Errors after 10 and 20 steps, with and without subject, of all branches joined and alone;
+    and how far each run lies from the first one: what is not felt cannot be tested.
+    """
+    model = Model(path, int(size), int(batch))
+    runs = {
+        f"{guidance}, λ {strength:g}, {steps} steps": (strength, (steps, *GUIDANCE[guidance]))
+        for steps in (10, 20)
+        for strength in (0.0, 1.0)
+        for guidance in (GUIDANCE if steps == 10 else ["guided"])
+    }
+    wanted = {name: model.diffusers(model.branches(λ), *rest) for name, (λ, rest) in runs.items()}
+    found = {name: model.comfyui(model.branches(λ), *rest) for name, (λ, rest) in runs.items()}
+    first = next(iter(wanted.values()))
+    return {
+        "errors": {name: error(found[name], wanted[name]) for name in runs},
+        "felt": {name: error(wanted[name], first) for name in list(runs)[1:]},
+    }
+
+
+def compare_once(*paths: str) -> dict[str, float]:
+    """Errors after 10 guided steps with a subject, for each of several models."""
+    errors = {}
+    for path in paths:
+        model = Model(path, batch=2)
+        branches = model.branches([1.0, 0.5])
+        run = (10, *GUIDANCE["guided"])
+        wanted, found = model.diffusers(branches, *run), model.comfyui(branches, *run)
+        errors[os.path.basename(path)] = error(found, wanted)
+    return errors
+
+
+def full_size(path: str) -> dict[str, Any]:
+    """A UNet of SD1.5's shape: what opening it costs, which layers are hit, and the errors."""
+    model = Model(path, size=8)
+    before = resident_memory()
+    patcher = model.patcher = load_unet(model.folder, model.mea, "fp32")
+    opened = resident_memory() - before
+    runs = [(strength, steps) for steps in (10, 20) for strength in (0.0, 1.0)]
+    found = [
+        model.comfyui(model.branches(strength), steps, *GUIDANCE["guided"])
+        for strength, steps in runs
+    ]
+    hits = count_hits(patcher, model)
+    del patcher, model.patcher
+    wanted = [
+        model.diffusers(model.branches(strength), steps, *GUIDANCE["guided"])
+        for strength, steps in runs
+    ]
+    return {
+        "opened_mb": opened / 2**20,
+        "hits": hits,
+        "errors": [error(*pair) for pair in zip(found, wanted, strict=True)],
+        "felt": error(wanted[1], wanted[0]),
+    }
+
+
+def resident_memory() -> int:
+    if sys.platform != "linux":
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * resource.getpagesize()
+
+
+def count_hits(patcher: Any, model: Model) -> dict[str, int]:
+    """How many different layers attend to the subject in a step, by λ."""
+    from flexedit_pack.nodes.runtime import subject
+
+    hits = {}
+    original = subject.SubjectPatch.__call__
+    for strength in (0.0, 1.0):
+        seen = set()
+
+        def call(
+            patch: Any, q: Tensor, k: Tensor, v: Tensor, options: Any, seen: Any = seen
+        ) -> Tensor:
+            seen.add((*options["block"], options["block_index"]))
+            return original(patch, q, k, v, options)
+
+        subject.SubjectPatch.__call__ = call
+        try:
+            sample(patcher, model.branches(strength), model.shape, steps=1)
+        finally:
+            subject.SubjectPatch.__call__ = original
+        hits[f"{strength:g}"] = len(seen)
+    return hits
+
+
+if __name__ == "__main__":
+    inside.main({f.__name__: f for f in (compare, compare_once, full_size)}, sys.argv[1:])

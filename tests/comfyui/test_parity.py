@@ -1,0 +1,118 @@
+"""The same weights, noise and conditioning give the same latent in diffusers and in ComfyUI."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from flexedit.checkpoint import save_model_folder, trained_tensors, unet_layers
+from flexedit.config import DiffusionConfig, MEAConfig, TextBridgeConfig
+from flexedit.models.mea import MEA
+from flexedit.models.unet import FlexEditUNet
+from flexedit.training.mini import system_config
+from tests.comfyui import inside
+from tests.tiny import TINY, make_tiny_folder
+
+TOLERANCE = 1e-4
+SD15 = {  # InstructPix2Pix's UNet
+    "sample_size": 64,
+    "in_channels": 8,
+    "out_channels": 4,
+    "block_out_channels": [320, 640, 1280, 1280],
+    "layers_per_block": 2,
+    "down_block_types": ["CrossAttnDownBlock2D"] * 3 + ["DownBlock2D"],
+    "up_block_types": ["UpBlock2D"] + ["CrossAttnUpBlock2D"] * 3,
+    "cross_attention_dim": 768,
+    "attention_head_dim": 8,
+}
+
+
+@pytest.fixture(scope="module")
+def compared(tiny_folder) -> dict:
+    return inside.run("parity.py", "compare", tiny_folder)
+
+
+def test_all_branches_agree_after_10_and_20_steps_with_and_without_subject(compared):
+    assert len(compared["errors"]) == 10
+    assert max(compared["errors"].values()) <= TOLERANCE
+
+
+def test_each_branch_and_the_subject_can_be_felt(compared):
+    assert min(compared["felt"].values()) > 0.01
+
+
+def test_every_prediction_type_schedule_and_ablation_agrees(tmp_path):
+    mea = system_config(TINY).mea
+    unet = system_config(TINY).unet
+    variants = {
+        "epsilon": {"diffusion": DiffusionConfig("epsilon")},
+        "v_prediction": {"diffusion": DiffusionConfig("v_prediction")},
+        "linear": {"diffusion": DiffusionConfig("sample", 1e-4, 0.02, "linear")},
+        "share_kv": {"mea": dataclasses.replace(mea, share_kv=True)},
+        "concatenated": {"mea": dataclasses.replace(mea, decoupled=False)},
+        "literal": {"mea": dataclasses.replace(mea, residual=False)},
+        "without_ca": {"mea": dataclasses.replace(mea, cross_attention=False)},
+        "without_subject": {"mea": dataclasses.replace(mea, subject=False)},
+        "wide": {
+            "unet": unet
+            | {
+                "block_out_channels": [32, 64, 96],
+                "layers_per_block": 2,
+                "transformer_layers_per_block": [1, 2, 1],
+                "attention_head_dim": [1, 2, 3],
+                "use_linear_projection": True,
+                "down_block_types": ["CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"],
+                "up_block_types": ["UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"],
+            }
+        },
+    }
+    folders = [make_tiny_folder(tmp_path / name, **changes) for name, changes in variants.items()]
+    errors = inside.run("parity.py", "compare_once", *folders)
+    assert set(errors) == set(variants)
+    assert max(errors.values()) <= TOLERANCE, errors
+
+
+@pytest.mark.slow
+def test_a_unet_of_sd15s_shape_agrees_in_all_its_16_cross_attention_layers(tmp_path):
+    folder = make_sd15_folder(tmp_path / "sd15")
+    figures = inside.run("parity.py", "full_size", folder, threads=2, timeout=1800)
+    assert figures["hits"] == {"0": 0, "1": 16}
+    assert max(figures["errors"]) <= TOLERANCE
+    assert figures["felt"] > 0.01
+    assert figures["opened_mb"] < 300  # of the 1640 that the weights take
+
+
+def make_sd15_folder(path: Path) -> Path:
+    """Random half-precision weights; of the frozen parts only what the latents' scale needs."""
+    config = dataclasses.replace(
+        system_config(TINY),
+        name="sd15-shape",
+        num_edit_tokens=0,
+        bridge="text",
+        text=TextBridgeConfig(width=768, num_tokens=77),
+        qformer=None,
+        mea=MEAConfig(width=768, clip_width=768, num_heads=8),
+        diffusion=DiffusionConfig("epsilon"),
+        unet=SD15,
+    )
+    with torch.device("meta"):
+        unet = FlexEditUNet(config.unet)
+        mea = MEA(config.mea, config.context_length, unet_layers(config))
+    torch.manual_seed(0)
+    tensors = {
+        name: random_half(tensor.shape, is_weight=name.endswith("weight"))
+        for name, tensor in trained_tensors(unet, mea).items()
+    }
+    save_model_folder(path, config, tensors)
+    (path / "vae").mkdir()
+    (path / "vae" / "config.json").write_text(json.dumps({"scaling_factor": 0.18215}))
+    return path
+
+
+def random_half(shape: torch.Size, is_weight: bool) -> torch.Tensor:
+    """Weights that keep a signal's size; norms and biases that can be felt."""
+    if len(shape) == 1:
+        return torch.randn(shape).mul(0.1).add(is_weight).half()
+    return torch.randn(shape).mul(shape[1:].numel() ** -0.5).half()

@@ -1,0 +1,108 @@
+"""FlexEdit's guider and attention among ComfyUI's samplers, LoRAs, patches and masks."""
+
+import numpy as np
+import pytest
+import torch
+
+from flexedit.pipeline import FlexEditPipeline
+from flexedit.request import EditRequest
+from tests.comfyui import inside
+from tests.comfyui.graph import Graph, free_shape, load, pictures
+
+TOLERANCE = 1e-4
+FELT = 0.01
+
+
+@pytest.fixture(scope="module")
+def behaviour(tiny_folder) -> dict:
+    return inside.run("behaviour.py", "everything", tiny_folder)
+
+
+def test_every_core_sampler_gives_finite_latents(behaviour):
+    assert len(behaviour["samplers"]) > 20
+    assert all(behaviour["samplers"].values()), behaviour["samplers"]
+
+
+def test_core_dual_cfg_guider_gives_the_same_latent(behaviour):
+    assert behaviour["core_guider"]["error"] <= TOLERANCE
+
+
+def test_a_second_run_loads_nothing(behaviour):
+    assert behaviour["second_run"] == {
+        "first": ["Requested to load MEA", "Requested to load FlexEditModel"],
+        "second": [],
+    }
+
+
+def test_a_cancelled_run_stops_at_once_and_leaves_no_trace(behaviour):
+    assert behaviour["cancelled"] == {"steps": 2, "error": 0.0}
+
+
+def test_a_lora_changes_the_unet_as_it_would_diffusers_and_can_be_taken_off(behaviour):
+    assert behaviour["lora"]["error"] <= TOLERANCE
+    assert behaviour["lora"]["felt"] > FELT
+    assert behaviour["lora"]["undone"] == 0
+
+
+def test_another_packs_attention_patch_is_kept_under_the_subject(behaviour):
+    figures = behaviour["other_attention"]
+    assert figures["all layers"]
+    assert max(figures["same"], figures["same by layer"]) <= TOLERANCE
+    assert figures["shifted"] > FELT
+    assert min(value for name, value in figures.items() if name.endswith("felt")) > FELT
+
+
+def test_rows_of_a_batch_are_edited_each_with_its_own_subject_and_strength(behaviour):
+    figures = behaviour["batches"]
+    assert max(figures["library"], figures["row without subject"]) <= TOLERANCE
+    assert figures["row with subject felt"] > FELT
+
+
+def test_a_larger_latent_batch_repeats_scenes_and_edits_in_turn(behaviour):
+    assert behaviour["batches"]["repeated"] <= TOLERANCE
+
+
+def test_a_noise_mask_keeps_what_it_covers_and_starts_from_pure_noise_elsewhere(behaviour):
+    figures = behaviour["noise_mask"]
+    assert figures["kept"] <= TOLERANCE
+    assert figures["changed"] > FELT
+    assert figures["pure noise inside"] <= TOLERANCE
+
+
+def test_only_below_denoise_1_the_latent_shows(behaviour):
+    assert behaviour["denoise"]["1"] == 0
+    assert behaviour["denoise"]["0.5"] > FELT
+
+
+def test_conditionings_without_subject_for_an_area_or_of_two_edits_work_together(behaviour):
+    figures = behaviour["mixed_conditioning"]
+    assert figures["bare is λ 0"] <= TOLERANCE
+    assert min(figures["area felt"], figures["two felt"]) > FELT
+
+
+def test_half_precision_gives_nearly_the_same(behaviour):
+    assert 0 < behaviour["precision"]["bf16"] < 0.2
+
+
+def test_the_graph_gives_the_picture_of_the_library(comfy, model, tiny_folder):
+    graph = Graph()
+    scene = load(graph, comfy, "parity_scene.png", 50, 70)[0]
+    subject = load(graph, comfy, "parity_subject.png", 40, 30, seed=1)[0]
+    mask = free_shape(graph, image=scene)
+    words = "put the object in [pic2] here"
+    edited = graph.edit(model, scene, mask, steps=4, instruction=words, subject=subject)
+    saved = [graph.save(edited), graph.save(scene), graph.save(subject), graph.save_mask(mask)]
+    outputs = comfy.run(graph)
+    found, scene, subject, mask = (pictures(comfy, outputs, name)[0] for name in saved)
+
+    def tensor(picture: np.ndarray) -> torch.Tensor:
+        return torch.from_numpy(picture.copy()).movedim(-1, 0).float() / 255
+
+    request = EditRequest.create(tensor(scene), words, tensor(mask)[0], tensor(subject))
+    result = FlexEditPipeline.from_pretrained(tiny_folder, device="cpu", dtype=torch.float32)(
+        request, seed=0, num_steps=4, edit_cfg=2.0, scene_cfg=1.5
+    )
+    wanted = result.picture[0].movedim(0, -1).mul(255).numpy()
+    assert found.shape == (52, 72, 3)  # padded to the VAE's ratio; Composite cuts it back
+    assert np.abs(found[:50, :70] - wanted).max() <= 1.01
+    assert wanted.std() > 5
