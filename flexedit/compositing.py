@@ -145,7 +145,7 @@ def _matched(scene: Tensor, mask: Tensor) -> Sequence[Tensor]:
     scene = prepare_picture(scene, "scene")
     batch = common_batch({"scene": scene.shape[0], "mask": num_masks(mask)})
     scene = scene.expand(batch, -1, -1, -1)
-    return scene, masks.prepare_mask(mask, *scene.shape[2:], batch)
+    return scene, masks.prepare_mask(mask, scene.shape[2], scene.shape[3], batch)
 
 
 def read_mask(scene: Tensor, painted: Tensor) -> Tensor:

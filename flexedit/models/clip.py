@@ -25,6 +25,8 @@ def project_tokens(states: Tensor, vision_model: nn.Module, projection: nn.Modul
 class ImageEncoder(nn.Module):
     """A transformers CLIP vision tower whose tokens are all projected to text space."""
 
+    visual_projection: Any
+
     def __init__(
         self, vision_model: nn.Module, visual_projection: nn.Module, preprocess: Preprocess
     ) -> None:
@@ -43,6 +45,8 @@ class ImageEncoder(nn.Module):
 class TextEncoder(nn.Module):
     """CLIP's text encoder: sentences → (B, Q, D_context), padded to the full length Q."""
 
+    text_model: Any
+
     def __init__(self, text_model: nn.Module, tokenizer: Any) -> None:
         super().__init__()
         self.text_model = text_model
@@ -50,7 +54,7 @@ class TextEncoder(nn.Module):
 
     @property
     def length(self) -> int:
-        return self.text_model.config.max_position_embeddings  # type: ignore[union-attr,return-value]
+        return self.text_model.config.max_position_embeddings
 
     def forward(self, texts: Sequence[str]) -> Tensor:
         ids = self.tokenizer(

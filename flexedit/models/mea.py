@@ -113,6 +113,8 @@ class Branches:
 class MEA(nn.Module):
     """``layers``: diffusers name of each cross-attention layer of the UNet → its width C."""
 
+    null_edit: Tensor
+
     def __init__(self, config: MEAConfig, context_length: int, layers: Mapping[str, int]) -> None:
         super().__init__()
         self.config = config

@@ -88,7 +88,7 @@ def build_unet(config: dict[str, Any]) -> Any:
 def cross_attention_layers(unet: nn.Module) -> dict[str, int]:
     """Each cross-attention layer of a diffusers UNet, in its own order → the layer's width C."""
     return {
-        name: module.to_q.out_features  # type: ignore[union-attr,misc]
+        name: module.get_submodule("to_q").out_features
         for name, module in unet.named_modules()
         if name.endswith(".attn2")
     }

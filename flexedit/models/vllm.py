@@ -51,9 +51,11 @@ class VLLM(nn.Module):
     Wrapped as a plain module, so that device and dtype are moved like any other part's.
     """
 
+    llava: Any  # transformers' model; its class is the folder's
+
     def __init__(
         self,
-        llava: nn.Module,
+        llava: Any,
         tokenizer: Any,
         preprocess: Preprocess,
         num_edit_tokens: int,
@@ -309,13 +311,11 @@ class VLLM(nn.Module):
             linear.weight += (scale * delta).to(linear.weight)
 
 
-def _plain_weight(layer: nn.Module) -> Tensor:
+def _plain_weight(layer: Any) -> Tensor:
     """The weight of an embedding or linear layer, also when peft trains some of its rows."""
-    return (
-        layer.get_merged_weights(["default"])
-        if hasattr(layer, "get_merged_weights")
-        else layer.weight
-    )  # type: ignore[operator,return-value]
+    if hasattr(layer, "get_merged_weights"):
+        return layer.get_merged_weights(["default"])
+    return layer.weight
 
 
 class _Watch:

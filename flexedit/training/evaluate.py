@@ -19,9 +19,9 @@ import torch
 from scipy import ndimage
 
 from .. import masks
+from ..data.assets import CLASSES
 from ..data.objects import at, box_of, canonical, compose, draw
-from ..data.world import CLASSES, Sample, World
-from ..data.world import MAX_SIZE, MIN_SIZE
+from ..data.world import MAX_SIZE, MIN_SIZE, Sample, World
 from ..pipeline import FlexEditPipeline, decode, scene_latent
 from .batch import collate
 
@@ -32,21 +32,21 @@ OLD_GONE = ("remove", "replace", "swap")  # the thing that was there is gone aft
 def candidates(world: World, index: int, sample: Sample) -> list[np.ndarray]:
     """All that could stand at the place, as pictures (H, W, 3) uint8; the truth comes first."""
     assert sample.target is not None
-    empty = sample.scene
-    if sample.operation in OLD_GONE:
-        without = World(world.size, world.split, world.seed, operations={"remove": 1.0})[index]
-        if not np.array_equal(without.scene, sample.scene):
-            return [sample.target, sample.scene]
-        empty = without.target
+    empty, place = sample.scene, sample.object_mask
     options = [sample.target, sample.scene]
     if sample.operation == "recolor":
         return options
-    if sample.operation != "remove":
+    if sample.operation in OLD_GONE:
+        without = World(world.size, world.split, world.seed, operations={"remove": 1.0})[index]
+        if not np.array_equal(without.scene, sample.scene):
+            return options  # rare: the dice fell otherwise for another operation
+        assert without.target is not None
+        empty, place = without.target, without.object_mask
+    if sample.operation in ("add", "insert"):
+        place = sample.mask
+    if sample.operation in ("replace", "swap"):
         options.append(empty)
     backdrop = empty.transpose(2, 0, 1).astype(np.float32)
-    place = sample.mask if sample.operation in ("add", "insert") else sample.object_mask
-    if sample.operation in ("replace", "swap"):
-        place = without.object_mask
     center, extent = box_of(place)
     size = float(np.clip(extent / world.size, MIN_SIZE, MAX_SIZE))
     for label, name in enumerate(CLASSES):

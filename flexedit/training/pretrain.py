@@ -15,7 +15,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from .. import prompts
-from ..data.world import CLASSES
+from ..data.assets import CLASSES
 from ..models.clip import project_tokens
 from ..models.preprocess import Preprocess
 from ..models.vllm import VLLM

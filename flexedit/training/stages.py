@@ -24,7 +24,8 @@ from torch import nn
 
 from ..checkpoint import WEIGHTS_FILE, ModelFolder, load_stock_vllm, save_model_folder
 from ..config import SystemConfig, TextBridgeConfig
-from ..data.world import CLASSES, World
+from ..data.assets import CLASSES
+from ..data.world import World
 from ..errors import FlexEditError
 from ..models.preprocess import Preprocess
 from . import mini

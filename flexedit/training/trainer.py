@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..data.world import World
 from ..errors import FlexEditError
@@ -66,7 +66,7 @@ class Trainer:
 
     def __init__(
         self,
-        model: nn.Module,
+        model: Any,  # an nn.Module and a Trainee
         world: World,
         config: TrainConfig,
         folder: Path,
@@ -92,8 +92,12 @@ class Trainer:
         self.trained = {n: p for n, p in model.named_parameters() if p.requires_grad}
         decayed = [p for p in self.trained.values() if p.dim() > 1]
         others = [p for p in self.trained.values() if p.dim() <= 1]
+        groups: list[dict[str, Any]] = [
+            {"params": decayed},
+            {"params": others, "weight_decay": 0.0},
+        ]
         optimizer = torch.optim.AdamW(
-            [{"params": decayed}, {"params": others, "weight_decay": 0.0}],
+            groups,
             lr=config.lr,
             betas=config.betas,
             weight_decay=config.weight_decay,
@@ -263,15 +267,10 @@ def to_device(batch: Batch, device: torch.device) -> Batch:
         batch.request.to(device),
         batch.captions,
         batch.replies,
-        *(
-            tensor.to(device)
-            for tensor in (
-                batch.target,
-                batch.has_target,
-                batch.region,
-                batch.object_mask,
-                batch.classes,
-            )
-        ),
-        samples=batch.samples,
+        batch.target.to(device),
+        batch.has_target.to(device),
+        batch.region.to(device),
+        batch.object_mask.to(device),
+        batch.classes.to(device),
+        batch.samples,
     )

@@ -159,6 +159,8 @@ class LatentFormat(comfy.latent_formats.SD15):
         super().__init__()
         del self.scale_factor  # SD1.5's; the folder's stands below
         self.latent_channels = folder.config.unet["out_channels"]
+        if self.latent_channels != len(self.latent_rgb_factors):
+            self.latent_rgb_factors = self.taesd_decoder_name = None  # no preview
         self._folder = folder
 
     @cached_property

@@ -12,16 +12,20 @@ from collections.abc import Iterator
 from typing import Any
 
 import inside
-from parity import SEED, Model, error, sample
+from parity import SEED, Model, error, sample  # first: it makes this process a ComfyUI
 
+# isort: split
 import comfy.samplers
 import torch
 from comfy import model_management
-from comfy_extras.nodes_custom_sampler import Guider_DualCFG
 from comfy.ldm.modules.attention import optimized_attention
-from flexedit_pack.flexedit import sampling
-from flexedit_pack.nodes.runtime import conditioning, subject
+from comfy_extras.nodes_custom_sampler import Guider_DualCFG
+from flexedit_pack.flexedit import pipeline, sampling
+from flexedit_pack.flexedit.errors import FlexEditError
+from flexedit_pack.nodes.runtime import conditioning, guider, subject
+from flexedit_pack.nodes.runtime.clip_vision import load_clip_vision, tokens
 from flexedit_pack.nodes.runtime.unet import load_unet
+from flexedit_pack.nodes.runtime.vae import encode, load_vae
 from torch import Tensor
 
 
@@ -39,14 +43,14 @@ def run(model: Model, patcher: Any = None, strength: Any = 1.0, **changes: Any) 
 def core_guider(path: str) -> dict[str, float]:
     """The same conditionings in DualCFGGuider, on a zeroed latent."""
     model = open_model(path)
-    guider = Guider_DualCFG(model.patcher)
-    guider.set_conds(*conditioning.pack(model.branches()))
-    guider.set_cfg(7.5, 1.5)
+    core = Guider_DualCFG(model.patcher)
+    core.set_conds(*conditioning.pack(model.branches()))
+    core.set_cfg(7.5, 1.5)
     sigmas = comfy.samplers.calculate_sigmas(
         model.patcher.get_model_object("model_sampling"), "simple", 4
     )
     noise, euler = sampling.noise(model.shape, SEED), comfy.samplers.sampler_object("euler")
-    found = guider.sample(noise, torch.zeros(model.shape), euler, sigmas, disable_pbar=True)
+    found = core.sample(noise, torch.zeros(model.shape), euler, sigmas, disable_pbar=True)
     return {"error": error(found, run(model))}
 
 
@@ -252,8 +256,6 @@ def mixed_conditioning(path: str) -> dict[str, float]:
     two = positive + conditioning.pack(model.branches(2.0))[0]
 
     def with_positive(positive: Any) -> Tensor:
-        from flexedit_pack.nodes.runtime import guider
-
         return guider.sample(
             model.patcher,
             positive,
@@ -285,9 +287,39 @@ def precision(path: str) -> dict[str, float]:
     return {"bf16": error(run(model, half), wanted)}
 
 
+def clip_vision(path: str) -> dict[str, Any]:
+    """ComfyUI's CLIP against the library's, as we load it and as core's loader would give it."""
+    folder = Model(path).folder
+    clip, pictures = load_clip_vision(folder, "fp32"), torch.rand(2, 3, 50, 70)
+    width = folder.config.mea.clip_width
+    wanted = folder.load_clip()(pictures)
+    figures: dict[str, Any] = {"ours": error(tokens(clip, pictures, width), wanted)}
+    del clip.flexedit_preprocess
+    figures["core's"] = error(tokens(clip, pictures, width), wanted)
+    try:
+        tokens(clip, pictures, 768)
+    except FlexEditError as refusal:
+        figures["another width"] = str(refusal)
+    return figures
+
+
+def vae(path: str) -> dict[str, float]:
+    """ComfyUI's VAE against diffusers', both ways."""
+    folder = Model(path).folder
+    ours, theirs, picture = load_vae(folder, "fp32"), folder.load_vae(), torch.rand(2, 3, 48, 64)
+    latent = pipeline.scene_latent(theirs, picture)
+    decoded = ours.decode(latent).movedim(-1, 1)
+    scale = theirs.config.scaling_factor
+    return {
+        "encoded": error(encode(ours, picture), latent),
+        "decoded": error(decoded, pipeline.decode(theirs, latent * scale)),
+    }
+
+
 CHECKS = (
     batches,
     cancelled,
+    clip_vision,
     core_guider,
     denoise,
     lora,
@@ -297,6 +329,7 @@ CHECKS = (
     precision,
     samplers,
     second_run,
+    vae,
 )
 
 

@@ -1,6 +1,6 @@
 """Edits three pictures that no model was trained on, through a real ComfyUI, and shows them.
 
-    python -m tests.comfyui.demo      draws out/demo.png with the embedded model
+python -m tests.comfyui.demo      draws out/demo.png with the embedded model
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from tests.comfyui import workflows
 from tests.comfyui.server import ComfyServer
 
 # (operation, index) in the held-out world: objects on photographs kept out of training
-SCENES = (("remove", 0), ("replace", 0), ("insert", 0))
+SCENES = (("remove", 6), ("replace", 13), ("insert", 5))
 COLUMNS = ("scene", "scribble", "what it means", "edit")
 SIDE, GAP = 256, 16  # pixels of a shown picture, and between two
 PAPER, INK, GREY = "white", "black", "#666666"
@@ -113,7 +113,9 @@ class Demo:
             if inputs.get("mask") == [ids.get("Where"), 0]:
                 inputs["mask"] = [ids["Scene"], 1]  # scribbled, not drawn by numbers
         titles = {node_id: title for title, node_id in ids.items()}
-        outputs = self.comfy.run(prompt, on_progress=Progress(titles))
+        progress = Progress(titles)
+        outputs = self.comfy.run(prompt, on_progress=progress)
+        progress.done()
         return {titles[node_id]: output for node_id, output in outputs.items()}
 
     def picture(self, output: dict[str, Any]) -> Image.Image:
@@ -121,15 +123,22 @@ class Demo:
 
 
 class Progress:
-    """One line per node that takes its time."""
+    """One line per node that takes its time; it counts where somebody watches."""
 
     def __init__(self, titles: dict[str, str]) -> None:
         self.titles = titles
+        self.node_id = ""
 
     def __call__(self, node_id: str, value: float, maximum: float) -> None:
-        end = "\n" if value >= maximum else ""
-        text = f"\r  {self.titles[node_id]}: {value:.0f}/{maximum:.0f}"
-        print(text, file=sys.stderr, end=end, flush=True)
+        is_new = node_id != self.node_id
+        start = "\n" if is_new and self.node_id else "\r"
+        self.node_id = node_id
+        if is_new or sys.stderr.isatty():
+            count = f" {value:.0f}/{maximum:.0f}" if sys.stderr.isatty() else " …"
+            print(f"{start}  {self.titles[node_id]}{count}", file=sys.stderr, end="", flush=True)
+
+    def done(self) -> None:
+        print(file=sys.stderr, flush=True)
 
 
 def scribbled(sample: Sample) -> np.ndarray:
@@ -179,7 +188,9 @@ def shown(picture: np.ndarray | Image.Image) -> Image.Image:
 
 def painted(scene: Image.Image, mask: Image.Image) -> Image.Image:
     """The scene with the whole object that is meant in red."""
-    opacity = mask.convert("L").resize(scene.size, Image.Resampling.NEAREST).point(lambda v: v * 0.6)
+    opacity = (
+        mask.convert("L").resize(scene.size, Image.Resampling.NEAREST).point(lambda v: v * 0.6)
+    )
     return Image.composite(Image.new("RGB", scene.size, "red"), scene, opacity)
 
 

@@ -80,7 +80,7 @@ def test_a_unet_of_sd15s_shape_agrees_in_all_its_16_cross_attention_layers(tmp_p
     figures = inside.run("parity.py", "full_size", folder, threads=2, timeout=1800)
     assert figures["hits"] == {"0": 0, "1": 16}
     assert max(figures["errors"]) <= TOLERANCE
-    assert figures["felt"] > 0.01
+    assert len(figures["errors"]) == 4
     assert figures["opened_mb"] < 300  # of the 1640 that the weights take
 
 

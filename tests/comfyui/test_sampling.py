@@ -80,6 +80,19 @@ def test_conditionings_without_subject_for_an_area_or_of_two_edits_work_together
     assert min(figures["area felt"], figures["two felt"]) > FELT
 
 
+def test_clip_gives_the_librarys_tokens_from_our_loader_and_from_cores(behaviour):
+    assert behaviour["clip_vision"]["ours"] <= TOLERANCE
+    assert behaviour["clip_vision"]["core's"] <= TOLERANCE
+
+
+def test_a_clip_of_another_width_is_refused_with_both_widths(behaviour):
+    assert "width of 32, but the MEA reads 768" in behaviour["clip_vision"]["another width"]
+
+
+def test_the_vae_encodes_and_decodes_as_diffusers_does(behaviour):
+    assert max(behaviour["vae"].values()) <= TOLERANCE
+
+
 def test_half_precision_gives_nearly_the_same(behaviour):
     assert 0 < behaviour["precision"]["bf16"] < 0.2
 

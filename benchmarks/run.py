@@ -1,0 +1,137 @@
+"""``make bench``: speed, always two things in turn within one run. Bars are printed beside figures.
+
+``python -m benchmarks.run guider direct edit`` runs some of them only.
+"""
+
+from __future__ import annotations
+
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from flexedit import masks, prompts
+from flexedit.checkpoint import EMBEDDED, PRETRAINED, ModelFolder
+from flexedit.data.world import World
+from flexedit.models.vllm import VLLM
+from flexedit.pipeline import FlexEditPipeline
+from flexedit.training.batch import collate
+from tests.comfyui import inside
+from tests.comfyui.test_parity import make_sd15_folder
+from tests.tiny import make_tiny_folder
+
+PAIRS = 10
+
+
+def guider() -> None:
+    """FlexEdit KSampler against ComfyUI's DualCFGGuider on one UNet of SD1.5's shape."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = make_sd15_folder(Path(folder) / "sd15")
+        for strength, tokens, bar in ((0.0, 257, 1.02), (1.0, 257, 1.05)):
+            found = inside.run(
+                "speed.py",
+                "guiders",
+                path,
+                *map(str, (strength, tokens, 16, 2, PAIRS)),
+                threads=2,
+                timeout=3000,
+            )
+            report(
+                f"sampler, λ = {strength:g}, {tokens} subject tokens: ours / ComfyUI's guider",
+                found["median_ratio"],
+                bar,
+                f"median of {found['pairs']} pairs, {found['ratios'][0]:.3f} to "
+                f"{found['ratios'][-1]:.3f}, {found['median_seconds']:.2f} s a run",
+            )
+
+
+def direct() -> None:
+    """One prefill of prompt, reply and edit tokens against generating the edit tokens in turn."""
+    with tempfile.TemporaryDirectory() as folder:
+        vllm = ModelFolder(mini() or make_tiny_folder(Path(folder))).load_vllm()
+        request = collate([World(64, "heldout", operations={"remove": 1.0})[0]]).request
+        pixels = vllm.pictures(request.marked(), None, (False,))
+        texts = [prompts.prompt(request.instructions[0])]
+        vllm.direct(texts, pixels), token_by_token(vllm, texts, pixels)
+        ratios = []
+        for _ in range(PAIRS):
+            fast = timed(lambda: vllm.direct(texts, pixels))
+            ratios.append(timed(lambda: token_by_token(vllm, texts, pixels)) / fast)
+        report("32 token-by-token steps / direct", statistics.median(ratios), 10, at_least=True)
+
+
+def token_by_token(vllm: VLLM, texts: list[str], pixels: torch.Tensor) -> None:
+    """The same states by transformers' own generation: one step for each edit token."""
+    sequences = vllm.tokenize(texts, [prompts.GENERIC_REPLY], edit_tokens=[False])
+    count = len(vllm.edit_ids)
+    vllm.llava.generate(
+        input_ids=sequences.input_ids,
+        attention_mask=sequences.attention_mask,
+        pixel_values=pixels,
+        min_new_tokens=count,
+        max_new_tokens=count,
+        do_sample=False,
+        output_hidden_states=True,
+        return_dict_in_generate=True,
+    )
+
+
+def edit() -> None:
+    """One edit by the embedded model, after loading."""
+    if mini() is None:
+        print(f"one edit of 20 steps: skipped, {EMBEDDED} has no weights here (make mini)")
+        return
+    pipeline = FlexEditPipeline.from_pretrained()
+    request = collate([World(64, "heldout", operations={"remove": 1.0})[0]]).request
+    for reply in ("direct", "generate"):
+        run = lambda reply=reply: pipeline(request, reply=reply, num_steps=20)  # noqa: E731
+        run()
+        seconds = statistics.median(timed(run) for _ in range(PAIRS))
+        report(
+            f"one edit of 20 steps, {reply}", seconds, 3.0, f"on {torch.get_num_threads()} threads"
+        )
+
+
+def free_shapes() -> None:
+    """Masks per second and core at 512 × 512."""
+    torch.set_num_threads(1)
+    count = 25
+    rate = [
+        count / timed(lambda kind=kind: [masks.draw(kind, 512, 512, seed=i) for i in range(count)])
+        for kind in masks.KINDS
+    ]
+    report("free-shape masks a second, 512 × 512, slowest kind", min(rate), 300, at_least=True)
+
+
+def mini() -> Path | None:
+    folder = PRETRAINED / EMBEDDED
+    return folder if folder.is_dir() else None
+
+
+def timed(run: Callable[[], object]) -> float:
+    began = time.perf_counter()
+    run()
+    return time.perf_counter() - began
+
+
+def report(what: str, figure: float, bar: float, note: str = "", *, at_least: bool = False) -> None:
+    met = figure >= bar if at_least else figure <= bar
+    sign = "≥" if at_least else "≤"
+    verdict = "" if met else "  ← MISSED"
+    print(f"{what}: {figure:.3f} (bar {sign} {bar:g}){verdict} {note}", flush=True)
+
+
+BENCHMARKS = {"free_shapes": free_shapes, "direct": direct, "edit": edit, "guider": guider}
+
+
+def main() -> None:
+    for name in sys.argv[1:] or BENCHMARKS:
+        BENCHMARKS[name]()
+
+
+if __name__ == "__main__":
+    main()

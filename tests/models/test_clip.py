@@ -1,0 +1,48 @@
+import torch
+from transformers import AutoTokenizer, CLIPModel
+
+from flexedit.checkpoint import load_image_encoder, load_text_encoder
+from tests.tiny import TINY
+
+
+def test_every_token_of_a_picture_is_projected_as_clip_projects_the_pooled_one(tiny):
+    encoder = load_image_encoder(tiny / "clip")
+    clip = CLIPModel.from_pretrained(tiny / "clip").eval()
+    pictures = torch.rand(2, 3, TINY.size, TINY.size)
+    with torch.no_grad():
+        tokens = encoder(pictures)
+        pooled = clip.get_image_features(encoder.preprocess(pictures)).pooler_output
+    assert tokens.shape == (2, 1 + (TINY.size // TINY.patch) ** 2, TINY.clip_width)
+    torch.testing.assert_close(tokens[:, 0], pooled)
+    assert not torch.allclose(tokens[:, 1], tokens[:, 2])
+
+
+def test_a_scribble_in_the_corner_of_a_wide_picture_changes_what_clip_sees(tiny):
+    encoder = load_image_encoder(tiny / "clip")
+    picture = torch.rand(1, 3, 90, 160)
+    marked = picture.clone()
+    marked[..., -12:, -12:] = 1
+    with torch.no_grad():
+        assert (encoder(marked) - encoder(picture)).abs().amax() > 1e-2
+
+
+def test_sentences_are_padded_to_the_full_length(tiny):
+    encoder = load_text_encoder(tiny / "clip")
+    clip = CLIPModel.from_pretrained(tiny / "clip").eval()
+    texts = ["remove this", "remove this " * 50, ""]
+    ids = AutoTokenizer.from_pretrained(tiny / "clip")(
+        texts, padding="max_length", truncation=True, max_length=24, return_tensors="pt"
+    )["input_ids"]
+    with torch.no_grad():
+        e = encoder(texts)
+        expected = clip.text_model(input_ids=ids).last_hidden_state
+    assert encoder.length == 24 and e.shape == (3, 24, TINY.clip_width)
+    torch.testing.assert_close(e, expected)
+
+
+def test_a_sentence_is_read_alike_alone_and_in_a_batch(tiny):
+    encoder = load_text_encoder(tiny / "clip")
+    with torch.no_grad():
+        alone, beside = encoder(["remove this"]), encoder(["remove this", "add a dog there"])
+    torch.testing.assert_close(alone, beside[:1])
+    assert not torch.allclose(beside[0], beside[1])

@@ -1,0 +1,208 @@
+import pytest
+import torch
+
+from flexedit.config import MEAConfig
+from flexedit.errors import FlexEditError
+from flexedit.models.mea import MEA, Conditioning
+from flexedit.models.unet import FlexEditUNet, Subject
+
+WIDTH, HEADS, TOKENS = 24, 2, 5
+CONFIG = {
+    "sample_size": 8,
+    "in_channels": 8,
+    "out_channels": 4,
+    "block_out_channels": [32, 64],
+    "layers_per_block": 1,
+    "down_block_types": ["CrossAttnDownBlock2D", "DownBlock2D"],
+    "up_block_types": ["UpBlock2D", "CrossAttnUpBlock2D"],
+    "cross_attention_dim": WIDTH,
+    "attention_head_dim": HEADS,
+}
+
+
+@pytest.fixture(scope="module")
+def parts() -> tuple[FlexEditUNet, MEA]:
+    torch.manual_seed(0)
+    unet = FlexEditUNet(CONFIG)
+    mea = MEA(MEAConfig(width=WIDTH, clip_width=WIDTH, num_heads=2), 7, unet.layers)
+    for parameter in mea.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    return unet, mea
+
+
+def conditioning(*strength: float, subject: bool = True) -> Conditioning:
+    generator = torch.Generator().manual_seed(1)
+    batch = len(strength)
+    f2 = torch.randn(batch, TOKENS, WIDTH, generator=generator)
+    return Conditioning(
+        f1=torch.randn(batch, 7, WIDTH, generator=generator),
+        f2=f2 if subject else None,
+        strength=torch.tensor(strength),
+        scene_latent=torch.randn(batch, 4, 8, 8, generator=generator),
+    )
+
+
+def noisy(batch: int) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(2)
+    return torch.randn(batch, 4, 8, 8, generator=generator), torch.tensor([500] * batch)
+
+
+def attend(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+    """softmax(QKᵀ/√d)V head by head, written out."""
+    heads = []
+    for q, k, v in zip(*(x.chunk(HEADS, -1) for x in (query, key, value)), strict=True):
+        heads.append((q @ k.transpose(1, 2) / q.shape[-1] ** 0.5).softmax(-1) @ v)
+    return torch.cat(heads, -1)
+
+
+# Equation 7
+
+
+@pytest.mark.parametrize("share_kv", [False, True])
+def test_attention_is_equation_7(parts, share_kv):
+    unet, mea = parts
+    given = conditioning(0.7, 1.5)
+    layers = None if share_kv else mea.subject
+    for name, width in unet.layers.items():
+        attn = unet.unet.get_submodule(name)
+        own = (attn.to_k, attn.to_v) if share_kv else (layers[name].to_k, layers[name].to_v)
+        z = torch.randn(2, 9, width)
+        query = attn.to_q(z)
+        expected = attend(query, attn.to_k(given.f1), attn.to_v(given.f1))
+        extra = attend(query, *(layer(given.f2) for layer in own))
+        expected = attn.to_out[0](expected + given.strength[:, None, None] * extra)
+        output = attn(z, encoder_hidden_states=(given.f1, Subject.of(given, layers)))
+        torch.testing.assert_close(output, expected)
+
+
+def test_the_scenes_latent_is_the_second_half_of_the_input(parts):
+    unet, mea = parts
+    seen = []
+    hook = unet.unet.conv_in.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    given, (z, timesteps) = conditioning(1.0), noisy(1)
+    with torch.no_grad():
+        unet(z, timesteps, given, mea)
+    hook.remove()
+    assert torch.equal(seen[0], torch.cat([z, given.scene_latent], 1))
+
+
+# Strength
+
+
+def test_strength_zero_is_exactly_no_subject(parts):
+    unet, mea = parts
+    with torch.no_grad():
+        off = unet(*noisy(2), conditioning(0.0, 0.0), mea)
+        none = unet(*noisy(2), conditioning(0.0, 0.0, subject=False), mea)
+    assert torch.equal(off, none)
+
+
+def test_only_rows_with_a_subject_change(parts):
+    unet, mea = parts
+    with torch.no_grad():
+        without = unet(*noisy(3), conditioning(0.0, 0.0, 0.0), mea)
+        with_one = unet(*noisy(3), conditioning(0.0, 1.0, 0.0), mea)
+    changed = (without - with_one).abs().amax((1, 2, 3))
+    assert changed[0] == changed[2] == 0 and changed[1] > 1e-4
+
+
+def test_more_strength_changes_more(parts):
+    unet, mea = parts
+    with torch.no_grad():
+        none, weak, strong = (unet(*noisy(1), conditioning(s), mea) for s in (0.0, 0.1, 1.0))
+    assert 0 < (weak - none).abs().sum() < (strong - none).abs().sum()
+
+
+def test_a_rows_subject_stays_in_its_row(parts):
+    unet, mea = parts
+    pair, (z, timesteps) = conditioning(1.0, 0.5), noisy(2)
+    one = Conditioning(*(getattr(pair, name)[1:] for name in pair.__dataclass_fields__))
+    with torch.no_grad():
+        both = unet(z, timesteps, pair, mea)
+        alone = unet(z[1:], timesteps[1:], one, mea)
+    torch.testing.assert_close(both[1:], alone, atol=1e-5, rtol=1e-4)
+
+
+def test_the_literal_equation_7_uses_the_unets_own_keys_and_values(parts):
+    unet, _ = parts
+    with torch.no_grad():
+        none, shared = (unet(*noisy(1), conditioning(s), None) for s in (0.0, 1.0))
+    assert (none - shared).abs().amax() > 1e-4
+
+
+# The subject's keys and values
+
+
+def test_keys_and_values_are_made_once_for_all_steps_in_every_layer(parts):
+    unet, mea = parts
+    calls = []
+    hooks = [
+        layer.register_forward_hook(lambda *_, name=name: calls.append(name))
+        for name, layer in mea.subject.items()
+    ]
+    given = conditioning(1.0, 1.0)
+    subject = Subject.of(given, mea.subject)
+    z, _ = noisy(2)
+    with torch.no_grad():
+        for timestep in (900, 500, 100):
+            unet(z, torch.tensor([timestep] * 2), given, subject=subject)
+        kept = unet(z, torch.tensor([100] * 2), given, subject=subject)
+        assert sorted(calls) == sorted(unet.layers)  # each layer, once
+        fresh = unet(z, torch.tensor([100] * 2), given, mea)
+    for hook in hooks:
+        hook.remove()
+    assert torch.equal(kept, fresh)
+
+
+def test_rows_without_a_subject_cost_nothing():
+    assert Subject.of(conditioning(0.0, 0.0), None) is None
+    assert Subject.of(conditioning(1.0, subject=False), None) is None
+    subject = Subject.of(conditioning(0.0, 0.5, 0.0, 2.0), None)
+    assert subject.rows.tolist() == [1, 3] and subject.tokens.shape == (2, TOKENS, WIDTH)
+    assert subject.strength.tolist() == [0.5, 2.0]
+
+
+def test_gradients_reach_every_subject_layer_and_the_subject(parts):
+    unet, mea = parts
+    given = conditioning(0.0, 1.0)
+    given.f2.requires_grad_()
+    mea.zero_grad()
+    unet(*noisy(2), given, mea).square().sum().backward()
+    for _, layer in mea.subject.items():
+        assert layer.to_k.weight.grad.abs().sum() > 0 and layer.to_v.weight.grad.abs().sum() > 0
+    assert given.f2.grad[1].abs().sum() > 0 and not given.f2.grad[0].any()
+
+
+def test_without_a_subject_its_layers_get_no_gradient(parts):
+    unet, mea = parts
+    mea.zero_grad()
+    unet(*noisy(2), conditioning(0.0, 0.0), mea).square().sum().backward()
+    assert all(p.grad is None or not p.grad.any() for p in mea.subject.parameters())
+
+
+# Structure
+
+
+def test_every_cross_attention_layer_is_decoupled(parts):
+    unet, _ = parts
+    assert set(unet.layers) == {
+        "down_blocks.0.attentions.0.transformer_blocks.0.attn2",
+        "mid_block.attentions.0.transformer_blocks.0.attn2",
+        "up_blocks.1.attentions.0.transformer_blocks.0.attn2",
+        "up_blocks.1.attentions.1.transformer_blocks.0.attn2",
+    }
+
+
+@pytest.mark.parametrize("size", [(2, 2), (5, 3), (7, 12)])
+def test_latents_of_any_size_pass(parts, size):
+    unet, mea = parts
+    given = conditioning(1.0, 0.0, 0.0)  # three rows, as guidance has
+    odd = Conditioning(given.f1, given.f2, given.strength, torch.randn(3, 4, *size))
+    with torch.no_grad():
+        prediction = unet(torch.randn(3, 4, *size), torch.tensor([3] * 3), odd, mea)
+    assert prediction.shape == (3, 4, *size)
+
+
+def test_a_config_that_describes_no_unet_is_reported():
+    with pytest.raises(FlexEditError, match=r"'unet' section.*Sideways"):
+        FlexEditUNet(CONFIG | {"down_block_types": ["Sideways", "DownBlock2D"]})

@@ -1,0 +1,378 @@
+"""The VLLM against plain transformers: one unpadded row, whole prefills, no cache."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoConfig, LlavaForConditionalGeneration
+
+from flexedit import prompts
+from flexedit.checkpoint import load_stock_vllm
+from flexedit.errors import FlexEditError
+from flexedit.models.vllm import IGNORED, VLLM
+from tests.tiny import TEXTS, TINY
+
+NUM_EDIT_TOKENS = 3
+SHORT = prompts.prompt("remove this")
+LONG = prompts.prompt("make it red and put a hat on it, please", with_subject=True)
+
+
+def make_vllm(folder: Path, tied: bool, **settings: object) -> VLLM:
+    """Weights large enough that each token is felt by all later ones, and that replies vary."""
+    torch.manual_seed(0)
+    if not tied:
+        config = AutoConfig.from_pretrained(folder)
+        config.tie_word_embeddings = config.text_config.tie_word_embeddings = False
+        LlavaForConditionalGeneration(config).save_pretrained(folder)
+    vllm = load_stock_vllm(folder, num_edit_tokens=NUM_EDIT_TOKENS, **settings)
+    for name, parameter in vllm.named_parameters():
+        if parameter.dim() > 1 or "class_embedding" in name:
+            words = "embed_tokens" in name or "lm_head" in name
+            std = 0.05 if words else 1.5 / parameter[0].numel() ** 0.5
+            parameter.data.normal_(0, std)
+    return vllm
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    from flexedit.training.mini import build_vllm
+
+    path = tmp_path_factory.mktemp("vllm")
+    build_vllm(TINY, TEXTS, path)
+    return path
+
+
+@pytest.fixture(params=["tied", "untied"])
+def vllm(request, folder, tmp_path) -> VLLM:
+    import shutil
+
+    return make_vllm(shutil.copytree(folder, tmp_path / "vllm"), request.param == "tied")
+
+
+@pytest.fixture(scope="module")
+def pictures() -> torch.Tensor:
+    """One for SHORT, then two for LONG."""
+    return torch.randn(3, 3, TINY.size, TINY.size, generator=torch.Generator().manual_seed(1))
+
+
+def prompt_ids(vllm: VLLM, text: str) -> list[int]:
+    text = text.replace(prompts.IMAGE, prompts.IMAGE * vllm.num_image_tokens)
+    return vllm.tokenizer(text)["input_ids"]
+
+
+@torch.no_grad()
+def last_states(vllm: VLLM, ids: Sequence[int], pixels: torch.Tensor) -> torch.Tensor:
+    """(L, D) of a single row without padding"""
+    output = vllm.llava(
+        input_ids=torch.tensor([ids]), pixel_values=pixels, output_hidden_states=True
+    )
+    return output.hidden_states[-1][0]
+
+
+@torch.no_grad()
+def speak(vllm: VLLM, text: str, pixels: torch.Tensor, count: int) -> list[int]:
+    """Greedy decoding by whole prefills; the tokens before the first stop."""
+    ids, spoken = prompt_ids(vllm, text), []
+    for _ in range(count):
+        logits = vllm.llava(input_ids=torch.tensor([ids + spoken]), pixel_values=pixels).logits
+        token = int(logits[0, -1].argmax())
+        if token in (vllm.tokenizer.eos_token_id, *vllm.edit_ids):
+            break
+        spoken.append(token)
+    return spoken
+
+
+def expected_states(
+    vllm: VLLM, text: str, reply: Sequence[int], pixels: torch.Tensor, before: bool = False
+) -> torch.Tensor:
+    """H (N, D) of prompt + these very reply tokens + edit tokens"""
+    states = last_states(vllm, [*prompt_ids(vllm, text), *reply, *vllm.edit_ids], pixels)
+    return states[-len(vllm.edit_ids) - before : len(states) - before]
+
+
+# The fast path
+
+
+def test_direct_reads_the_states_of_prompt_generic_reply_and_edit_tokens(vllm, pictures):
+    reading = vllm.direct([SHORT, LONG], pictures)
+    reply = vllm.tokenizer(" " + prompts.GENERIC_REPLY, add_special_tokens=False)["input_ids"]
+    for row, text, pixels in ((0, SHORT, pictures[:1]), (1, LONG, pictures[1:])):
+        expected = expected_states(vllm, text, reply, pixels)
+        torch.testing.assert_close(reading.hidden_states[row], expected, atol=1e-4, rtol=1e-4)
+    assert reading.replies == reading.labels == ("", "")
+
+
+def test_left_padding_does_not_change_a_row(vllm, pictures):
+    alone = vllm.direct([SHORT], pictures[:1]).hidden_states
+    padded = vllm.direct([SHORT, LONG], pictures).hidden_states[:1]
+    torch.testing.assert_close(alone, padded, atol=1e-4, rtol=1e-4)
+
+
+def test_the_same_question_gives_the_same_states_and_another_others(vllm, pictures):
+    first = vllm.direct([SHORT], pictures[:1]).hidden_states
+    again = vllm.direct([SHORT], pictures[:1]).hidden_states
+    other_words = vllm.direct([prompts.prompt("remove that")], pictures[:1]).hidden_states
+    other_picture = vllm.direct([SHORT], pictures[1:2]).hidden_states
+    assert torch.equal(first, again)
+    assert (first - other_words).abs().amax() > 1e-2
+    assert (first - other_picture).abs().amax() > 1e-2
+
+
+# Speaking
+
+
+@pytest.mark.parametrize("count", [1, 7])
+def test_generated_states_are_those_of_one_prefill_over_the_very_tokens(vllm, pictures, count):
+    reading = vllm.generate([SHORT, LONG], pictures, max_new_tokens=count)
+    for row, text, pixels in ((0, SHORT, pictures[:1]), (1, LONG, pictures[1:])):
+        spoken = speak(vllm, text, pixels, count)
+        assert reading.replies[row] == vllm.tokenizer.decode(spoken).strip()
+        expected = expected_states(vllm, text, spoken, pixels)
+        torch.testing.assert_close(reading.hidden_states[row], expected, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("early", [0, 1])
+@pytest.mark.parametrize("stop", ["end of sequence", "edit token"])
+def test_a_row_that_stops_early_keeps_its_own_states(vllm, pictures, early, stop):
+    """The other row goes on talking; what fills up the quiet one must not be heard."""
+    rows = ((SHORT, pictures[:1]), (LONG, pictures[1:]))
+    said = [speak(vllm, text, pixels, 8) for text, pixels in rows]
+    print(said)
+    heard = said[1 - early]
+    ending = next(
+        token
+        for index, token in enumerate(said[early])
+        if index > 1 and token not in said[early][:index] + heard
+    )
+    if stop == "end of sequence":
+        vllm.tokenizer.eos_token = vllm.tokenizer.convert_ids_to_tokens(ending)
+    else:  # wherever that token was said, the first edit token is now said instead
+        words, heads = vllm.llava.get_input_embeddings(), vllm.llava.get_output_embeddings()
+        words.weight.data[vllm.edit_ids[0]] = words.weight[ending]
+        heads.weight.data[vllm.edit_ids[0]] = 1.01 * heads.weight[ending]
+    expected_said = [speak(vllm, text, pixels, 8) for text, pixels in rows]
+    assert 1 < len(expected_said[early]) < len(expected_said[1 - early])
+
+    reading = vllm.generate([SHORT, LONG], pictures, max_new_tokens=8)
+    for row, (text, pixels) in enumerate(rows):
+        assert reading.replies[row] == vllm.tokenizer.decode(expected_said[row]).strip()
+        expected = expected_states(vllm, text, expected_said[row], pixels)
+        torch.testing.assert_close(reading.hidden_states[row], expected, atol=1e-4, rtol=1e-4)
+
+
+def test_all_rows_may_stop_at_once(vllm, pictures):
+    first = speak(vllm, SHORT, pictures[:1], 3)
+    vllm.tokenizer.eos_token = vllm.tokenizer.convert_ids_to_tokens(first[2])
+    spoken = first[: first.index(first[2])]
+    reading = vllm.generate([SHORT], pictures[:1], max_new_tokens=8)
+    expected = expected_states(vllm, SHORT, spoken, pictures[:1])
+    torch.testing.assert_close(reading.hidden_states[0], expected, atol=1e-4, rtol=1e-4)
+
+
+def test_each_token_is_reported(vllm, pictures):
+    counts = []
+    vllm.generate([SHORT, LONG], pictures, max_new_tokens=4, on_token=counts.append)
+    assert counts == [1, 2, 3, 4]
+
+
+def test_what_the_token_callback_raises_ends_the_reply(vllm, pictures):
+    class Cancelled(Exception):
+        pass
+
+    counts = []
+
+    def cancel(count: int) -> None:
+        counts.append(count)
+        if count == 2:
+            raise Cancelled
+
+    with pytest.raises(Cancelled):
+        vllm.generate([SHORT], pictures[:1], on_token=cancel)
+    assert counts == [1, 2]
+    assert vllm.generate([SHORT], pictures[:1], max_new_tokens=2).hidden_states is not None
+
+
+def test_an_answer_without_an_edit_has_no_states(vllm, pictures):
+    reading = vllm.generate([SHORT], pictures[:1], with_edit=False, max_new_tokens=3)
+    assert reading.hidden_states is None and len(reading.replies) == 1
+
+
+def test_a_named_object_is_the_label(vllm, pictures):
+    """A model that has learned one reply by heart says it, and its label is read."""
+    texts, reply = [SHORT], [prompts.naming_reply("turtle")]
+    optimizer = torch.optim.Adam(vllm.requires_grad_(True).parameters(), lr=3e-3)
+    sequences = vllm.tokenize(texts, reply, edit_tokens=[False], end=True)
+    for _ in range(40):
+        loss = vllm.reply_loss(sequences, vllm.states(sequences, pictures[:1])).sum()
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    reading = vllm.generate(texts, pictures[:1])
+    assert reading.replies == tuple(reply) and reading.labels == ("turtle",)
+
+
+# Which state
+
+
+def test_before_takes_the_states_that_predict_the_edit_tokens(vllm, pictures):
+    at = vllm.direct([SHORT, LONG], pictures).hidden_states
+    vllm.hidden_state = "before"
+    before = vllm.direct([SHORT, LONG], pictures).hidden_states
+    torch.testing.assert_close(before[:, 1:], at[:, :-1])
+    reply = vllm.tokenizer(" " + prompts.GENERIC_REPLY, add_special_tokens=False)["input_ids"]
+    expected = expected_states(vllm, LONG, reply, pictures[1:], before=True)
+    torch.testing.assert_close(before[1], expected, atol=1e-4, rtol=1e-4)
+
+
+def test_before_after_a_spoken_reply_starts_at_its_last_token(vllm, pictures):
+    vllm.hidden_state = "before"
+    reading = vllm.generate([SHORT], pictures[:1], max_new_tokens=5)
+    said = " " + reading.replies[0]
+    reply = vllm.tokenizer(said, add_special_tokens=False)["input_ids"]
+    expected = expected_states(vllm, SHORT, reply, pictures[:1], before=True)
+    torch.testing.assert_close(reading.hidden_states[0], expected, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("which", ["at", "before"])
+def test_a_row_without_edit_tokens_has_zero_states(vllm, pictures, which):
+    vllm.hidden_state = which
+    sequences = vllm.tokenize([SHORT, LONG], ["a", "b"], edit_tokens=[False, True])
+    hidden = vllm.edit_states(sequences, vllm.states(sequences, pictures))
+    assert not hidden[0].any() and hidden[1].any()
+
+
+# What it reads
+
+
+@pytest.mark.parametrize("word", ["<img_1>", "<image>", "</s>", "<s>", "<pad>"])
+def test_an_instruction_can_never_become_a_special_token(vllm, word):
+    ids = prompt_ids(vllm, prompts.prompt(f"a {word}{word} b"))
+    plain = prompt_ids(vllm, prompts.prompt("a b"))
+    special = set(vllm.tokenizer.all_special_ids) | set(vllm.edit_ids)
+    special.add(vllm.tokenizer.convert_tokens_to_ids(prompts.IMAGE))
+    assert [i for i in ids if i in special] == [i for i in plain if i in special]
+
+
+def test_each_picture_takes_its_tokens(vllm):
+    image = vllm.tokenizer.convert_tokens_to_ids(prompts.IMAGE)
+    sequences = vllm.tokenize([SHORT, LONG])
+    counts = (sequences.input_ids == image).sum(-1).tolist()
+    assert counts == [64, 128] and vllm.num_image_tokens == 64
+
+
+def test_pictures_come_in_reading_order_and_only_of_rows_that_have_them(vllm):
+    marked, subject = torch.rand(3, 3, 20, 30), torch.rand(3, 3, 50, 40)
+    pixels = vllm.pictures(marked, subject, (True, False, True))
+    scenes, subjects = vllm.preprocess(marked), vllm.preprocess(subject)
+    expected = [scenes[0], subjects[0], scenes[1], scenes[2], subjects[2]]
+    assert torch.equal(pixels, torch.stack(expected))
+    assert torch.equal(vllm.pictures(marked, None, (False,) * 3), scenes)
+
+
+def test_sequences_end_together_and_only_replies_are_labelled(vllm):
+    sequences = vllm.tokenize([SHORT, LONG], ["yes", "no, it is red"], end=True)
+    for row, text in enumerate((SHORT, LONG)):
+        start = int((sequences.attention_mask[row] == 0).sum())
+        prompt = prompt_ids(vllm, text)
+        assert sequences.input_ids[row, start : start + len(prompt)].tolist() == prompt
+        labels = sequences.labels[row]
+        assert (labels[: start + len(prompt)] == IGNORED).all()
+        reply = labels[start + len(prompt) :]
+        assert torch.equal(reply, sequences.input_ids[row, start + len(prompt) :])
+        assert reply[-NUM_EDIT_TOKENS - 1 :].tolist() == [
+            *vllm.edit_ids,
+            vllm.tokenizer.eos_token_id,
+        ]
+
+
+def test_a_prompt_that_is_too_long_is_refused_with_both_numbers(vllm, pictures):
+    limit = vllm.config.text_config.max_position_embeddings
+    with pytest.raises(FlexEditError, match=rf"needs \d+ tokens .* at most {limit}"):
+        vllm.direct([prompts.prompt("zebra " * limit)], pictures[:1])
+
+
+# What it learns from
+
+
+def test_the_reply_loss_is_the_mean_cross_entropy_of_each_rows_reply(vllm, pictures):
+    replies = ["yes", "The masks means 'dog'"]
+    sequences = vllm.tokenize([SHORT, LONG], replies, edit_tokens=[True, False], end=True)
+    losses = vllm.reply_loss(sequences, vllm.states(sequences, pictures))
+    for row, (text, pixels) in enumerate(((SHORT, pictures[:1]), (LONG, pictures[1:]))):
+        prompt = prompt_ids(vllm, text)
+        reply = sequences.labels[row][sequences.labels[row] != IGNORED].tolist()
+        with torch.no_grad():
+            logits = vllm.llava(
+                input_ids=torch.tensor([prompt + reply]), pixel_values=pixels
+            ).logits[0]
+        predicting = logits[len(prompt) - 1 : -1].log_softmax(-1)
+        expected = -predicting[range(len(reply)), reply].mean()
+        torch.testing.assert_close(losses[row], expected, atol=1e-4, rtol=1e-4)
+
+
+def test_tied_and_untied_models_have_the_token_rows_that_they_train(folder, tmp_path):
+    import shutil
+
+    tied, untied = (
+        make_vllm(shutil.copytree(folder, tmp_path / str(tied)), tied) for tied in (True, False)
+    )
+    assert set(tied.token_rows()) == {"embed"} and tied.tied
+    assert set(untied.token_rows()) == {"embed", "lm_head"} and not untied.tied
+
+
+def test_token_rows_are_put_where_they_were_taken_from(vllm, pictures):
+    rows = {name: torch.randn_like(row) for name, row in vllm.token_rows().items()}
+    before = vllm.direct([SHORT], pictures[:1]).hidden_states
+    others = vllm.llava.get_input_embeddings().weight[: vllm.edit_ids[0]].clone()
+    vllm.set_token_rows(rows)
+    assert all(torch.equal(vllm.token_rows()[name], row) for name, row in rows.items())
+    assert torch.equal(vllm.llava.get_input_embeddings().weight[: vllm.edit_ids[0]], others)
+    assert not torch.allclose(vllm.direct([SHORT], pictures[:1]).hidden_states, before)
+
+
+def test_merging_lora_adds_the_scaled_product_to_q_and_v_alone(vllm):
+    before = {name: weight.clone() for name, weight in vllm.named_parameters()}
+    lora = {}
+    for name, linear in vllm.attention_projections():
+        lora[f"{name}.A"] = torch.randn(4, linear.in_features)
+        lora[f"{name}.B"] = torch.randn(linear.out_features, 4)
+    vllm.merge_lora(lora, 0.5)
+    for name, linear in vllm.attention_projections():
+        layer, letter = name.split(".")
+        path = f"llava.model.language_model.layers.{layer}.self_attn.{letter}_proj.weight"
+        expected = before.pop(path) + 0.5 * lora[f"{name}.B"] @ lora[f"{name}.A"]
+        torch.testing.assert_close(linear.weight, expected)
+    now = dict(vllm.named_parameters())
+    assert all(torch.equal(now[name], weight) for name, weight in before.items())
+
+
+# Stock models
+
+
+def test_a_stock_model_talks_but_does_not_edit(folder, pictures):
+    stock = load_stock_vllm(folder)
+    assert stock.edit_ids == []
+    assert stock.generate([SHORT], pictures[:1], with_edit=False, max_new_tokens=2).replies
+    for call in (stock.direct, stock.generate):
+        with pytest.raises(FlexEditError, match="no edit tokens"):
+            call([SHORT], pictures[:1])
+
+
+def test_edit_tokens_that_are_already_there_are_not_added_twice(vllm, tmp_path):
+    vllm.llava.save_pretrained(tmp_path / "saved")
+    vllm.tokenizer.save_pretrained(tmp_path / "saved")
+    again = VLLM(
+        LlavaForConditionalGeneration.from_pretrained(tmp_path / "saved"),
+        type(vllm.tokenizer).from_pretrained(tmp_path / "saved"),
+        vllm.preprocess,
+        NUM_EDIT_TOKENS,
+    )
+    assert again.edit_ids == vllm.edit_ids
+    for layer in ("get_input_embeddings", "get_output_embeddings"):
+        old, new = (getattr(model.llava, layer)().weight for model in (vllm, again))
+        assert torch.equal(old, new)
+
+
+def test_more_rows_and_pictures_are_expected_to_take_more_memory(vllm):
+    assert 0 < vllm.memory_required(1, 1) < vllm.memory_required(1, 2) < vllm.memory_required(4, 2)

@@ -1,0 +1,77 @@
+import pytest
+
+from flexedit import prompts
+from flexedit.data import CLASSES
+
+
+def test_a_prompt_shows_the_marked_scene_and_points_at_the_mask():
+    text = prompts.prompt("remove this")
+    assert text == f"USER: [pic1] <image>\n{prompts.POSITIONAL}remove this ASSISTANT:"
+
+
+def test_a_subject_is_the_second_picture():
+    text = prompts.prompt("add this", with_subject=True)
+    assert text.count(prompts.IMAGE) == 2
+    assert text.index("[pic1] <image>") < text.index("[pic2] <image>") < text.index("add this")
+
+
+@pytest.mark.parametrize(
+    "settings", [{"with_mask": False}, {"task": "segment"}, {"task": "ask"}, {"positional": ""}]
+)
+def test_only_an_edit_with_a_mask_is_told_where(settings):
+    assert prompts.POSITIONAL not in prompts.prompt("turn it red", **settings)
+
+
+@pytest.mark.parametrize(
+    ("task", "words"),
+    [("segment", prompts.SEGMENT_INSTRUCTION), ("ask", prompts.ASK_INSTRUCTION)],
+)
+def test_without_words_the_task_says_the_usual_ones(task, words):
+    assert words in prompts.prompt(" ", task)
+    assert words not in prompts.prompt("what is it?", task)
+
+
+@pytest.mark.parametrize("token", ["<image>", "<img_3>", "<s>", "</s>", "<|im_end|>", "<pad>"])
+@pytest.mark.parametrize("text", ["{}", "a {} b", "<{}>", "{0}{0}", "<im{}age>"])
+def test_what_looks_like_a_special_token_loses_its_power(token, text):
+    harmless = prompts.neutralise(text.format(token))
+    assert token not in harmless
+    assert token.strip("<>") in harmless
+
+
+@pytest.mark.parametrize("text", ["a < b and c > d", "3<4", "<3 you", "x -> y"])
+def test_ordinary_text_is_left_alone(text):
+    assert prompts.neutralise(text) == text
+
+
+def test_an_instruction_cannot_smuggle_a_picture_into_the_prompt():
+    assert prompts.prompt("put <image> here").count(prompts.IMAGE) == 1
+
+
+@pytest.mark.parametrize("name", [*CLASSES, prompts.BACKGROUND, "dog's bed", "O'Neil's 2nd cat"])
+def test_the_named_object_is_read_back_from_the_reply(name):
+    assert prompts.parse_label(prompts.naming_reply(name)) == name
+
+
+@pytest.mark.parametrize(
+    ("reply", "label"),
+    [
+        ('Sure. The mask means: "red chair".', "red chair"),
+        ("the masks mean ‘old tree’, I think", "old tree"),
+        ("MASK MEANS 'a'", "a"),
+        (prompts.GENERIC_REPLY, ""),
+        ("", ""),
+        ("The masks means chair", ""),
+    ],
+)
+def test_labels_are_found_however_they_are_quoted(reply, label):
+    assert prompts.parse_label(reply) == label
+
+
+def test_edit_tokens_are_numbered_from_zero():
+    assert prompts.edit_tokens(3) == "<img_0><img_1><img_2>"
+
+
+def test_generic_rows_are_taught_the_reply_that_the_fast_path_forces():
+    replies = prompts.training_replies(["The masks means 'dog'"] * 2, [True, False])
+    assert replies == [prompts.GENERIC_REPLY, "The masks means 'dog'"]
