@@ -51,8 +51,8 @@ class Composite(io.ComfyNode):
                 ),
             ],
             outputs=[
-                io.Image.Output("image", tooltip="The scene with the edit."),
-                io.Mask.Output("region_mask", tooltip="Where the edit is."),
+                io.Image.Output("image", display_name="image", tooltip="The scene with the edit."),
+                io.Mask.Output("region_mask", display_name="region", tooltip="Where the edit is."),
             ],
         )
 

@@ -41,9 +41,19 @@ class Crop(io.ComfyNode):
                 ),
             ],
             outputs=[
-                io.Image.Output("cropped", tooltip="One square per picture."),
-                io.Mask.Output("cropped_mask", tooltip="The scribble within the square."),
-                CropBox.Output("crop", tooltip="Where the square lies, for FlexEdit Composite."),
+                io.Image.Output(
+                    "cropped", display_name="cropped", tooltip="One square per picture."
+                ),
+                io.Mask.Output(
+                    "cropped_mask",
+                    display_name="cropped mask",
+                    tooltip="The scribble within the square.",
+                ),
+                CropBox.Output(
+                    "crop",
+                    display_name="crop",
+                    tooltip="Where the square lies, for FlexEdit Composite.",
+                ),
             ],
         )
 

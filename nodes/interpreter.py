@@ -67,14 +67,22 @@ class MaskInterpreter(io.ComfyNode):
                 ),
             ],
             outputs=[
-                Intent.Output("intent", tooltip="The request and what was understood."),
+                Intent.Output(
+                    "intent", display_name="intent", tooltip="The request and what was understood."
+                ),
                 io.String.Output(
                     "reply_text", display_name="reply", tooltip="One line per picture."
                 ),
                 io.String.Output(
-                    "label", tooltip="The name of what the mask means, if one was said."
+                    "label",
+                    display_name="label",
+                    tooltip="The name of what the mask means, if one was said.",
                 ),
-                io.Image.Output("marked_scene", tooltip="What the model saw: the mask in white."),
+                io.Image.Output(
+                    "marked_scene",
+                    display_name="marked scene",
+                    tooltip="What the model saw: the mask in white.",
+                ),
             ],
         )
 

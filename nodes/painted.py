@@ -23,7 +23,11 @@ class ReadPaintedMask(io.ComfyNode):
                 io.Image.Input("painted", tooltip="The decode of the segment task of this scene."),
             ],
             outputs=[
-                io.Mask.Output("mask", tooltip="The whole object; empty if none was painted.")
+                io.Mask.Output(
+                    "mask",
+                    display_name="mask",
+                    tooltip="The whole object; empty if none was painted.",
+                )
             ],
         )
 

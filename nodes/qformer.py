@@ -24,7 +24,11 @@ class QFormerEmbed(io.ComfyNode):
                     "intent", tooltip="From FlexEdit Mask Interpreter; task edit or segment."
                 ),
             ],
-            outputs=[Embeds.Output("embeds", tooltip="The request and its edit embeddings.")],
+            outputs=[
+                Embeds.Output(
+                    "embeds", display_name="embeds", tooltip="The request and its edit embeddings."
+                )
+            ],
         )
 
     @classmethod

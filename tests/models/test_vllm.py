@@ -138,7 +138,6 @@ def test_a_row_that_stops_early_keeps_its_own_states(vllm, pictures, early, stop
     """The other row goes on talking; what fills up the quiet one must not be heard."""
     rows = ((SHORT, pictures[:1]), (LONG, pictures[1:]))
     said = [speak(vllm, text, pixels, 8) for text, pixels in rows]
-    print(said)
     heard = said[1 - early]
     ending = next(
         token

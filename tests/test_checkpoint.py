@@ -1,0 +1,438 @@
+import dataclasses
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import huggingface_hub.constants
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from flexedit.checkpoint import (
+    CONFIG_FILE,
+    WEIGHTS_FILE,
+    ModelFolder,
+    load_stock_vllm,
+    save_model_folder,
+    trained_tensors,
+    unet_layers,
+)
+from flexedit.config import PartSource
+from flexedit.errors import FlexEditError
+from flexedit.models.mea import MEA, Conditioning
+from flexedit.models.qformer import QFormer
+from flexedit.models.unet import FlexEditUNet
+from tests.tiny import TINY, make_tiny_folder
+
+PARTS = ("vllm", "qformer", "text", "clip", "mea", "unet", "vae")
+Spoil = Callable[[Path], object]
+
+SD15 = {
+    "in_channels": 8,
+    "block_out_channels": [320, 640, 1280, 1280],
+    "down_block_types": [*["CrossAttnDownBlock2D"] * 3, "DownBlock2D"],
+    "up_block_types": ["UpBlock2D", *["CrossAttnUpBlock2D"] * 3],
+    "cross_attention_dim": 768,
+    "attention_head_dim": 8,
+}
+SD15_LAYERS = {
+    **{f"down_blocks.0.attentions.{i}": 320 for i in range(2)},
+    **{f"down_blocks.1.attentions.{i}": 640 for i in range(2)},
+    **{f"down_blocks.2.attentions.{i}": 1280 for i in range(2)},
+    **{f"up_blocks.1.attentions.{i}": 1280 for i in range(3)},
+    **{f"up_blocks.2.attentions.{i}": 640 for i in range(3)},
+    **{f"up_blocks.3.attentions.{i}": 320 for i in range(3)},
+    "mid_block.attentions.0": 1280,
+}
+
+
+@pytest.fixture
+def folder(tiny: Path, tmp_path: Path) -> Path:
+    """A copy of the tiny model, to spoil."""
+    return shutil.copytree(tiny, tmp_path / "chair")
+
+
+def load(folder: Path, part: str) -> torch.nn.Module:
+    return getattr(ModelFolder(folder), f"load_{part}")()
+
+
+def tensors(file: str, change: Callable[[dict[str, torch.Tensor]], object]) -> Spoil:
+    """Changes the tensors of a .safetensors file."""
+
+    def spoil(folder: Path) -> None:
+        found = load_file(folder / file)
+        change(found)
+        save_file(found, folder / file, metadata={"format": "pt"})
+
+    return spoil
+
+
+def settings(change: Callable[[dict], object]) -> Spoil:
+    """Changes flexedit.json."""
+
+    def spoil(folder: Path) -> None:
+        data = json.loads((folder / CONFIG_FILE).read_text())
+        change(data)
+        (folder / CONFIG_FILE).write_text(json.dumps(data))
+
+    return spoil
+
+
+def truncate(file: str) -> Spoil:
+    return lambda folder: (folder / file).write_bytes((folder / file).read_bytes()[:5000])
+
+
+def remove(*files: str) -> Spoil:
+    return lambda folder: [(folder / file).unlink() for file in files]
+
+
+def write(file: str, text: str) -> Spoil:
+    return lambda folder: (folder / file).write_text(text)
+
+
+def pickled(folder: Path) -> None:
+    """As in the time before safetensors."""
+    torch.save(load_file(folder / "vllm/model.safetensors"), folder / "vllm/pytorch_model.bin")
+    (folder / "vllm/model.safetensors").unlink()
+
+
+# What is written is what is read
+
+
+def test_a_saved_model_computes_what_it_computed(folder):
+    config = ModelFolder(folder).config
+    torch.manual_seed(3)
+    unet, qformer = FlexEditUNet(config.unet).eval(), QFormer(config.qformer).eval()
+    mea = MEA(config.mea, config.context_length, unet.layers).eval()
+    for parameter in [*mea.parameters(), mea.null_edit]:
+        torch.nn.init.normal_(parameter, std=0.2)
+    kept = {name: load(folder, "vllm").state_dict() for name in ("before",)}["before"]
+    others = {
+        k: v for k, v in load_file(folder / WEIGHTS_FILE).items() if k[:4] in ("lora", "toke")
+    }
+    named = trained_tensors(unet, mea, qformer) | others
+    save_model_folder(folder, config, named, torch.float32)
+
+    hidden, clip_tokens = torch.randn(2, 32, TINY.llm_width), torch.randn(2, 65, TINY.clip_width)
+    noisy, latent, timesteps = *torch.randn(2, 2, 4, 16, 16), torch.tensor([3, 900])
+
+    @torch.no_grad()
+    def compute(unet: FlexEditUNet, mea: MEA, qformer: QFormer) -> list[torch.Tensor]:
+        strength = torch.tensor([0.0, 1.0])
+        branches = mea.branches(qformer(hidden), clip_tokens, clip_tokens, strength, latent)
+        return [unet(noisy, timesteps, branch, mea) for branch in branches]
+
+    loaded = (load(folder, part) for part in ("unet", "mea", "qformer"))
+    for before, after in zip(compute(unet, mea, qformer), compute(*loaded), strict=True):
+        assert torch.equal(before, after)
+    after = load(folder, "vllm").state_dict()
+    assert all(torch.equal(after[name], tensor) for name, tensor in kept.items())
+
+
+def test_opening_a_folder_reads_no_weights(folder):
+    (folder / WEIGHTS_FILE).write_bytes(b"")
+    assert ModelFolder(folder).config.name == "flexedit-tiny"
+
+
+def test_half_precision_files_are_read_in_the_precision_that_is_asked_for(folder):
+    save_model_folder(folder, ModelFolder(folder).config, load_file(folder / WEIGHTS_FILE))
+    assert load_file(folder / WEIGHTS_FILE)["null.edit"].dtype == torch.float16
+    for part in PARTS:
+        for dtype in (torch.float32, torch.bfloat16):
+            module = getattr(ModelFolder(folder), f"load_{part}")(dtype)
+            assert {p.dtype for p in module.parameters()} == {dtype}, part
+
+
+def test_loading_everything_says_nothing(folder, capfd):
+    for part in PARTS:
+        load(folder, part)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_loading_leaves_the_users_logging_as_it_was(folder):
+    from diffusers.utils import logging as diffusers_logging
+    from transformers.utils import logging
+
+    for log in (logging, diffusers_logging):
+        log.set_verbosity_info()
+    try:
+        for part in ("vllm", "vae"):
+            load(folder, part)
+        assert logging.get_verbosity() == diffusers_logging.get_verbosity() == logging.INFO
+        assert logging.is_progress_bar_enabled()
+    finally:
+        for log in (logging, diffusers_logging):
+            log.set_verbosity_warning()
+
+
+def test_loaded_parts_are_ready_to_infer(tiny):
+    assert not any(load(tiny, part).training for part in PARTS)
+
+
+# The keys are a contract
+
+
+def test_the_keys_of_the_weights_file_are_a_contract(tiny):
+    keys = ModelFolder(tiny).keys
+    assert {key.partition(".")[0] for key in keys} == {
+        "unet",
+        "qformer",
+        "mea",
+        "lora",
+        "tokens",
+        "null",
+    }
+    layer = "down_blocks.0.attentions.0.transformer_blocks.0.attn2"
+    for key in (
+        "unet.conv_in.weight",
+        f"unet.{layer}.to_k.weight",
+        "qformer.queries",
+        "qformer.encoder.encoder.layer.0.crossattention.attention.key.weight",
+        "mea.scene.to_q.weight",
+        "mea.scene.to_out.bias",
+        "mea.subject_linear.weight",
+        f"mea.subject.{layer}.to_k.weight",
+        f"mea.subject.{layer}.to_v.weight",
+        "lora.0.q.A",
+        "lora.1.v.B",
+        "tokens.embed",
+        "null.edit",
+    ):
+        assert key in keys
+
+
+def test_stable_diffusions_16_layers_have_their_diffusers_names(tiny):
+    config = dataclasses.replace(
+        ModelFolder(tiny).config,
+        unet=SD15,
+        qformer=dataclasses.replace(ModelFolder(tiny).config.qformer, width=768, num_heads=12),
+        mea=dataclasses.replace(ModelFolder(tiny).config.mea, width=768, num_heads=12),
+    )
+    layers = unet_layers(config)
+    expected = {f"{name}.transformer_blocks.0.attn2": w for name, w in SD15_LAYERS.items()}
+    assert layers == expected and len(layers) == 16
+    with torch.device("meta"):
+        mea = MEA(config.mea, 77, layers)
+    named = {f"mea.{key}": tuple(tensor.shape) for key, tensor in mea.state_dict().items()}
+    assert {key for key in named if ".subject." in key} == {
+        f"mea.subject.{name}.to_{letter}.weight" for name in expected for letter in "kv"
+    }
+    assert named["mea.subject.mid_block.attentions.0.transformer_blocks.0.attn2.to_k.weight"] == (
+        1280,
+        768,
+    )
+
+
+@pytest.mark.parametrize("switch", ["share_kv", "cross_attention", "decoupled", "subject"])
+def test_an_ablation_has_just_the_tensors_that_it_uses(switch, tiny, tmp_path):
+    full = ModelFolder(tiny).config.mea
+    changed = dataclasses.replace(full, **{switch: not getattr(full, switch)})
+    folder = make_tiny_folder(tmp_path / "ablation", mea=changed)
+    assert set(ModelFolder(folder).keys) < set(ModelFolder(tiny).keys)
+    for part in ("mea", "unet"):
+        load(folder, part)
+
+
+# What is missing, superfluous or damaged is named
+
+
+@pytest.mark.parametrize(
+    ("part", "spoil", "message"),
+    [
+        # flexedit.safetensors
+        ("unet", tensors(WEIGHTS_FILE, lambda t: t.pop("unet.conv_in.bias")), "unet lacks conv_in"),
+        ("qformer", tensors(WEIGHTS_FILE, lambda t: t.pop("qformer.queries")), "lacks queries"),
+        ("mea", tensors(WEIGHTS_FILE, lambda t: t.pop("null.edit")), "null lacks edit"),
+        ("vllm", tensors(WEIGHTS_FILE, lambda t: t.pop("tokens.embed")), "tokens lacks embed"),
+        ("vllm", tensors(WEIGHTS_FILE, lambda t: t.pop("lora.1.v.A")), r"lora lacks 1\.v\.A"),
+        (
+            "mea",
+            tensors(WEIGHTS_FILE, lambda t: t.update({"mea.scene.to_x.weight": torch.ones(1)})),
+            r"mea has unexpected scene\.to_x\.weight",
+        ),
+        (
+            "vllm",
+            tensors(WEIGHTS_FILE, lambda t: t.update({"tokens.lm_head": torch.ones(32, 32)})),
+            "tokens has unexpected lm_head",
+        ),
+        (
+            "qformer",
+            tensors(WEIGHTS_FILE, lambda t: t.update({"bim.weight": torch.ones(1)})),
+            r"unexpected bim\.weight",
+        ),
+        (
+            "unet",
+            tensors(WEIGHTS_FILE, lambda t: t.update({"unet.conv_in.bias": torch.ones(7)})),
+            r"unet\.conv_in\.bias has shape \(7,\).*asks for \(32,\)",
+        ),
+        (
+            "vllm",
+            tensors(WEIGHTS_FILE, lambda t: t.update({"tokens.embed": torch.ones(1, 32)})),
+            r"tokens\.embed has shape \(1, 32\).*asks for \(32, 32\)",
+        ),
+        (
+            "vllm",
+            tensors(WEIGHTS_FILE, lambda t: t.update({"lora.0.q.A": torch.ones(4, 32)})),
+            r"lora\.0\.q\.A has shape \(4, 32\).*asks for \(8, 32\)",
+        ),
+        ("unet", truncate(WEIGHTS_FILE), r"chair/flexedit\.safetensors cannot be read.*truncated"),
+        ("unet", write(WEIGHTS_FILE, ""), r"flexedit\.safetensors cannot be read"),
+        ("unet", remove(WEIGHTS_FILE), r"chair lacks flexedit\.safetensors"),
+        # flexedit.json
+        ("vae", remove(CONFIG_FILE), r"chair lacks flexedit\.json"),
+        ("vae", write(CONFIG_FILE, "{"), r"chair/flexedit\.json is not valid JSON"),
+        (
+            "vae",
+            lambda folder: (folder / CONFIG_FILE).write_bytes(b"\xff\xfe{"),
+            r"chair/flexedit\.json is not valid JSON",
+        ),
+        ("vae", settings(lambda d: d["sources"].pop("vae")), "names no source for 'vae'"),
+        (
+            "vae",
+            settings(lambda d: d["sources"].update(vae={"folder": "../vae"})),
+            "'../vae' must lie inside the model folder",
+        ),
+        (
+            "vae",
+            settings(lambda d: d["sources"].update(vae={"folder": "/vae"})),
+            "'/vae' must lie inside the model folder",
+        ),
+        (
+            "unet",
+            settings(lambda d: d["unet"].update(down_block_types=["Sideways", "DownBlock2D"])),
+            "'unet' section .* describes no UNet",
+        ),
+        # parts that do not belong together
+        (
+            "vllm",
+            settings(lambda d: d["qformer"].update(hidden_width=48)),
+            "hidden width is 32, but qformer.hidden_width .* is 48",
+        ),
+        (
+            "clip",
+            settings(lambda d: d["mea"].update(clip_width=48)),
+            "projection width is 32, but mea.clip_width .* is 48",
+        ),
+        ("vllm", settings(lambda d: d.update(num_edit_tokens=16)), r"asks for \(16, 32\)"),
+        (
+            "text",
+            settings(lambda d: d.update(text={"width": 32, "num_tokens": 77})),
+            "text length is 24, but text.num_tokens .* is 77",
+        ),
+        # vllm/
+        ("vllm", lambda folder: shutil.rmtree(folder / "vllm"), r"chair lacks vllm/config\.json"),
+        (
+            "vllm",
+            tensors(
+                "vllm/model.safetensors",
+                lambda t: t.pop("language_model.model.layers.0.mlp.gate_proj.weight"),
+            ),
+            r"vllm lacks weights for .*layers\.0\.mlp\.gate_proj",
+        ),
+        ("vllm", truncate("vllm/model.safetensors"), "vllm cannot be loaded .*header"),
+        ("vllm", pickled, r"vllm cannot be loaded .*must hold a complete model with \.safetensors"),
+        ("vllm", remove("vllm/tokenizer.json"), r"vllm cannot be loaded .*no tokenizer\.json"),
+        ("vllm", write("vllm/tokenizer.json", "{}"), "vllm cannot be loaded"),
+        ("vllm", remove("vllm/preprocessor_config.json"), "vllm has no preprocessor_config.json"),
+        ("vllm", write("vllm/config.json", "{"), "vllm cannot be loaded"),
+        ("vllm", write("vllm/config.json", '{"model_type": "bert"}'), "vllm cannot be loaded"),
+        # clip/ and vae/
+        (
+            "clip",
+            tensors("clip/model.safetensors", lambda t: t.pop("visual_projection.weight")),
+            "clip lacks weights for visual_projection",
+        ),
+        (
+            "text",
+            tensors(
+                "clip/model.safetensors",
+                lambda t: t.pop("text_model.embeddings.token_embedding.weight"),
+            ),
+            "clip lacks weights for .*token_embedding",
+        ),
+        ("text", remove("clip/tokenizer.json"), r"clip cannot be loaded .*no tokenizer\.json"),
+        (
+            "vae",
+            tensors(
+                "vae/diffusion_pytorch_model.safetensors", lambda t: t.pop("quant_conv.weight")
+            ),
+            "vae lacks weights for quant_conv",
+        ),
+        ("vae", truncate("vae/diffusion_pytorch_model.safetensors"), "vae cannot be loaded"),
+        ("vae", remove("vae/diffusion_pytorch_model.safetensors"), "vae cannot be loaded"),
+    ],
+)
+def test_what_is_wrong_with_a_model_folder_is_named(folder, part, spoil, message, capfd):
+    spoil(folder)
+    with pytest.raises(FlexEditError, match=message) as raised:
+        load(folder, part)
+    assert "\n" not in str(raised.value)
+    assert capfd.readouterr().out == ""
+
+
+def test_a_folder_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(FlexEditError, match="no model folder .*chair"):
+        ModelFolder(tmp_path / "chair")
+
+
+def test_a_long_list_of_missing_keys_is_shortened(folder):
+    tensors(WEIGHTS_FILE, lambda t: [t.pop(k) for k in list(t) if k.startswith("qformer")])(folder)
+    with pytest.raises(FlexEditError, match=r"and \d+ more") as raised:
+        load(folder, "qformer")
+    assert len(str(raised.value)) < 400
+
+
+def test_a_vllm_that_flexedit_cannot_edit_through_is_named(tiny):
+    with pytest.raises(FlexEditError, match="clip cannot be loaded"):
+        load_stock_vllm(tiny / "clip")
+
+
+def test_a_system_without_vllm_or_qformer_says_so(tiny, tmp_path):
+    config = ModelFolder(tiny).config
+    from flexedit.config import TextBridgeConfig
+
+    folder = make_tiny_folder(
+        tmp_path / "ip2p",
+        bridge="text",
+        text=TextBridgeConfig(config.mea.width, 24),
+        num_edit_tokens=0,
+        qformer=None,
+        lora=None,
+    )
+    for part, name in (("vllm", "VLLM"), ("qformer", "Q-Former")):
+        with pytest.raises(FlexEditError, match=f"has no {name}"):
+            load(folder, part)
+
+
+# Parts from the hub
+
+
+REVISION = "0123456789abcdef0123456789abcdef01234567"
+
+
+def test_a_part_may_be_a_pinned_snapshot_of_a_hub_repository(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    snapshot = tmp_path / "hub" / "models--someone--small-vae" / "snapshots" / REVISION
+    before = load(folder, "vae").state_dict()
+    snapshot.parent.mkdir(parents=True)
+    shutil.move(folder / "vae", snapshot)
+    source = dataclasses.asdict(PartSource(repo="someone/small-vae", revision=REVISION))
+    settings(lambda data: data["sources"].update(vae=source))(folder)
+    after = load(folder, "vae").state_dict()
+    assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
+
+
+def test_a_part_that_cannot_be_fetched_is_named_with_what_to_do(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    source = dataclasses.asdict(PartSource(repo="someone/small-vae", revision=REVISION))
+    settings(lambda data: data["sources"].update(vae=source))(folder)
+    with pytest.raises(FlexEditError, match=f"someone/small-vae@{REVISION}.*chair/vae"):
+        load(folder, "vae")
+
+
+def test_the_conditioning_of_a_loaded_adapter_carries_no_gradient_history(tiny):
+    given = torch.randn(1, 24, TINY.clip_width)
+    branch = load(tiny, "mea").conditioning(given, None, torch.zeros(1), torch.zeros(1, 4, 2, 2))
+    assert isinstance(branch, Conditioning) and branch.f1.grad_fn is None
