@@ -18,9 +18,9 @@ from flexedit.checkpoint import (
     trained_tensors,
     unet_layers,
 )
-from flexedit.config import PartSource
+from flexedit.config import PartSource, TextBridgeConfig
 from flexedit.errors import FlexEditError
-from flexedit.models.mea import MEA, Conditioning
+from flexedit.models.mea import MEA
 from flexedit.models.qformer import QFormer
 from flexedit.models.unet import FlexEditUNet
 from tests.tiny import TINY, make_tiny_folder
@@ -107,7 +107,7 @@ def test_a_saved_model_computes_what_it_computed(folder):
     mea = MEA(config.mea, config.context_length, unet.layers).eval()
     for parameter in [*mea.parameters(), mea.null_edit]:
         torch.nn.init.normal_(parameter, std=0.2)
-    kept = {name: load(folder, "vllm").state_dict() for name in ("before",)}["before"]
+    kept = load(folder, "vllm").state_dict()
     others = {
         k: v for k, v in load_file(folder / WEIGHTS_FILE).items() if k[:4] in ("lora", "toke")
     }
@@ -362,6 +362,7 @@ def test_an_ablation_has_just_the_tensors_that_it_uses(switch, tiny, tmp_path):
         ("vae", truncate("vae/diffusion_pytorch_model.safetensors"), "vae cannot be loaded"),
         ("vae", remove("vae/diffusion_pytorch_model.safetensors"), "vae cannot be loaded"),
     ],
+    ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_what_is_wrong_with_a_model_folder_is_named(folder, part, spoil, message, capfd):
     spoil(folder)
@@ -372,7 +373,7 @@ def test_what_is_wrong_with_a_model_folder_is_named(folder, part, spoil, message
 
 
 def test_a_folder_that_is_not_there_is_named(tmp_path):
-    with pytest.raises(FlexEditError, match="no model folder .*chair"):
+    with pytest.raises(FlexEditError, match=r"no model folder .*chair"):
         ModelFolder(tmp_path / "chair")
 
 
@@ -390,8 +391,6 @@ def test_a_vllm_that_flexedit_cannot_edit_through_is_named(tiny):
 
 def test_a_system_without_vllm_or_qformer_says_so(tiny, tmp_path):
     config = ModelFolder(tiny).config
-    from flexedit.config import TextBridgeConfig
-
     folder = make_tiny_folder(
         tmp_path / "ip2p",
         bridge="text",
@@ -430,9 +429,3 @@ def test_a_part_that_cannot_be_fetched_is_named_with_what_to_do(folder, tmp_path
     settings(lambda data: data["sources"].update(vae=source))(folder)
     with pytest.raises(FlexEditError, match=f"someone/small-vae@{REVISION}.*chair/vae"):
         load(folder, "vae")
-
-
-def test_the_conditioning_of_a_loaded_adapter_carries_no_gradient_history(tiny):
-    given = torch.randn(1, 24, TINY.clip_width)
-    branch = load(tiny, "mea").conditioning(given, None, torch.zeros(1), torch.zeros(1, 4, 2, 2))
-    assert isinstance(branch, Conditioning) and branch.f1.grad_fn is None

@@ -50,6 +50,7 @@ class Plan:
 
     shape: mini.Shape = mini.MINI
     stages: dict[str, Stage] = field(default_factory=dict)
+    num_texts: int = 6000  # samples whose words the tokenizers are trained on
 
 
 def mini_train(steps: int, batch_size: int, lr: float, ema: float = 0.0) -> TrainConfig:
@@ -115,7 +116,8 @@ class MiniTraining:
     # --- the stages ---
 
     def parts(self, max_seconds: float | None = None) -> bool:
-        mini.build_parts(self.plan.shape, texts(World(self.plan.shape.size)), self.model)
+        words = texts(World(self.plan.shape.size), self.plan.num_texts)
+        mini.build_parts(self.plan.shape, words, self.model)
         return True
 
     def vae(self, max_seconds: float | None = None) -> bool:
@@ -219,7 +221,7 @@ class MiniTraining:
         return True
 
 
-def texts(world: World, count: int = 6000) -> Iterator[str]:
+def texts(world: World, count: int) -> Iterator[str]:
     """What the tokenizers are trained on: everything that is ever said."""
     from .. import prompts
 

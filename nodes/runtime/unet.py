@@ -61,6 +61,14 @@ FIXED: dict[str, tuple[Any, ...]] = {
     "time_embedding_type": ("positional",),
     "timestep_post_act": (None,),
 }
+NAMED = (  # structure has no defaults
+    "block_out_channels",
+    "cross_attention_dim",
+    "down_block_types",
+    "in_channels",
+    "out_channels",
+    "up_block_types",
+)
 DOWN = {"DownBlock2D": False, "CrossAttnDownBlock2D": True}
 UP = {"UpBlock2D": False, "CrossAttnUpBlock2D": True}
 PREDICTIONS = {
@@ -73,6 +81,8 @@ BETA_SCHEDULES = {"scaled_linear": "linear", "linear": "sqrt_linear"}  # diffuse
 
 def unet_config(config: dict[str, Any], where: str = "UNet") -> dict[str, Any]:
     """A diffusers UNet2DConditionModel config → the arguments of ComfyUI's UNetModel."""
+    if missing := [name for name in NAMED if name not in config]:
+        raise FlexEditError(f"{where}: the config lacks {', '.join(missing)}.")
     require(config, FIXED, where)
     channels = config["block_out_channels"]
     levels = len(channels)

@@ -24,7 +24,7 @@ from flexedit_pack.flexedit import pipeline, sampling
 from flexedit_pack.flexedit.errors import FlexEditError
 from flexedit_pack.nodes.runtime import conditioning, guider, subject
 from flexedit_pack.nodes.runtime.clip_vision import load_clip_vision, tokens
-from flexedit_pack.nodes.runtime.unet import load_unet
+from flexedit_pack.nodes.runtime.unet import load_unet, unet_config
 from flexedit_pack.nodes.runtime.vae import encode, load_vae
 from torch import Tensor
 
@@ -316,6 +316,26 @@ def vae(path: str) -> dict[str, float]:
     }
 
 
+def unsupported(path: str) -> dict[str, str]:
+    """What is said of a UNet that diffusers could run and ComfyUI cannot."""
+    config = Model(path).config.unet
+    said = {}
+    for setting, value in {
+        "act_fn": "gelu",
+        "attention_head_dim": [2, 3],
+        "down_block_types": ["AttnDownBlock2D", "CrossAttnDownBlock2D"],
+        "layers_per_block": [1, 2],
+        "mid_block_type": None,
+        "norm_num_groups": 16,
+        "transformer_layers_per_block": [[1], [2]],
+    }.items():
+        try:
+            unet_config(config | {setting: value})
+        except FlexEditError as refusal:
+            said[setting] = str(refusal)
+    return said
+
+
 CHECKS = (
     batches,
     cancelled,
@@ -329,6 +349,7 @@ CHECKS = (
     precision,
     samplers,
     second_run,
+    unsupported,
     vae,
 )
 

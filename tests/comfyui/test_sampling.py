@@ -93,6 +93,12 @@ def test_the_vae_encodes_and_decodes_as_diffusers_does(behaviour):
     assert max(behaviour["vae"].values()) <= TOLERANCE
 
 
+def test_a_unet_that_comfyui_cannot_run_is_refused_by_the_settings_name(behaviour):
+    said = behaviour["unsupported"]
+    assert len(said) == 7
+    assert all(setting in message and "ComfyUI" in message for setting, message in said.items())
+
+
 def test_half_precision_gives_nearly_the_same(behaviour):
     assert 0 < behaviour["precision"]["bf16"] < 0.2
 

@@ -1,0 +1,265 @@
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from flexedit import __version__, masks
+from flexedit.cli import main
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture
+def scene(tmp_path: Path) -> Path:
+    """37 wide, 21 high"""
+    pixels = np.random.default_rng(0).integers(0, 255, (21, 37, 3), np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "scene.png")
+    return tmp_path / "scene.png"
+
+
+@pytest.fixture
+def mask(tmp_path: Path) -> Path:
+    """White on black, of another size than the scene"""
+    pixels = np.zeros((40, 40), np.uint8)
+    pixels[10:30, 5:20] = 255
+    Image.fromarray(pixels).save(tmp_path / "mask.png")
+    return tmp_path / "mask.png"
+
+
+def run(*arguments: object) -> int:
+    return main([str(argument) for argument in arguments])
+
+
+def edit(tiny: Path, scene: Path, *arguments: object) -> int:
+    out = scene.with_name("out.png")
+    instruction = () if "--instruction" in arguments else ("--instruction", "remove this")
+    model = () if "--model" in arguments else ("--model", tiny)
+    out = () if "--out" in arguments else ("--out", out)
+    common = ("--scene", scene, "--device", "cpu", *model, *out, *instruction)
+    steps = () if "--steps" in arguments else ("--steps", 2)
+    return run("edit", *common, *steps, *arguments)
+
+
+def pixels(path: Path) -> np.ndarray:
+    return np.asarray(Image.open(path))
+
+
+# What it does
+
+
+def test_an_edit_is_written_in_the_scenes_size(tiny, scene, mask, capsys):
+    assert edit(tiny, scene, "--mask", mask, "--json") == 0
+    output = capsys.readouterr()
+    report = json.loads(output.out)
+    assert report == {"out": str(scene.with_name("out.png")), "reply": "", "label": ""}
+    assert Image.open(report["out"]).size == (37, 21)
+    assert output.err == "\rstep 1/2\rstep 2/2\n"
+
+
+def test_every_option_of_an_edit_has_an_effect(tiny, scene, mask):
+    def result(*arguments: object) -> bytes:
+        assert edit(tiny, scene, *arguments) == 0
+        return pixels(scene.with_name("out.png")).tobytes()
+
+    Image.new("RGB", (30, 20), "red").save(scene.with_name("subject.png"))
+    subject = ("--subject", scene.with_name("subject.png"))
+    plain = result()
+    assert result() == plain
+    results = [
+        plain,
+        result("--mask", mask),
+        result("--seed", 1),
+        result("--steps", 3),
+        result("--edit-cfg", 9),
+        result("--scene-cfg", 9),
+        result(*subject),
+        result(*subject, "--subject-strength", 3),
+    ]
+    assert [results.index(one) for one in results] == list(range(len(results)))
+
+
+def test_an_edit_may_speak_first(tiny, scene, capsys):
+    assert edit(tiny, scene, "--reply", "generate", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["reply"]
+
+
+def test_painting_the_object_needs_no_words(tiny, scene, mask):
+    assert edit(tiny, scene, "--mask", mask, "--task", "segment", "--instruction", "") == 0
+
+
+def test_a_scribble_is_interpreted_and_its_object_painted(tiny, scene, mask, capsys):
+    out = scene.with_name("deep") / "whole.png"
+    arguments = ("--scene", scene, "--mask", mask, "--model", tiny, "--device", "cpu")
+    assert run("interpret", *arguments, "--mask-out", out, "--json") == 0
+    report = json.loads(capsys.readouterr().out)
+    assert set(report) == {"reply", "label", "mask"} and report["mask"] == str(out)
+    painted = Image.open(out)
+    assert painted.size == (37, 21) and painted.mode == "L"
+    assert set(np.unique(painted)) <= {0, 255}
+
+
+def test_a_mask_is_drawn(tmp_path, capsys):
+    out = tmp_path / "ring.png"
+    settings = ("--size", 60, 40, "--x", 0.3, "--stroke", 0.1, "--seed", 2)
+    assert run("mask", "irregular open", "--out", out, *settings) == 0
+    drawn = masks.draw("irregular open", 40, 60, x=0.3, stroke=0.1, seed=2)
+    assert (pixels(out) == drawn.numpy() * 255).all()
+    assert f"share: {round(float(drawn.mean()), 4)}" in capsys.readouterr().out
+
+
+def test_a_model_folder_is_described_without_loading_it(tiny, tmp_path, capsys):
+    folder = shutil.copytree(tiny, tmp_path / "chair")
+    shutil.rmtree(folder / "vllm")
+    assert run("info", "--model", folder, "--json") == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["system"] == "flexedit-tiny" and report["edit_tokens"] == 32
+    assert report["context"] == "24 x 32" and report["trained_tensors"] > 100
+
+
+def test_samples_of_the_synthetic_world_are_written(tmp_path, capsys):
+    out = tmp_path / "samples"
+    assert run("data", "--out", out, "--count", 2, "--size", 48, "--split", "heldout") == 0
+    assert "samples: 2" in capsys.readouterr().out
+    assert any(Image.open(file).size == (48, 48) for file in out.rglob("*.png"))
+
+
+# Pictures as people have them
+
+
+def test_the_opaque_part_of_a_transparent_mask_is_the_mask(tiny, scene, mask, capsys):
+    """A picture whose colours are all white: only its alpha tells the scribble."""
+    drawn = pixels(mask)
+    white = np.full((*drawn.shape, 4), 255, np.uint8)
+    white[..., 3] = drawn
+    Image.fromarray(white).save(scene.with_name("alpha.png"))
+    results = []
+    for given in (mask, scene.with_name("alpha.png")):
+        assert edit(tiny, scene, "--mask", given) == 0
+        results.append(pixels(scene.with_name("out.png")))
+    assert (results[0] == results[1]).all()
+
+
+def test_a_photo_that_was_taken_sideways_is_turned_upright(tiny, scene):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turn by 90° to see it upright
+    Image.open(scene).save(scene.with_name("photo.jpg"), exif=exif)
+    assert edit(tiny, scene.with_name("photo.jpg")) == 0
+    assert Image.open(scene.with_name("out.png")).size == (21, 37)
+
+
+@pytest.mark.parametrize("mode", ["L", "RGBA", "P", "1", "CMYK"])
+def test_scenes_of_any_kind_are_read(mode, tiny, scene):
+    file = scene.with_name("other.tiff")
+    Image.open(scene).convert(mode).save(file)
+    assert edit(tiny, file) == 0
+
+
+# What goes wrong is told in one line
+
+
+def complaint(capsys: pytest.CaptureFixture) -> str:
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert output.err.startswith("flexedit: ") and output.err.count("\n") == 1
+    return output.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--instruction", "  "), "instruction is empty"),
+        (("--instruction", "x" * 5000), "5000 characters"),
+        (("--instruction", "word " * 700), "needs"),
+        (("--steps", 0), "steps is 0"),
+        (("--model", "nowhere"), "no model folder nowhere"),
+        (("--device", "gpu"), "'gpu' cannot be used"),
+        (("--mask", "nowhere.png"), "nowhere.png cannot be read"),
+        (("--subject", "nowhere.png"), "nowhere.png cannot be read"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_a_bad_input_is_explained_in_one_line(arguments, message, tiny, scene, capsys):
+    assert edit(tiny, scene, *arguments) == 2
+    assert message in complaint(capsys)
+    assert not scene.with_name("out.png").exists()
+
+
+def test_an_empty_mask_tells_the_user_to_paint(tiny, scene, capsys):
+    Image.new("L", (37, 21)).save(scene.with_name("black.png"))
+    assert edit(tiny, scene, "--mask", scene.with_name("black.png")) == 2
+    assert "Paint over" in complaint(capsys)
+
+
+@pytest.mark.parametrize("content", [b"", b"no picture", b"\x89PNG\r\n\x1a\n broken"])
+def test_a_file_that_is_no_picture_is_named(content, tiny, scene, capsys):
+    scene.write_bytes(content)
+    assert edit(tiny, scene) == 2
+    assert f"{scene} cannot be read as a picture" in complaint(capsys)
+
+
+def test_a_truncated_picture_is_named(tiny, scene, capsys):
+    scene.write_bytes(scene.read_bytes()[:1500])
+    assert edit(tiny, scene) == 2
+    assert f"{scene} cannot be read as a picture" in complaint(capsys)
+
+
+@pytest.mark.parametrize("name", ["out.nonsense", "scene.png/out.png"])
+def test_a_place_that_cannot_be_written_to_is_named(name, scene, capsys):
+    out = scene.parent / name
+    assert run("mask", "circle", "--out", out) == 2
+    assert f"{out} cannot be written" in complaint(capsys)
+
+
+def test_an_unknown_kind_of_mask_is_refused(tmp_path, capsys):
+    assert run("mask", "star", "--out", tmp_path / "a.png") == 2
+    assert "'star'" in complaint(capsys)
+
+
+def test_an_unknown_stage_of_training_is_refused_before_anything_starts(tmp_path, capsys):
+    assert run("train", "mini", "--out", tmp_path / "run", "--stages", "parts,nonsense") == 2
+    assert "Unknown stage 'nonsense'" in complaint(capsys)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("arguments", [[], ["paint"], ["edit"], ["mask", "circle", "--x", "a"]])
+def test_a_command_that_is_not_understood_shows_how_to_say_it(arguments, capsys):
+    with pytest.raises(SystemExit) as raised:
+        main(arguments)
+    assert raised.value.code == 2
+    assert "usage: flexedit" in capsys.readouterr().err
+
+
+# As a process
+
+
+def test_standard_output_is_one_json_object_and_nothing_else(tiny, scene, mask):
+    out = scene.with_name("out.png")
+    files = ["--scene", scene, "--mask", mask, "--model", tiny, "--out", out]
+    words = ["--instruction", "remove this", "--steps", "1", "--json"]
+    process = subprocess.run(
+        [sys.executable, "-m", "flexedit", "edit", *files, *words],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert process.returncode == 0, process.stderr
+    assert process.stdout.count("\n") == 1
+    assert json.loads(process.stdout)["out"].endswith("out.png")
+    assert process.stderr.split() == ["step", "1/1"]
+
+
+def test_the_version_is_said_at_once():
+    process = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "flexedit", "--version"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert process.stdout == f"{__version__}\n"
+    imported = {line.rpartition("|")[2].strip() for line in process.stderr.splitlines()}
+    assert not imported & {"torch", "numpy", "PIL", "transformers", "diffusers"}
