@@ -11,7 +11,7 @@ RUN := .venv/bin/python
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: test demo lint bench mini
+.PHONY: test demo lint bench mini table
 
 test: $(READY)
 	$(RUN) -m pytest -q --durations=10 $(ARGS)
@@ -24,11 +24,15 @@ lint: $(READY)
 	$(RUN) -m ruff format --check .
 	$(RUN) -m mypy flexedit
 
+table: $(READY)
+	$(RUN) -m flexedit.training.evaluate $(ARGS)
+
 bench: $(READY)
 	$(RUN) -m benchmarks.run $(ARGS)
 
 mini: $(READY)
-	$(RUN) -m flexedit train mini $(ARGS)
+	$(RUN) -m flexedit train mini --out runs/mini $(ARGS)
+	mkdir -p flexedit/pretrained && cp -r runs/mini/flexedit-mini flexedit/pretrained/
 
 # Torch goes first: its index may differ, and what follows must take the pinned build as it is.
 $(READY): requirements.txt requirements-dev.txt tests/comfyui/torchvision_cpu.py

@@ -63,14 +63,7 @@ def interpret(
 ) -> Intent:
     """The VLLM reads the marked scene. A question is always answered; it has no edit tokens."""
     marked = request.marked(mark_alpha)
-    texts = [
-        prompts.prompt(
-            instruction, task, with_subject=has_subject, with_mask=request.mask is not None
-        )
-        for instruction, task, has_subject in zip(
-            request.instructions, request.tasks, request.has_subject, strict=True
-        )
-    ]
+    texts = prompts.prompts_for(request)
     pixels = vllm.pictures(marked, request.subject, request.has_subject)
     device = next(vllm.parameters()).device
     if reply == "direct" and "ask" not in request.tasks:

@@ -8,6 +8,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .request import EditRequest
 
 IMAGE = "<image>"  # one picture; the VLLM expands it to its image tokens
 POSITIONAL = "Utilizing the white mask as a positional benchmark, "
@@ -59,6 +63,23 @@ def prompt(
     lead = positional if with_mask and task == "edit" else ""
     pictures = f"[pic1] {IMAGE}" + (f" [pic2] {IMAGE}" if with_subject else "")
     return f"USER: {pictures}\n{lead}{text} ASSISTANT:"
+
+
+def prompts_for(request: EditRequest, positional: Sequence[str] | None = None) -> list[str]:
+    """The prompt of each row; ``positional``: each row's phrase, by default POSITIONAL."""
+    phrases = positional or [POSITIONAL] * request.batch_size
+    return [
+        prompt(
+            instruction,
+            task,
+            with_subject=has_subject,
+            with_mask=request.mask is not None,
+            positional=phrase,
+        )
+        for instruction, task, has_subject, phrase in zip(
+            request.instructions, request.tasks, request.has_subject, phrases, strict=True
+        )
+    ]
 
 
 def naming_reply(label: str) -> str:

@@ -50,6 +50,7 @@ class Shape:
 
 
 MINI = Shape()
+NORM_GROUPS = 8  # with 32 groups of 32 channels each picture would lose its colours
 SPECIAL = {"pad_token": "<pad>", "bos_token": "<s>", "eos_token": "</s>"}
 
 
@@ -102,6 +103,7 @@ def system_config(shape: Shape, name: str = "flexedit-mini") -> SystemConfig:
             "out_channels": 4,
             "block_out_channels": list(shape.unet_channels),
             "layers_per_block": shape.unet_layers,
+            "norm_num_groups": NORM_GROUPS,
             "down_block_types": [kind.format("Down") for kind in kinds],
             "up_block_types": [kind.format("Up") for kind in reversed(kinds)],
             "cross_attention_dim": shape.clip_width,
@@ -211,6 +213,7 @@ def build_vae(shape: Shape, folder: Path) -> None:
         up_block_types=["UpDecoderBlock2D"] * levels,
         block_out_channels=shape.vae_channels,
         layers_per_block=1,
+        norm_num_groups=NORM_GROUPS,
         latent_channels=4,
         sample_size=shape.size,
         scaling_factor=1.0,

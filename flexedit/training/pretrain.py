@@ -150,21 +150,7 @@ class VLLMPretraining(nn.Module):
 
     def forward(self, batch: Batch, draw: Draw) -> dict[str, Tensor]:
         request = batch.request
-        texts = [
-            prompts.prompt(
-                instruction,
-                task,
-                with_subject=has_subject,
-                positional=prompts.POSITIONAL_PARAPHRASES[phrase],
-            )
-            for instruction, task, has_subject, phrase in zip(
-                request.instructions,
-                request.tasks,
-                request.has_subject,
-                draw.positional.tolist(),
-                strict=True,
-            )
-        ]
+        texts = prompts.prompts_for(request, draw.phrases)
         silent = [False] * len(texts)
         sequences = self.vllm.tokenize(texts, batch.replies, edit_tokens=silent, end=True)
         pixels = self.vllm.pictures(request.marked(), request.subject, request.has_subject)

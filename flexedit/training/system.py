@@ -64,6 +64,10 @@ class Draw:
             ),
         )
 
+    @property
+    def phrases(self) -> list[str]:
+        return [prompts.POSITIONAL_PARAPHRASES[index] for index in self.positional.tolist()]
+
     def rows(self, start: int, stop: int) -> Draw:
         return Draw(*(getattr(self, field.name)[start:stop] for field in fields(self)))
 
@@ -177,21 +181,7 @@ class System(nn.Module):
         assert self.qformer is not None
         request = batch.request
         marked = request.marked(self.config.mark_alpha)
-        texts = [
-            prompts.prompt(
-                instruction,
-                task,
-                with_subject=has_subject,
-                positional=prompts.POSITIONAL_PARAPHRASES[phrase],
-            )
-            for instruction, task, has_subject, phrase in zip(
-                request.instructions,
-                request.tasks,
-                request.has_subject,
-                draw.positional.tolist(),
-                strict=True,
-            )
-        ]
+        texts = prompts.prompts_for(request, draw.phrases)
         asks = [task == "ask" for task in request.tasks]
         generic = [bool(g) and not ask for g, ask in zip(draw.generic, asks, strict=True)]
         replies = prompts.training_replies(batch.replies, generic)

@@ -24,7 +24,7 @@ from ...flexedit.config import DiffusionConfig
 from ...flexedit.errors import FlexEditError
 from . import subject
 from .parts import PRECISIONS, ManagedPart
-from .weights import Width, read_config, require
+from .weights import Width, read_config, require, set_norm_groups
 
 # What ComfyUI's UNet does in one way only; diffusers' defaults are among them.
 FIXED: dict[str, tuple[Any, ...]] = {
@@ -47,7 +47,6 @@ FIXED: dict[str, tuple[Any, ...]] = {
     "mid_block_scale_factor": (1,),
     "mid_block_type": ("UNetMidBlock2DCrossAttn",),
     "norm_eps": (1e-5,),
-    "norm_num_groups": (32,),
     "num_attention_heads": (None,),
     "num_class_embeds": (None,),
     "only_cross_attention": (False,),
@@ -225,6 +224,7 @@ def load_unet(folder: ModelFolder, mea: ManagedPart, precision: str) -> ModelPat
     stored = next(iter(tensors.values()), torch.empty(0)).dtype
     config.set_inference_dtype(stored, _cast(stored, tensors, precision))
     model = FlexEditModel(config, folder.config.diffusion, LatentFormat(folder))
+    set_norm_groups(model.diffusion_model, folder.config.unet.get("norm_num_groups", 32), where)
     own = model.diffusion_model.state_dict().keys()
     check_keys((name for name, comfy_name in names.items() if comfy_name in own), tensors, where)
     load_strict(model.diffusion_model, {names[k]: v for k, v in tensors.items()}, where)

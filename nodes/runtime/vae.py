@@ -13,7 +13,7 @@ from ...flexedit.checkpoint import ModelFolder, check_keys
 from ...flexedit.errors import FlexEditError
 from .lazy import Lazy
 from .parts import PRECISIONS
-from .weights import Width, read_config, read_weights, require
+from .weights import Width, read_config, read_weights, require, set_norm_groups
 
 FIXED: dict[str, tuple[Any, ...]] = {
     "_class_name": ("AutoencoderKL",),
@@ -22,7 +22,6 @@ FIXED: dict[str, tuple[Any, ...]] = {
     "latents_mean": (None,),
     "latents_std": (None,),
     "mid_block_add_attention": (True,),
-    "norm_num_groups": (32,),
     "out_channels": (3,),
     "shift_factor": (None, 0, 0.0),
     "use_post_quant_conv": (True,),
@@ -65,6 +64,7 @@ def load_vae(folder: ModelFolder, precision: str) -> FolderVAE:
         structure = autoencoder_config(config, where)
         comfy.sd.VAE.__init__(vae, sd=dict(tensors), config={"params": structure}, dtype=dtype)
         check_keys(vae.first_stage_model.state_dict(), tensors, where)
+        set_norm_groups(vae.first_stage_model, config.get("norm_num_groups", 32), where)
         vae.downscale_ratio = vae.upscale_ratio = 2 ** (len(config["block_out_channels"]) - 1)
         vae.latent_channels = structure["embed_dim"]
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
-from torch import Tensor
+from torch import Tensor, nn
 
 from ...flexedit.errors import FlexEditError
 
@@ -19,6 +19,18 @@ class Width(int):
         return int(self)
 
     __rmul__ = __mul__
+
+
+def set_norm_groups(module: nn.Module, groups: int, what: str) -> None:
+    """ComfyUI builds every group norm with 32 groups; their weights serve any number."""
+    for norm in module.modules():
+        if isinstance(norm, nn.GroupNorm):
+            if norm.num_channels % groups:
+                raise FlexEditError(
+                    f"{what}: norm_num_groups is {groups}, which does not divide its "
+                    f"{norm.num_channels} channels."
+                )
+            norm.num_groups = groups
 
 
 def read_config(folder: Path) -> dict[str, Any]:

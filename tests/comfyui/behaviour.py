@@ -326,7 +326,6 @@ def unsupported(path: str) -> dict[str, str]:
         "down_block_types": ["AttnDownBlock2D", "CrossAttnDownBlock2D"],
         "layers_per_block": [1, 2],
         "mid_block_type": None,
-        "norm_num_groups": 16,
         "transformer_layers_per_block": [[1], [2]],
     }.items():
         try:

@@ -1,9 +1,9 @@
 import pytest
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def fresh_accelerate():
-    """accelerate remembers the first Accelerator of a process; each test starts without one."""
+    """accelerate keeps the precision of a process's first Accelerator; each file has its own."""
     from accelerate.state import AcceleratorState
 
     AcceleratorState._reset_state(reset_partial_state=True)

@@ -55,7 +55,7 @@ def train(vllm: VLLM, folder: Path, steps: int = 4) -> list[float]:
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
-        losses.append(float(loss))
+        losses.append(float(loss.detach()))
     return losses
 
 

@@ -1,0 +1,128 @@
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from flexedit.checkpoint import WEIGHTS_FILE, ModelFolder
+from flexedit.data import World
+from flexedit.errors import FlexEditError
+from flexedit.pipeline import FlexEditPipeline
+from flexedit.training.batch import collate
+from flexedit.training.stages import MINI_PLAN, ORDER, MiniTraining, Plan, curve
+from tests.tiny import TINY
+
+TRAINED = [name for name in ORDER if name not in ("parts", "export")]
+
+
+def tiny_plan(steps: int = 2) -> Plan:
+    """The plan of the mini, with its recipes and precision, but hardly any steps."""
+    stages = {
+        name: dataclasses.replace(
+            stage,
+            train=dataclasses.replace(
+                stage.train, steps=steps, batch_size=2, warmup=1, log_every=1, lr=1e-2
+            ),
+        )
+        for name, stage in MINI_PLAN.stages.items()
+    }
+    return Plan(TINY, stages, num_texts=50)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory) -> Path:
+    """A mini that was stopped at once, resumed, and trained to its end"""
+    folder = tmp_path_factory.mktemp("mini")
+    MiniTraining(folder, tiny_plan()).run(max_seconds=0.0)
+    assert {path.name for path in folder.iterdir()} == {"parts", "model", "vae"}
+    assert not (folder / "vae" / "done").exists()
+    MiniTraining(folder, tiny_plan()).run()
+    return folder
+
+
+def test_every_stage_trains_in_its_order_and_leaves_a_curve(trained):
+    assert all((trained / name / "done").is_file() for name in ORDER)
+    finished = [(trained / name / "done").stat().st_mtime_ns for name in ORDER]
+    assert finished == sorted(finished)
+    for name in TRAINED:
+        assert [row["step"] for row in curve(trained / name)] == [1, 2]
+    losses = {name: set(curve(trained / name)[0]) - {"step", "seconds"} for name in TRAINED}
+    helpers = {"helper_classes", "helper_mask"}
+    assert losses == {
+        "vae": {"l1", "l2", "kl"},
+        "clip": {"contrast", "classes", "covered"},
+        "vision": {"classes", "covered"},
+        "vllm": {"reply"},
+        "base": {"diffusion"} | helpers,
+        "align": {"reply", "align"},
+        "joint": {"reply", "diffusion"} | helpers,
+    }
+
+
+def test_the_exported_folder_is_a_model_that_edits(trained):
+    pipeline = FlexEditPipeline.from_pretrained(trained / "flexedit-mini", "cpu")
+    assert pipeline.config.name == "flexedit-mini"
+    sample = World(64)[0]
+    request = collate([sample]).request
+    for reply in ("direct", "generate"):
+        result = pipeline(request, reply=reply, num_steps=2)
+        assert result.picture.shape == (1, 3, 64, 64) and torch.isfinite(result.picture).all()
+
+
+def test_the_exported_weights_are_half_as_large_as_the_trained_ones(trained):
+    files = sorted((trained / "flexedit-mini").rglob("*.safetensors"))
+    assert len(files) == 4
+    for file in files:
+        assert {tensor.dtype for tensor in load_file(file).values()} == {torch.float16}
+
+
+def test_the_export_is_the_last_stages_outcome(trained):
+    joint, shipped = (
+        load_file(trained / name / WEIGHTS_FILE) for name in ("joint", "flexedit-mini")
+    )
+    assert set(joint) == set(shipped) == set(ModelFolder(trained / "flexedit-mini").keys)
+    assert all(torch.equal(shipped[key], tensor.half()) for key, tensor in joint.items())
+
+
+def test_each_stage_goes_on_from_the_one_before(trained):
+    base, align, joint = (
+        load_file(trained / name / WEIGHTS_FILE) for name in ("base", "align", "joint")
+    )
+    assert not any(key.startswith(("qformer", "lora", "tokens")) for key in base)
+    for key, tensor in base.items():  # align trains Q-Former and VLLM only
+        assert torch.equal(align[key], tensor), key
+    assert set(align) == set(joint)
+    moved = {key.partition(".")[0] for key in joint if not torch.equal(joint[key], align[key])}
+    assert moved == {"unet", "mea", "qformer", "lora", "tokens"}
+
+
+def test_what_was_pretrained_is_in_the_model(trained):
+    config = json.loads((trained / "flexedit-mini" / "vae" / "config.json").read_text())
+    assert config["scaling_factor"] != 1.0
+    for part in ("clip", "vllm"):
+        trained_part = load_file(trained / "model" / part / "model.safetensors")
+        shipped = load_file(trained / "flexedit-mini" / part / "model.safetensors")
+        assert all(torch.equal(shipped[key], tensor.half()) for key, tensor in trained_part.items())
+
+
+def test_running_again_does_nothing(trained):
+    def snapshot() -> dict[Path, int]:
+        return {path: path.stat().st_mtime_ns for path in trained.rglob("*") if path.is_file()}
+
+    before = snapshot()
+    MiniTraining(trained, tiny_plan()).run()
+    assert snapshot() == before
+
+
+def test_an_unknown_stage_is_named_before_anything_is_done(tmp_path):
+    with pytest.raises(FlexEditError, match="Unknown stage 'joints'; choose from parts, vae"):
+        MiniTraining(tmp_path, tiny_plan()).run(("parts", "joints"))
+    assert not any(tmp_path.iterdir())
+
+
+def test_every_stage_of_the_shipped_mini_is_planned():
+    assert set(MINI_PLAN.stages) == set(TRAINED)
+    for stage in MINI_PLAN.stages.values():
+        assert stage.train.steps > stage.train.warmup

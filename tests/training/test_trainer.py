@@ -1,0 +1,346 @@
+import dataclasses
+import json
+import multiprocessing
+import os
+import signal
+import time
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from flexedit.checkpoint import ModelFolder
+from flexedit.data import CLASSES, World
+from flexedit.errors import FlexEditError
+from flexedit.training.batch import Batch
+from flexedit.training.system import Draw, Recipe, System
+from flexedit.training.trainer import CHECKPOINT, LOG, TrainConfig, Trainer
+
+WORLD = World(32, seed=1)
+CONFIG = TrainConfig(
+    steps=24, batch_size=4, lr=1e-2, warmup=3, ema=0.9, checkpoint_every=5, log_every=1
+)
+RECIPE = Recipe(
+    stage="joint",
+    parts=("unet", "mea", "qformer", "vllm"),
+    drop_edit=0.3,
+    helper_classes=0.1,
+    helper_mask=0.2,
+)
+
+
+class Painter(nn.Module):
+    """Learns where the meant object is, from a noisy scene and the scribble."""
+
+    def __init__(self, width: int = 8, dropout: float = 0.1, pause: float = 0.0) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.pause = pause
+        self.frozen = nn.Conv2d(4, 4, 1).requires_grad_(False)
+        self.net = nn.Sequential(
+            nn.Conv2d(4, width, 3, padding=1),
+            nn.SiLU(),
+            nn.Dropout(dropout),
+            nn.Conv2d(width, 1, 1),
+        )
+
+    def draw(self, step: int, batch_size: int) -> Draw:
+        return Draw.make(0, step, (batch_size, 3, 32, 32), RECIPE)
+
+    def forward(self, batch: Batch, draw: Draw) -> dict[str, Tensor]:
+        time.sleep(self.pause)
+        scene = batch.request.scene + 0.1 * draw.noise
+        seen = torch.cat([scene, batch.request.mask[:, None]], 1)
+        logits = self.net(seen + 0 * self.frozen(seen))[:, 0]
+        wrong = F.binary_cross_entropy_with_logits(logits, batch.object_mask, reduction="none")
+        return {"mask": wrong.mean((1, 2)), "size": 0.1 * logits.mean((1, 2)).square()}
+
+
+def train(folder: Path, model: nn.Module | None = None, **changes: object) -> Trainer:
+    config = dataclasses.replace(CONFIG, **changes)
+    trainer = Trainer(model or Painter(), WORLD, config, folder)
+    trainer.run()
+    return trainer
+
+
+def log(folder: Path) -> list[dict[str, float]]:
+    """Every logged step without its time."""
+    rows = [json.loads(line) for line in (folder / LOG).read_text().splitlines()]
+    return [{key: value for key, value in row.items() if key != "seconds"} for row in rows]
+
+
+def weights(trainer: Trainer) -> list[Tensor]:
+    return [tensor.detach().clone() for tensor in trainer.trained.values()]
+
+
+def same(first: list[Tensor], second: list[Tensor]) -> bool:
+    return all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+def averages(trainer: Trainer) -> list[Tensor]:
+    with trainer.averaged():
+        return weights(trainer)
+
+
+def gradients(folder: Path) -> list[Tensor]:
+    """Those of a run of one step: Adam's first moment is (1 - β₁) times the gradient."""
+    state = torch.load(folder / CHECKPOINT, weights_only=True)["optimizer"]["state"]
+    return [moments["exp_avg"] / (1 - CONFIG.betas[0]) for moments in state.values()]
+
+
+# Learning
+
+
+def test_training_learns(tmp_path):
+    train(tmp_path, steps=60)
+    curve = [row["mask"] for row in log(tmp_path)]
+    assert sum(curve[-10:]) < 0.6 * sum(curve[:10])
+
+
+def test_only_what_is_trainable_changes_and_is_kept(tmp_path):
+    model = Painter()
+    frozen, net = (
+        {k: v.clone() for k, v in part.state_dict().items()} for part in (model.frozen, model.net)
+    )
+    train(tmp_path, model, steps=2)
+    assert all(torch.equal(model.frozen.state_dict()[k], v) for k, v in frozen.items())
+    assert not any(torch.equal(model.net.state_dict()[k], v) for k, v in net.items())
+    kept = torch.load(tmp_path / CHECKPOINT, weights_only=True)["trained"]
+    assert set(kept) == {f"net.{name}" for name in net}
+
+
+def test_the_learning_rate_rises_stays_and_falls_to_zero():
+    config = TrainConfig(steps=100, batch_size=1, lr=2.0, warmup=10, decay=0.2)
+    rates = [config.lr_at(step) for step in range(101)]
+    assert rates[0] == pytest.approx(0.2) and rates[4] == pytest.approx(1.0)
+    assert rates[9:80] == [2.0] * 71
+    assert rates[90] == pytest.approx(1.0) and rates[100] == 0
+    assert rates[80:] == sorted(rates[80:], reverse=True)
+
+
+def test_every_step_is_logged_when_asked_and_the_last_always(tmp_path):
+    train(tmp_path, steps=7, log_every=3)
+    assert [row["step"] for row in log(tmp_path)] == [3, 6, 7]
+    assert set(log(tmp_path)[0]) == {"step", "mask", "size"}
+
+
+def test_a_batch_in_two_parts_is_the_same_batch(tmp_path):
+    for name, parts in (("whole", 1), ("halves", 2)):
+        train(tmp_path / name, Painter(dropout=0), steps=1, accumulate=parts)
+    whole, halves = (gradients(tmp_path / name) for name in ("whole", "halves"))
+    for one, other in zip(whole, halves, strict=True):
+        assert one.abs().amax() > 0
+        torch.testing.assert_close(one, other, atol=1e-7, rtol=1e-5)
+    (one,), (other,) = log(tmp_path / "whole"), log(tmp_path / "halves")
+    assert one == pytest.approx(other, abs=1e-6)
+
+
+def test_a_whole_run_in_parts_walks_the_same_way(tmp_path):
+    for name, parts in (("whole", 1), ("quarters", 4)):
+        train(tmp_path / name, Painter(dropout=0), steps=6, accumulate=parts)
+    for one, other in zip(log(tmp_path / "whole"), log(tmp_path / "quarters"), strict=True):
+        assert one == pytest.approx(other, abs=1e-4)
+
+
+def test_a_batch_that_cannot_be_divided_is_refused(tmp_path):
+    with pytest.raises(FlexEditError, match="batch_size 4 does not divide into 1 processes × 3"):
+        train(tmp_path, accumulate=3)
+
+
+# Averaged weights
+
+
+def test_averaged_weights_are_lent_and_given_back(tmp_path):
+    trainer = train(tmp_path)
+    trained = weights(trainer)
+    averaged = averages(trainer)
+    assert not any(torch.equal(a, b) for a, b in zip(trained, averaged, strict=True))
+    assert same(weights(trainer), trained)
+
+
+def test_averaged_weights_lag_behind(tmp_path):
+    trainer = train(tmp_path, decay=0.0)
+    start = [p.detach() for p in Painter().net.parameters()]
+
+    def distance(now: list[Tensor]) -> float:
+        return sum(float((a - b).square().sum()) for a, b in zip(start, now, strict=True))
+
+    assert 0 < distance(averages(trainer)) < distance(weights(trainer))
+
+
+def test_without_averaging_the_weights_are_the_trained_ones(tmp_path):
+    trainer = train(tmp_path, ema=0.0, steps=3)
+    assert same(averages(trainer), weights(trainer))
+
+
+def test_what_goes_wrong_while_averaged_still_gives_the_weights_back(tmp_path):
+    trainer = train(tmp_path, steps=3)
+    trained = weights(trainer)
+    with pytest.raises(KeyboardInterrupt), trainer.averaged():
+        raise KeyboardInterrupt
+    assert same(weights(trainer), trained)
+
+
+# Stopping and going on
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_killed_run_goes_on_as_if_nothing_had_happened(tmp_path):
+    whole = train(tmp_path / "whole")
+    folder = tmp_path / "killed"
+    process = multiprocessing.get_context("fork").Process(
+        target=train, args=(folder, Painter(pause=0.05))
+    )
+    process.start()
+    while not (folder / LOG).is_file() or len((folder / LOG).read_text().splitlines()) < 13:
+        assert process.is_alive()
+        time.sleep(0.01)
+    os.kill(process.pid, signal.SIGKILL)
+    process.join()
+    assert torch.load(folder / CHECKPOINT, weights_only=True)["step"] == 10
+    assert 13 <= len(log(folder)) < 24
+
+    resumed = train(folder)
+    assert log(folder) == log(tmp_path / "whole")
+    assert same(weights(resumed), weights(whole))
+    assert same(averages(resumed), averages(whole))
+
+
+def test_a_run_that_is_out_of_time_leaves_a_checkpoint_and_goes_on_later(tmp_path):
+    trainer = Trainer(Painter(pause=0.02), WORLD, CONFIG, tmp_path / "late")
+    trainer.run(max_seconds=0.1)
+    assert 0 < trainer.step < CONFIG.steps and not trainer.finished
+    assert torch.load(tmp_path / "late" / CHECKPOINT, weights_only=True)["step"] == trainer.step
+    assert train(tmp_path / "late").finished
+    train(tmp_path / "whole")
+    assert log(tmp_path / "late") == log(tmp_path / "whole")
+
+
+def test_workers_do_not_change_a_run(tmp_path):
+    train(tmp_path / "alone", steps=4)
+    train(tmp_path / "helped", steps=4, num_workers=2)
+    assert log(tmp_path / "alone") == log(tmp_path / "helped")
+
+
+def test_a_finished_run_is_not_run_again(tmp_path):
+    before = weights(train(tmp_path, steps=4))
+    written = (tmp_path / LOG).read_text()
+    again = train(tmp_path, steps=4)
+    assert same(weights(again), before)
+    assert (tmp_path / LOG).read_text() == written
+
+
+def test_a_half_written_line_of_the_log_is_dropped(tmp_path):
+    train(tmp_path, steps=5)
+    with (tmp_path / LOG).open("a") as file:
+        file.write('{"step": 6, "ma')
+    train(tmp_path, steps=7, decay=0.0)
+    assert [row["step"] for row in log(tmp_path)] == [1, 2, 3, 4, 5, 6, 7]
+
+
+@pytest.mark.parametrize(
+    ("model", "changes"),
+    [(nn.Sequential(Painter()), {}), (Painter(width=9), {}), (Painter(), {"ema": 0.0})],
+    ids=["names", "shapes", "averages"],
+)
+def test_a_foreign_checkpoint_is_refused(tmp_path, model, changes):
+    train(tmp_path, steps=1)
+    with pytest.raises(FlexEditError, match=r"belongs to another model .* new folder"):
+        train(tmp_path, model, steps=2, **changes)
+
+
+# Validation
+
+
+def test_validation_sees_averaged_weights_at_its_steps(tmp_path):
+    seen = {}
+    config = dataclasses.replace(CONFIG, steps=5, validate_every=2)
+
+    def validate(step: int) -> None:
+        seen[step] = weights(trainer)
+
+    trainer = Trainer(Painter(), WORLD, config, tmp_path, validate)
+    trainer.run()
+    assert list(seen) == [2, 4]
+    plain = train(tmp_path / "plain", steps=5, validate_every=0)
+    assert same(weights(trainer), weights(plain))
+    assert not same(seen[4], weights(trainer))
+
+
+# The whole system
+
+
+class PowerCut(Exception):
+    pass
+
+
+def train_system(
+    folder: Path, tiny: Path, *, processes: int = 1, cut_at: int | None = None, **changes: object
+) -> None:
+    """``cut_at``: the step in which the power fails."""
+    from accelerate.state import AcceleratorState
+
+    AcceleratorState._reset_state(reset_partial_state=True)  # a forked process inherits one
+    torch.manual_seed(0)
+    system = System(ModelFolder(tiny), RECIPE, len(CLASSES))
+    for layer in (system.unet.unet.conv_out, system.mea.scene.to_out):
+        nn.init.normal_(layer.weight, std=0.1)  # both start at zero, and stop every gradient
+    settings = {"steps": 1, "lr": 1e-3, "warmup": 1, "batch_size": 4} | changes
+    config = dataclasses.replace(CONFIG, **settings)
+    trainer = Trainer(system, World(64, seed=2), config, folder)
+    assert trainer.accelerator.num_processes == processes
+
+    def cut(*_: object) -> None:
+        if trainer.step == cut_at:
+            raise PowerCut
+
+    system.register_forward_pre_hook(cut)
+    trainer.run()
+
+
+def assert_same_gradients(first: Path, second: Path) -> None:
+    one, other = gradients(first), gradients(second)
+    assert sum(float(gradient.abs().sum()) for gradient in one) > 0
+    for a, b in zip(one, other, strict=True):
+        torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-3)
+    for a, b in zip(log(first), log(second), strict=True):
+        assert a == pytest.approx(b, abs=1e-5)
+
+
+@pytest.fixture(scope="module")
+def alone(tiny, tmp_path_factory) -> Path:
+    """One step of the whole system in one process"""
+    folder = tmp_path_factory.mktemp("alone")
+    train_system(folder, tiny)
+    return folder
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_two_processes_have_the_gradients_of_one(alone, tiny, tmp_path):
+    from accelerate import debug_launcher
+
+    debug_launcher(partial(train_system, tmp_path, tiny, processes=2), num_processes=2)
+    assert_same_gradients(alone, tmp_path)
+
+
+def test_a_system_in_two_parts_has_the_gradients_of_the_whole(alone, tiny, tmp_path):
+    train_system(tmp_path, tiny, accumulate=2)
+    assert_same_gradients(alone, tmp_path)
+
+
+def test_a_system_goes_on_after_a_power_cut_with_all_it_trains(tiny, tmp_path):
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    train_system(whole, tiny, steps=4)
+    with pytest.raises(PowerCut):
+        train_system(broken, tiny, steps=4, checkpoint_every=2, cut_at=3)
+    assert torch.load(broken / CHECKPOINT, weights_only=True)["step"] == 2
+    train_system(broken, tiny, steps=4)
+    assert log(broken) == log(whole)
+    first, second = (torch.load(path / CHECKPOINT, weights_only=True) for path in (whole, broken))
+    assert any("lora_A" in name for name in first["trained"])
+    for name, tensor in first["trained"].items():
+        assert torch.equal(second["trained"][name], tensor), name
+    assert same(first["ema"]["shadow_params"], second["ema"]["shadow_params"])
