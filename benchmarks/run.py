@@ -36,7 +36,7 @@ def guider() -> None:
                 "speed.py",
                 "guiders",
                 path,
-                *map(str, (strength, tokens, 16, 2, PAIRS)),
+                *map(str, (strength, tokens, 16, 8, PAIRS)),
                 threads=2,
                 timeout=3000,
             )

@@ -52,6 +52,11 @@ class ModelFolder:
     @classmethod
     def embedded(cls) -> ModelFolder:
         """``flexedit-mini``, the small model that comes with the package."""
+        if not (PRETRAINED / EMBEDDED).is_dir():
+            raise FlexEditError(
+                f"This copy of FlexEdit comes without the weights of {EMBEDDED}. "
+                "Train them with `make mini`, or choose another model folder."
+            )
         return cls(PRETRAINED / EMBEDDED)
 
     def _file(self, name: str) -> Path:

@@ -41,6 +41,8 @@ TEXTS = [
 def make_tiny_folder(path: Path, seed: int = 0, **changes: object) -> Path:
     """Every trained tensor is random, also those that start at zero, so that each can be felt."""
     config = build_parts(TINY, TEXTS, path, seed)
+    vae = path / "vae" / "config.json"
+    vae.write_text(vae.read_text().replace('"scaling_factor": 1.0', '"scaling_factor": 0.7'))
     config = dataclasses.replace(config, name="flexedit-tiny", **changes)  # type: ignore[arg-type]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

@@ -9,18 +9,14 @@ from collections.abc import Callable
 from typing import Any
 
 import inside
+from parity import SEED, Model  # first: it makes this process a ComfyUI
 
-pack = inside.enter()
-
-import comfy.samplers  # noqa: E402
-import comfy.utils  # noqa: E402
-import torch  # noqa: E402
-from comfy_extras.nodes_custom_sampler import Guider_DualCFG  # noqa: E402
-from flexedit_pack.nodes.runtime import conditioning, guider  # noqa: E402
-from flexedit_pack.nodes.runtime.unet import load_unet  # noqa: E402
-from parity import SEED, Model  # noqa: E402
-
-comfy.utils.PROGRESS_BAR_ENABLED = False
+# isort: split
+import comfy.samplers
+import torch
+from comfy_extras.nodes_custom_sampler import Guider_DualCFG
+from flexedit_pack.nodes.runtime import conditioning, guider
+from flexedit_pack.nodes.runtime.unet import load_unet
 
 
 def guiders(

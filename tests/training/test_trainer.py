@@ -121,6 +121,22 @@ def test_the_learning_rate_rises_stays_and_falls_to_zero():
     assert rates[80:] == sorted(rates[80:], reverse=True)
 
 
+def test_a_step_is_as_long_as_its_learning_rate(tmp_path):
+    """Adam's first step moves every weight by just that."""
+    start = [p.detach() for p in Painter().net.parameters()]
+    for warmup, length in ((1, 1e-2), (10, 1e-3)):
+        changes = {"steps": 1, "warmup": warmup, "weight_decay": 0.0}
+        now = weights(train(tmp_path / str(warmup), **changes))
+        moved = max(float((a - b).abs().amax()) for a, b in zip(start, now, strict=True))
+        assert moved == pytest.approx(length, rel=0.01)
+
+
+def test_a_gradient_that_is_too_long_is_shortened(tmp_path):
+    train(tmp_path, steps=1, max_grad_norm=1e-3)
+    norm = torch.stack([gradient.norm() for gradient in gradients(tmp_path)]).norm()
+    assert norm == pytest.approx(1e-3, rel=1e-3)
+
+
 def test_every_step_is_logged_when_asked_and_the_last_always(tmp_path):
     train(tmp_path, steps=7, log_every=3)
     assert [row["step"] for row in log(tmp_path)] == [3, 6, 7]
@@ -189,10 +205,10 @@ def test_what_goes_wrong_while_averaged_still_gives_the_weights_back(tmp_path):
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_a_killed_run_goes_on_as_if_nothing_had_happened(tmp_path):
-    whole = train(tmp_path / "whole")
+    whole = train(tmp_path / "whole", accumulate=2)
     folder = tmp_path / "killed"
     process = multiprocessing.get_context("fork").Process(
-        target=train, args=(folder, Painter(pause=0.05))
+        target=train, args=(folder, Painter(pause=0.02)), kwargs={"accumulate": 2}
     )
     process.start()
     while not (folder / LOG).is_file() or len((folder / LOG).read_text().splitlines()) < 13:
@@ -203,7 +219,7 @@ def test_a_killed_run_goes_on_as_if_nothing_had_happened(tmp_path):
     assert torch.load(folder / CHECKPOINT, weights_only=True)["step"] == 10
     assert 13 <= len(log(folder)) < 24
 
-    resumed = train(folder)
+    resumed = train(folder, accumulate=2)
     assert log(folder) == log(tmp_path / "whole")
     assert same(weights(resumed), weights(whole))
     assert same(averages(resumed), averages(whole))
