@@ -369,7 +369,7 @@ def test_what_is_wrong_with_a_model_folder_is_named(folder, part, spoil, message
     with pytest.raises(FlexEditError, match=message) as raised:
         load(folder, part)
     assert "\n" not in str(raised.value)
-    assert capfd.readouterr().out == ""
+    assert capfd.readouterr() == ("", "")
 
 
 def test_a_folder_that_is_not_there_is_named(tmp_path):

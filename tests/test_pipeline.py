@@ -230,6 +230,26 @@ def test_painting_the_object_needs_no_words(pipeline):
 # Other systems
 
 
+def test_clip_is_shown_the_marked_scene_and_the_subject(pipeline):
+    asked = request(subject=pictures(seed=1))
+    with torch.inference_mode():
+        embeds = pipeline.embed(asked)[0]
+        positive = pipeline.condition(embeds).positive
+        f1 = pipeline.mea.scene_features(embeds.e, pipeline.clip(asked.marked()))
+        f2 = pipeline.mea.subject_features(pipeline.clip(asked.subject))
+    assert torch.equal(positive.f1, f1) and torch.equal(positive.f2, f2)
+
+
+def test_a_latent_is_scaled_for_diffusion_and_back_for_the_picture(pipeline):
+    vae, picture = pipeline.vae, pictures()
+    assert vae.config.scaling_factor != 1
+    with torch.inference_mode():
+        latent = scene_latent(vae, picture)
+        expected = vae.decode(vae.encode(picture * 2 - 1).latent_dist.mode()).sample / 2 + 0.5
+        decoded = decode(vae, latent * vae.config.scaling_factor)
+    torch.testing.assert_close(decoded, expected.clamp(0, 1))
+
+
 def test_the_vae_is_shown_the_marked_scene_or_the_clean_one(pipeline, variant):
     clean = variant(vae_input="clean")
     for system, shown in ((pipeline, request().marked()), (clean, request().scene)):

@@ -36,6 +36,19 @@ class Batch:
     classes: Tensor
     samples: tuple[Sample, ...]
 
+    def to(self, device: torch.device) -> Batch:
+        return Batch(
+            self.request.to(device),
+            self.captions,
+            self.replies,
+            self.target.to(device),
+            self.has_target.to(device),
+            self.region.to(device),
+            self.object_mask.to(device),
+            self.classes.to(device),
+            self.samples,
+        )
+
 
 def collate(samples: Sequence[Sample]) -> Batch:
     scenes = pictures(sample.scene for sample in samples)

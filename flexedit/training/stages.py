@@ -33,6 +33,7 @@ from .batch import collate
 from .pretrain import CLIPPretraining, VAEPretraining, VisionPretraining, VLLMPretraining, describe
 from .system import Recipe, System
 from .trainer import TrainConfig, Trainer
+from .validation import PictureGrid
 
 HELPERS = {"region": 4.0, "helper_classes": 0.1, "helper_mask": 0.2}
 
@@ -54,7 +55,7 @@ class Plan:
 
 
 def mini_train(steps: int, batch_size: int, lr: float, ema: float = 0.0) -> TrainConfig:
-    return TrainConfig(steps, batch_size, lr, ema=ema, mixed_precision="bf16")
+    return TrainConfig(steps, batch_size, lr, ema=ema, mixed_precision="bf16", validate_every=1000)
 
 
 MINI_PLAN = Plan(
@@ -62,7 +63,7 @@ MINI_PLAN = Plan(
         "vae": Stage(mini_train(2500, 16, 1.5e-3, ema=0.995)),
         "clip": Stage(mini_train(3000, 32, 1e-3)),
         "vision": Stage(mini_train(6000, 32, 1e-3)),
-        "vllm": Stage(mini_train(9000, 16, 6e-4)),
+        "vllm": Stage(mini_train(4000, 16, 8e-4)),
         "base": Stage(
             mini_train(8000, 32, 8e-4, ema=0.997),
             Recipe(stage="joint", parts=("unet", "mea"), **HELPERS),
@@ -107,9 +108,15 @@ class MiniTraining:
         seed = ORDER.index(name)  # no stage sees another's samples
         return World(self.plan.shape.size, split, seed=seed, operations=operations)
 
-    def _train(self, name: str, trainee: nn.Module, max_seconds: float | None) -> Trainer:
+    def _train(
+        self,
+        name: str,
+        trainee: nn.Module,
+        max_seconds: float | None,
+        validate: Callable[[int], None] | None = None,
+    ) -> Trainer:
         config = self.plan.stages[name].train
-        trainer = Trainer(trainee, self._world(name), config, self.folder / name)
+        trainer = Trainer(trainee, self._world(name), config, self.folder / name, validate)
         trainer.run(max_seconds)
         return trainer
 
@@ -192,7 +199,8 @@ class MiniTraining:
         system = self.system(name, config)
         if before is not None:
             system.take_up(load_file(self.folder / before / WEIGHTS_FILE))
-        trainer = self._train(name, system, max_seconds)
+        grid = PictureGrid(system, self.folder / name / "pictures") if name != "align" else None
+        trainer = self._train(name, system, max_seconds, grid)
         with trainer.averaged():
             tensors = {k: v.detach().contiguous() for k, v in system.tensors().items()}
             save_file(tensors, self.folder / name / WEIGHTS_FILE)

@@ -153,7 +153,7 @@ class Trainer:
                 torch.manual_seed(config.seed * 1_000_003 + micro * 64 + process.process_index)
                 first = part * rows + start
                 draw = self.model.draw(self.step, config.batch_size).rows(first, first + share)
-                batch = to_device(next(batches), process.device)
+                batch = next(batches).to(process.device)
                 with process.accumulate(self.prepared):
                     losses = self.prepared(batch, draw.to(process.device))
                     means = {name: loss.mean() for name, loss in losses.items()}
@@ -260,17 +260,3 @@ class Averaged:
     def __exit__(self, *_: object) -> None:
         if self.ema is not None:
             self.ema.restore(self.parameters)
-
-
-def to_device(batch: Batch, device: torch.device) -> Batch:
-    return Batch(
-        batch.request.to(device),
-        batch.captions,
-        batch.replies,
-        batch.target.to(device),
-        batch.has_target.to(device),
-        batch.region.to(device),
-        batch.object_mask.to(device),
-        batch.classes.to(device),
-        batch.samples,
-    )

@@ -1,17 +1,20 @@
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
+from transformers import CLIPModel
 
-from flexedit.checkpoint import WEIGHTS_FILE, ModelFolder
+from flexedit.checkpoint import WEIGHTS_FILE, ModelFolder, load_stock_vllm
 from flexedit.data import World
 from flexedit.errors import FlexEditError
 from flexedit.pipeline import FlexEditPipeline
 from flexedit.training.batch import collate
 from flexedit.training.stages import MINI_PLAN, ORDER, MiniTraining, Plan, curve
+from flexedit.training.trainer import CHECKPOINT
 from tests.tiny import TINY
 
 TRAINED = [name for name in ORDER if name not in ("parts", "export")]
@@ -38,6 +41,8 @@ def trained(tmp_path_factory) -> Path:
     MiniTraining(folder, tiny_plan()).run(max_seconds=0.0)
     assert {path.name for path in folder.iterdir()} == {"parts", "model", "vae"}
     assert not (folder / "vae" / "done").exists()
+    MiniTraining(folder, tiny_plan()).run(("vae", "clip", "vision"))
+    shutil.copytree(folder / "model" / "vllm", folder / "after vision")
     MiniTraining(folder, tiny_plan()).run()
     return folder
 
@@ -96,6 +101,39 @@ def test_each_stage_goes_on_from_the_one_before(trained):
     assert set(align) == set(joint)
     moved = {key.partition(".")[0] for key in joint if not torch.equal(joint[key], align[key])}
     assert moved == {"unet", "mea", "qformer", "lora", "tokens"}
+
+
+def outcome(folder: Path, prefix: str) -> dict[str, torch.Tensor]:
+    """The weights under a prefix that a stage had when it ended"""
+    state = torch.load(folder / CHECKPOINT, weights_only=True)["trained"]
+    return {key[len(prefix) :]: w for key, w in state.items() if key.startswith(prefix)}
+
+
+@pytest.mark.parametrize(
+    ("stage", "prefix", "folder", "kept"),
+    [
+        ("clip", "clip.", "model/clip", ""),
+        ("vision", "tower.", "after vision", "llava.model.vision_tower."),
+        ("vllm", "vllm.", "model/vllm", ""),
+    ],
+)
+def test_what_a_stage_pretrained_is_what_the_next_one_reads(trained, stage, prefix, folder, kept):
+    if stage == "clip":
+        read = CLIPModel.from_pretrained(trained / folder).state_dict()
+    else:
+        read = load_stock_vllm(trained / folder).state_dict()
+    weights = outcome(trained / stage, prefix)
+    assert len(weights) > 10
+    assert all(torch.equal(read[kept + key], weight) for key, weight in weights.items())
+
+
+def test_averaged_weights_are_what_is_handed_on(trained):
+    state = torch.load(trained / "joint" / CHECKPOINT, weights_only=True)
+    averaged = dict(zip(state["trained"], state["ema"]["shadow_params"], strict=True))
+    handed_on = load_file(trained / "joint" / WEIGHTS_FILE)
+    name = "unet.conv_out.weight"
+    assert torch.equal(handed_on[name], averaged[f"unet.{name}"])
+    assert not torch.equal(handed_on[name], state["trained"][f"unet.{name}"])
 
 
 def test_what_was_pretrained_is_in_the_model(trained):

@@ -152,6 +152,17 @@ def test_generic_rows_learn_the_reply_of_the_fast_path_and_questions_never(tiny)
     torch.testing.assert_close(losses(system, batch, draw)["reply"], expected)
 
 
+def test_the_mask_is_pointed_at_with_varying_words(tiny):
+    system, batch, found = build(tiny), batch_of("remove", "ask"), []
+    for phrase in range(len(prompts.POSITIONAL_PARAPHRASES)):
+        positional = torch.full((2,), phrase)
+        draw = dataclasses.replace(system.draw(0, 2), positional=positional)
+        found.append(losses(system, batch, draw)["reply"])
+    edits, questions = zip(*found, strict=True)
+    assert len({float(loss) for loss in edits}) == len(edits)
+    torch.testing.assert_close(torch.stack(questions), questions[0].expand(len(questions)))
+
+
 # Diffusion
 
 

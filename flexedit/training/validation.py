@@ -1,0 +1,56 @@
+"""Pictures to look at while a system trains: marked scenes, their edits and the truth."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from .. import sampling
+from ..data.world import World
+from ..pipeline import decode, predictor
+from .batch import Batch, collate
+from .system import System
+
+COUNT = 16  # columns of a grid
+
+
+class PictureGrid:
+    """Call it with a step: it writes ``folder/<step>.png`` from samples that no stage trains on."""
+
+    def __init__(self, system: System, folder: Path, count: int = COUNT) -> None:
+        self.system, self.folder = system, folder
+        world = World(system.config.sampling.size, "train", seed=1000)
+        edits = (sample for index in range(10 * count) if (sample := world[index]).task != "ask")
+        self.batch = collate([sample for sample, _ in zip(edits, range(count), strict=False)])
+
+    def __call__(self, step: int) -> None:
+        edited = edit(self.system, self.batch)
+        rows = [self.batch.request.marked(), edited, self.batch.target]
+        grid = torch.cat([torch.cat(list(row), dim=2) for row in rows], dim=1)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        array = (grid.clamp(0, 1) * 255).byte().permute(1, 2, 0).numpy()
+        Image.fromarray(np.ascontiguousarray(array)).save(self.folder / f"{step:06d}.png")
+
+
+@torch.no_grad()
+def edit(system: System, batch: Batch, seed: int = 0) -> Tensor:
+    """The pictures (B, 3, H, W) that a system in training makes of a batch, on the CPU."""
+    advice, device = system.config.sampling, next(system.parameters()).device
+    size = len(batch.captions)
+    batch = batch.to(device)
+    e = system.embed(batch, system.draw(seed, size).to(device), {})
+    branches = system.condition(e, batch)
+    start = sampling.noise(tuple(branches.positive.scene_latent.shape), seed)
+    latent = sampling.sample(
+        predictor(system.unet, system.mea, branches),
+        start.to(device),
+        system.config.diffusion,
+        advice.num_steps,
+        advice.edit_cfg,
+        advice.scene_cfg,
+    )
+    return decode(system.vae, latent).cpu()
