@@ -230,7 +230,7 @@ class _part_errors:
         self.levels = [log.get_verbosity() for log in self.logs]
         self.bars = logging.is_progress_bar_enabled()
         for log in self.logs:
-            log.set_verbosity_error()
+            log.set_verbosity(log.CRITICAL)
         logging.disable_progress_bar()
         return self.folder
 

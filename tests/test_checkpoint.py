@@ -1,7 +1,8 @@
 import dataclasses
 import json
+import logging
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import huggingface_hub.constants
@@ -51,6 +52,20 @@ SD15_LAYERS = {
 def folder(tiny: Path, tmp_path: Path) -> Path:
     """A copy of the tiny model, to spoil."""
     return shutil.copytree(tiny, tmp_path / "chair")
+
+
+@pytest.fixture
+def said(capfd) -> Iterator[Callable[[], list[str]]]:
+    """What was printed or logged since: model libraries log to a stream of their own."""
+    records: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: records.append(record.getMessage())
+    loggers = [logging.getLogger(name) for name in ("transformers", "diffusers")]
+    for logger in loggers:
+        logger.addHandler(handler)
+    yield lambda: [*records, *filter(None, capfd.readouterr())]
+    for logger in loggers:
+        logger.removeHandler(handler)
 
 
 def load(folder: Path, part: str) -> torch.nn.Module:
@@ -144,25 +159,26 @@ def test_half_precision_files_are_read_in_the_precision_that_is_asked_for(folder
             assert {p.dtype for p in module.parameters()} == {dtype}, part
 
 
-def test_loading_everything_says_nothing(folder, capfd):
+def test_loading_everything_says_nothing(folder, said):
     for part in PARTS:
         load(folder, part)
-    assert capfd.readouterr() == ("", "")
+    assert said() == []
 
 
 def test_loading_leaves_the_users_logging_as_it_was(folder):
     from diffusers.utils import logging as diffusers_logging
-    from transformers.utils import logging
+    from transformers.utils import logging as transformers_logging
 
-    for log in (logging, diffusers_logging):
+    libraries = (transformers_logging, diffusers_logging)
+    for log in libraries:
         log.set_verbosity_info()
     try:
         for part in ("vllm", "vae"):
             load(folder, part)
-        assert logging.get_verbosity() == diffusers_logging.get_verbosity() == logging.INFO
-        assert logging.is_progress_bar_enabled()
+        assert [log.get_verbosity() for log in libraries] == [logging.INFO] * 2
+        assert transformers_logging.is_progress_bar_enabled()
     finally:
-        for log in (logging, diffusers_logging):
+        for log in libraries:
             log.set_verbosity_warning()
 
 
@@ -364,12 +380,12 @@ def test_an_ablation_has_just_the_tensors_that_it_uses(switch, tiny, tmp_path):
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_what_is_wrong_with_a_model_folder_is_named(folder, part, spoil, message, capfd):
+def test_what_is_wrong_with_a_model_folder_is_named(folder, part, spoil, message, said):
     spoil(folder)
     with pytest.raises(FlexEditError, match=message) as raised:
         load(folder, part)
     assert "\n" not in str(raised.value)
-    assert capfd.readouterr() == ("", "")
+    assert said() == []
 
 
 def test_a_folder_that_is_not_there_is_named(tmp_path):

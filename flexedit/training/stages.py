@@ -169,6 +169,8 @@ class MiniTraining:
 
     def vllm(self, max_seconds: float | None = None) -> bool:
         vllm = self._untalkative_vllm()
+        # frozen, as in LLaVA: the first gradients of an untrained language model would blind it
+        vllm.llava.model.vision_tower.requires_grad_(False)
         if not self._train("vllm", VLLMPretraining(vllm), max_seconds).finished:
             return False
         vllm.llava.save_pretrained(self.model / "vllm")
