@@ -85,7 +85,7 @@ class Recipe:
     """
 
     stage: Literal["align", "joint"]
-    parts: tuple[str, ...]  # of "unet", "mea", "qformer", "vllm" (LoRA and edit tokens), "text"
+    parts: tuple[str, ...]  # of "unet", "mea", "qformer", "vllm" (its LoRA and edit tokens)
     drop_edit: float = 0.05  # guidance dropout: the scene-only branch
     drop_scene: float = 0.05  # guidance dropout: the negative branch
     generic_reply: float = 0.5  # how many edits are answered with the reply ``direct`` forces

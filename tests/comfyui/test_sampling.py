@@ -95,7 +95,7 @@ def test_the_vae_encodes_and_decodes_as_diffusers_does(behaviour):
 
 def test_a_unet_that_comfyui_cannot_run_is_refused_by_the_settings_name(behaviour):
     said = behaviour["unsupported"]
-    assert len(said) == 7
+    assert len(said) == 6
     assert all(setting in message and "ComfyUI" in message for setting, message in said.items())
 
 
