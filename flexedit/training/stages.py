@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -33,7 +34,7 @@ from .batch import collate
 from .pretrain import CLIPPretraining, VAEPretraining, VisionPretraining, VLLMPretraining, describe
 from .system import Recipe, System
 from .trainer import TrainConfig, Trainer
-from .validation import PictureGrid
+from .validation import VALIDATION_SEED, PictureGrid
 
 HELPERS = {"region": 4.0, "helper_classes": 0.1, "helper_mask": 0.2}
 
@@ -116,6 +117,8 @@ class MiniTraining:
         validate: Callable[[int], None] | None = None,
     ) -> Trainer:
         config = self.plan.stages[name].train
+        if torch.cuda.is_available():  # a GPU outruns the world's one process
+            config = dataclasses.replace(config, num_workers=max(1, (os.cpu_count() or 2) - 2))
         trainer = Trainer(trainee, self._world(name), config, self.folder / name, validate)
         trainer.run(max_seconds)
         return trainer
@@ -136,7 +139,9 @@ class MiniTraining:
         if not trainer.finished:
             return False
         with trainer.averaged():
-            probe = collate([trainer.world[-1 - index + 2**40] for index in range(256)])
+            unseen = World(self.plan.shape.size, seed=VALIDATION_SEED)
+            probe = collate([unseen[index] for index in range(256)])
+            probe = probe.to(trainer.accelerator.device)
             vae.register_to_config(scaling_factor=trainee.scaling_factor(probe))
             vae.save_pretrained(self.model / "vae")
         return True

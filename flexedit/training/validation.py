@@ -16,6 +16,7 @@ from .batch import Batch, collate
 from .system import System
 
 COUNT = 16  # columns of a grid
+VALIDATION_SEED = 1000  # of a world that no stage trains on
 
 
 class PictureGrid:
@@ -23,7 +24,7 @@ class PictureGrid:
 
     def __init__(self, system: System, folder: Path, count: int = COUNT) -> None:
         self.system, self.folder = system, folder
-        world = World(system.config.sampling.size, "train", seed=1000)
+        world = World(system.config.sampling.size, "train", VALIDATION_SEED)
         edits = (sample for index in range(10 * count) if (sample := world[index]).task != "ask")
         self.batch = collate([sample for sample, _ in zip(edits, range(count), strict=False)])
 
