@@ -61,7 +61,7 @@ def mini_train(steps: int, batch_size: int, lr: float, ema: float = 0.0) -> Trai
 
 MINI_PLAN = Plan(
     stages={
-        "vae": Stage(mini_train(2500, 16, 1.5e-3, ema=0.995)),
+        "vae": Stage(mini_train(6000, 16, 1.5e-3, ema=0.997)),
         "clip": Stage(mini_train(3000, 32, 1e-3)),
         "vision": Stage(mini_train(6000, 32, 1e-3)),
         "vllm": Stage(mini_train(4000, 16, 8e-4)),
