@@ -274,10 +274,10 @@ def load_stock_vllm(
         raise FlexEditError(
             f"{folder} lacks weights for {_shorten(missing)}. Download or export the VLLM again."
         )
-    if not hasattr(llava, "model") or not hasattr(llava.model, "vision_tower"):
+    if llava.config.model_type != "llava":
         raise FlexEditError(
-            f"{folder} holds a {type(llava).__name__}; FlexEdit edits through LLaVA-class models. "
-            "Choose a LLaVA folder."
+            f"{folder} holds a {type(llava).__name__}; FlexEdit reads LLaVA 1.5's class only "
+            "(model_type llava). Choose such a folder."
         )
     preprocess = Preprocess.from_folder(folder, llava.config.vision_config.image_size)
     return VLLM(llava, tokenizer, preprocess, num_edit_tokens, hidden_state).eval()

@@ -45,7 +45,7 @@ def parser() -> argparse.ArgumentParser:
     edit.add_argument("--subject", type=Path, help="a picture of the thing to insert")
     edit.add_argument("--task", choices=("edit", "segment"), default="edit")
     edit.add_argument("--reply", choices=("direct", "generate"), default="direct")
-    edit.add_argument("--seed", type=int, default=0)
+    edit.add_argument("--seed", type=_seed, default=0)
     edit.add_argument("--steps", type=int, help="default: what the model recommends")
     edit.add_argument("--edit-cfg", type=float)
     edit.add_argument("--scene-cfg", type=float)
@@ -72,7 +72,7 @@ def parser() -> argparse.ArgumentParser:
         ("stroke", 0.06),
     ):
         mask.add_argument(f"--{name}", type=float, default=default)
-    mask.add_argument("--seed", type=int, default=0)
+    mask.add_argument("--seed", type=_seed, default=0)
     mask.set_defaults(run=run_mask)
 
     info = commands.add_parser("info", help="what a model folder holds")
@@ -84,18 +84,32 @@ def parser() -> argparse.ArgumentParser:
     train.add_argument("what", choices=("mini",))
     train.add_argument("--out", type=Path, default=Path("runs/mini"))
     train.add_argument("--stages", help="comma-separated; default: all, in order")
-    train.add_argument("--threads", type=int, help="CPU threads")
+    train.add_argument("--threads", type=_positive, help="CPU threads")
     train.add_argument("--minutes", type=float, help="stop about then; run again to go on")
     train.set_defaults(run=run_train)
 
     data = commands.add_parser("data", help="write samples of the synthetic world")
     data.add_argument("--out", type=Path, required=True)
-    data.add_argument("--count", type=int, default=16)
+    data.add_argument("--count", type=_positive, default=16)
     data.add_argument("--size", type=int, default=64)
     data.add_argument("--split", choices=("train", "heldout"), default="train")
-    data.add_argument("--seed", type=int, default=0)
+    data.add_argument("--seed", type=_seed, default=0)
     data.set_defaults(run=run_data)
     return root
+
+
+def _seed(text: str) -> int:
+    seed = int(text)
+    if not 0 <= seed < 2**63:
+        raise argparse.ArgumentTypeError(f"{seed} is not in 0 … 2^63 - 1")
+    return seed
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{number} is less than 1")
+    return number
 
 
 def _request(command: argparse.ArgumentParser) -> None:

@@ -18,7 +18,7 @@ from .errors import FlexEditError
 from .request import common_batch, prepare_picture
 
 REGIONS = ("mask", "mask + connected change")
-VAE_RATIOS = (4, 8, 16, 32)  # what a decoded picture's sides may have been padded to
+VAE_RATIOS = (4, 8)  # what a decoded picture's sides may have been padded to
 
 
 @dataclass(frozen=True)
@@ -46,16 +46,22 @@ def cut(scene: Tensor, mask: Tensor, size: int, context: float) -> tuple[Tensor,
     scene, mask = _matched(scene, mask)
     boxes = tuple(masks.bounding_crop(mask, context, minimum=1))
     crop = Crop(boxes, size, *scene.shape[2:])
-    pictures, shapes = [], []
-    for index, (left, top, right, bottom) in enumerate(boxes):
-        window = (slice(index, index + 1), slice(None), slice(top, bottom), slice(left, right))
-        height, width = crop.inner(index)
-        margins = (0, size - width, 0, size - height)
-        picture = resize(scene[window], height, width)
-        shape = resize(mask.unsqueeze(1)[window], height, width, mode="bilinear")
-        pictures.append(F.pad(picture, margins, mode="replicate"))
-        shapes.append(F.pad(shape, margins)[:, 0])
-    return torch.cat(pictures), torch.cat(shapes), crop
+    shapes = extract(mask.unsqueeze(1), crop, mode="bilinear", padding="constant")
+    return extract(scene, crop), shapes[:, 0], crop
+
+
+def extract(
+    picture: Tensor, crop: Crop, mode: str = "bicubic", padding: str = "replicate"
+) -> Tensor:
+    """picture (B, C, H, W) → what its boxes show, scaled to (B, C, S, S)."""
+    crops = []
+    for index in range(picture.shape[0]):
+        number = index if len(crop.boxes) > 1 else 0
+        left, top, right, bottom = crop.boxes[number]
+        height, width = crop.inner(number)
+        inner = resize(picture[index : index + 1, :, top:bottom, left:right], height, width, mode)
+        crops.append(F.pad(inner, (0, crop.size - width, 0, crop.size - height), mode=padding))
+    return torch.cat(crops)
 
 
 def put_back(scene: Tensor, edited: Tensor, crop: Crop) -> Tensor:
@@ -107,17 +113,19 @@ def put_edit(
     batch = common_batch(counts)
     scene, edited = (x.expand(batch, -1, -1, -1) for x in (scene, edited))
     height, width = scene.shape[2:]
+    unedited = scene
     if crop is None:
         mask = masks.prepare_mask(mask, height, width, batch)
         edited = fit(edited, height, width)
     else:
         edited = put_back(scene, edited, crop)
+        unedited = put_back(scene, extract(scene, crop), crop)  # detail lost is no change
         if mask.shape[-2:] == (crop.size, crop.size) != (height, width):
             cropped = masks.prepare_mask(mask, crop.size, crop.size, batch).unsqueeze(1)
             mask = put_back(torch.zeros_like(scene[:, :1]), cropped, crop)[:, 0]
         mask = masks.prepare_mask(mask, height, width, batch)
     if region == "mask + connected change":
-        mask = torch.maximum(mask, masks.connected_change(scene, edited, mask))
+        mask = torch.maximum(mask, masks.connected_change(unedited, edited, mask))
     mask = masks.feather(masks.grow(mask, grow), feather)
     return masks.composite(scene, edited, mask), mask
 

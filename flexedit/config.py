@@ -1,7 +1,7 @@
 """What a FlexEdit system is made of, as one frozen tree that is written beside its weights.
 
 Structure has no defaults that depend on a checkpoint: a model folder's ``flexedit.json`` names
-everything, and loading never guesses from tensor keys (DESIGN: systems as configurations).
+everything, and loading never guesses from tensor keys.
 """
 
 from __future__ import annotations
@@ -139,6 +139,11 @@ class SystemConfig:
                 raise FlexEditError("A Q-Former needs num_edit_tokens ≥ 1 to read from.")
         else:
             self._require("text")
+            if self.num_edit_tokens:
+                raise FlexEditError(
+                    f"num_edit_tokens is {self.num_edit_tokens}, but the text bridge has no VLLM; "
+                    "set it to 0."
+                )
         if not 0.0 < self.mark_alpha <= 1.0:
             raise FlexEditError(f"mark_alpha is {self.mark_alpha}; it must lie in (0, 1].")
         if self.unet.get("in_channels") != 8:

@@ -190,7 +190,8 @@ class FlexEditPipeline:
 
     @cached_property
     def vae(self) -> Any:
-        return self.folder.load_vae(self.dtype).to(self.device)
+        # in full precision: many VAEs overflow in half
+        return self.folder.load_vae(torch.float32).to(self.device)
 
     def interpret(
         self,

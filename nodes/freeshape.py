@@ -96,5 +96,7 @@ class FreeShapeMask(io.ComfyNode):
         batch, height, width = 1, image_height, image_width
         if image is not None:
             batch, height, width = image.shape[:3]
+        elif kind == masks.RANDOM_WALK and mask is not None:
+            batch, height, width = mask.shape
         drawn = masks.free_shape(kind, height, width, batch, object_mask=mask, seed=seed, **shape)
         return io.NodeOutput(drawn)

@@ -28,9 +28,7 @@ class MaskInterpreter(io.ComfyNode):
             "with the instruction, and finds out which object or place you mean.",
             search_aliases=["scribble", "VLM", "LLaVA", "grounding", "what is under the mask"],
             inputs=[
-                Vllm.Input(
-                    "vllm", tooltip="From FlexEdit Loader, or FlexEdit VLLM Loader to talk."
-                ),
+                Vllm.Input("vllm", tooltip="From FlexEdit Loader."),
                 io.Image.Input("scene", tooltip="The picture to edit."),
                 io.String.Input(
                     "instruction",

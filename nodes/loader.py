@@ -40,7 +40,7 @@ class Loader(io.ComfyNode):
                     options=list(PRECISIONS),
                     default="auto",
                     tooltip="What the model computes in. auto takes what suits your device; fp32 "
-                    "is exact and slow, fp16 and bf16 halve the memory.",
+                    "is exact and slow, fp16 and bf16 are fast on devices that have them.",
                 ),
             ],
             outputs=[

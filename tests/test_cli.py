@@ -263,3 +263,11 @@ def test_the_version_is_said_at_once():
     assert process.stdout == f"{__version__}\n"
     imported = {line.rpartition("|")[2].strip() for line in process.stderr.splitlines()}
     assert not imported & {"torch", "numpy", "PIL", "transformers", "diffusers"}
+
+
+@pytest.mark.parametrize("seed", ["-1", str(2**64), "one"])
+def test_a_seed_out_of_range_is_refused(seed, tmp_path, capfd):
+    with pytest.raises(SystemExit) as stopped:
+        main(["mask", "circle", "--seed", seed, "--out", str(tmp_path / "mask.png")])
+    assert stopped.value.code == 2
+    assert "--seed" in capfd.readouterr().err.splitlines()[-1]

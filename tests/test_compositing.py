@@ -110,3 +110,19 @@ def test_a_crop_of_another_scene_is_refused():
 def test_nan_in_an_edit_is_named():
     with pytest.raises(FlexEditError, match="edited picture contains NaN"):
         compositing.put_edit(scene(), torch.full((1, 3, 40, 60), torch.nan), circle())
+
+
+def test_detail_that_a_crop_loses_is_no_change():
+    texture, mask = scene(256, 256), circle(256, 256, shape_width=0.2, shape_height=0.2)
+    cropped, _, crop = compositing.cut(texture, mask, 32, 3.0)
+    _, region = compositing.put_edit(
+        texture, cropped, mask, region="mask + connected change", crop=crop
+    )
+    assert torch.equal(region, (mask > 0).float())
+
+
+def test_an_edit_scaled_to_a_multiple_of_a_large_ratio_is_scaled_not_cut():
+    before = scene(50, 50)
+    shrunk = compositing.resize(before, 64, 64)
+    after, _ = compositing.put_edit(before, shrunk, torch.ones(1, 50, 50))
+    assert (after - before).abs().mean() < 0.1

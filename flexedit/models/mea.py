@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -124,6 +125,14 @@ class MEA(nn.Module):
         self.subject = SubjectLayers(config.width, layers) if own_layers else None
         # e∅, the CLIP text embedding of "": what the edit is dropped to
         self.register_buffer("null_edit", torch.zeros(context_length, config.width))
+
+    @torch.no_grad()
+    def start_from(self, unet: nn.Module) -> None:
+        """The subject's keys and values start as the UNet's own (eq. 7 shares W_k2 and W_v2)."""
+        for name, layer in self.subject.items() if self.subject is not None else ():
+            attention_layer: Any = unet.get_submodule(name)
+            layer.to_k.weight.copy_(attention_layer.to_k.weight)
+            layer.to_v.weight.copy_(attention_layer.to_v.weight)
 
     def scene_features(self, e: Tensor, scene_tokens: Tensor) -> Tensor:
         """e (B, Q, D), scene_tokens (B, T, D_clip) → f1 (B, Q, D) (eq. 6)"""

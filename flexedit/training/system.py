@@ -122,6 +122,7 @@ class System(nn.Module):
         self.vae = folder.load_vae()
         self.unet = FlexEditUNet(config.unet)
         self.mea = MEA(config.mea, config.context_length, self.unet.layers)
+        self.mea.start_from(self.unet.unet)
         self.helper = nn.Conv2d(config.unet["block_out_channels"][0], num_classes + 2, 1)
         self.schedule = sampling.training_schedule(config.diffusion)
         for frozen in (self.text, self.clip, self.vae, self.vllm):
@@ -160,9 +161,9 @@ class System(nn.Module):
 
     def draw(self, step: int, batch_size: int) -> Draw:
         side = self.config.sampling.size // vae_ratio(self.vae)
-        return Draw.make(
-            self.seed, step, (batch_size, self.vae.config.latent_channels, side, side), self.recipe
-        )
+        shape = (batch_size, self.vae.config.latent_channels, side, side)
+        num_timesteps = self.config.diffusion.num_train_timesteps
+        return Draw.make(self.seed, step, shape, self.recipe, num_timesteps)
 
     def forward(self, batch: Batch, draw: Draw) -> dict[str, Tensor]:
         """Losses by name, each (B,), already weighted; their sum over names is the row's loss."""

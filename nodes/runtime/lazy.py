@@ -23,6 +23,11 @@ class Lazy:
         try:
             build(self)
         except BaseException:
+            self.__dict__.clear()  # nothing half built may be found by the next look
             self._build = build
             raise
         return getattr(self, name)
+
+    def get_ram_usage(self) -> int:
+        """Bytes; ComfyUI asks every output of its cache, and asking must not read a file."""
+        return 0 if self._build else self.patcher.get_ram_usage()

@@ -5,7 +5,7 @@ on the device only while it is needed, and never read twice.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cached_property
 from typing import Any
 
@@ -70,7 +70,19 @@ class ManagedPart:
         model_management.load_models_gpu(
             [self.patcher], memory_required=memory_required, force_full_load=True
         )
-        return self.patcher.model
+        module = self.patcher.model
+        if any(tensor.device != self.device for tensor in _tensors(module)):
+            module.to(self.device)  # ComfyUI left some behind: little memory, or --novram
+        return module
+
+    def get_ram_usage(self) -> int:
+        """Bytes; ComfyUI asks every output of its cache, and asking must not read a file."""
+        return self.patcher.model_size() if "patcher" in self.__dict__ else 0
+
+
+def _tensors(module: nn.Module) -> Iterator[Tensor]:
+    yield from module.parameters()
+    yield from module.buffers()
 
 
 def on_cpu(value: Any) -> Any:

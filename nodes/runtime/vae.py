@@ -49,9 +49,6 @@ RENAMED = (  # diffusers → the names of ComfyUI's autoencoder
 class FolderVAE(Lazy, comfy.sd.VAE):
     """ComfyUI's VAE, read from its folder when it is first used."""
 
-    def get_ram_usage(self) -> int:
-        return 0 if self._build else super().get_ram_usage()  # asked of every output
-
 
 def load_vae(folder: ModelFolder, precision: str) -> FolderVAE:
     def build(vae: FolderVAE) -> None:

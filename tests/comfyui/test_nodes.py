@@ -124,6 +124,15 @@ def test_crop_and_composite_put_an_edit_back_in_its_place(comfy):
     assert np.abs(after[inside].astype(int) - (255 - before[inside].astype(int))).max() < 12
 
 
+def test_a_random_walk_without_a_picture_has_the_size_of_its_object(comfy):
+    graph = Graph()
+    images = graph.add("EmptyImage", width=96, height=40, batch_size=2, color=0)
+    whole = free_shape(graph, image=images[0])
+    saved = graph.save_mask(free_shape(graph, masks.RANDOM_WALK, mask=whole))
+    walks = pictures(comfy, comfy.run(graph), saved)
+    assert [one.shape[:2] for one in walks] == [(40, 96)] * 2
+
+
 def test_a_painted_object_is_read_back_whole(comfy):
     graph = Graph()
     scene = load(graph, comfy, "scene.png", 64, 64)

@@ -2,6 +2,7 @@ import dataclasses
 
 import pytest
 import torch
+from torch import nn
 
 from flexedit.config import MEAConfig
 from flexedit.models.mea import MEA, Branches, Conditioning
@@ -191,3 +192,23 @@ def test_half_precision_stays_half(dtype):
     branch: Conditioning
     for branch in build().to(dtype).branches(**given):
         assert branch.f1.dtype == branch.f2.dtype == dtype
+
+
+def test_the_subjects_layers_start_as_the_unets_own():
+    mea = build()
+    unet = nn.Module()
+    for name in LAYERS:
+        *path, leaf = name.split(".")
+        parent = unet
+        for part in path:
+            if part not in parent._modules:
+                parent.add_module(part, nn.Module())
+            parent = parent.get_submodule(part)
+        layer = nn.Module()
+        layer.to_k = nn.Linear(CONFIG.width, LAYERS[name], bias=False)
+        layer.to_v = nn.Linear(CONFIG.width, LAYERS[name], bias=False)
+        parent.add_module(leaf, layer)
+    mea.start_from(unet)
+    for name, layer in mea.subject.items():
+        assert torch.equal(layer.to_k.weight, unet.get_submodule(name).to_k.weight)
+        assert torch.equal(layer.to_v.weight, unet.get_submodule(name).to_v.weight)

@@ -1,0 +1,41 @@
+import importlib.util
+from pathlib import Path
+
+import pytest
+
+PATH = Path(__file__).parents[2] / "nodes" / "runtime" / "lazy.py"  # the package needs a ComfyUI
+spec = importlib.util.spec_from_file_location("lazy", PATH)
+lazy = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(lazy)
+
+
+class Part:
+    def __init__(self, size: int) -> None:
+        self.size = size
+
+
+class LazyPart(lazy.Lazy, Part):
+    pass
+
+
+def test_a_part_is_built_at_the_first_look_and_only_then():
+    built = []
+    part = LazyPart(lambda self: (built.append(1), Part.__init__(self, 3)))
+    assert built == []
+    assert (part.size, part.size) == (3, 3)
+    assert built == [1]
+
+
+def test_a_part_that_fails_after_it_was_half_built_fails_again():
+    def build(part: LazyPart) -> None:
+        Part.__init__(part, 3)
+        raise ValueError("an incomplete file")
+
+    part = LazyPart(build)
+    for _ in range(2):
+        with pytest.raises(ValueError, match="incomplete"):
+            _ = part.size
+
+
+def test_asking_for_its_memory_builds_nothing():
+    assert LazyPart(lambda part: pytest.fail("built")).get_ram_usage() == 0
