@@ -46,7 +46,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=Path("out/demo.png"))
     options = parser.parse_args(arguments)
     try:
-        folder = ModelFolder(options.models_dir / options.model)
+        path = options.models_dir / options.model
+        folder = ModelFolder.embedded() if path == PRETRAINED / EMBEDDED else ModelFolder(path)
     except FlexEditError as error:
         print(error, file=sys.stderr)
         return 2
