@@ -198,10 +198,7 @@ class ModelFolder:
                 low_cpu_mem_usage=False,
                 output_loading_info=True,
             )
-        if missing := sorted(info["missing_keys"]):
-            raise FlexEditError(
-                f"{folder} lacks weights for {_shorten(missing)}. Download or export the VAE again."
-            )
+        _require_all(info, folder)
         return vae.eval()
 
     def _load(self, module: Any, prefix: str, dtype: torch.dtype) -> Any:
@@ -270,10 +267,7 @@ def load_stock_vllm(
             output_loading_info=True,
         )
         tokenizer = _load_tokenizer(folder)
-    if missing := sorted(info["missing_keys"]):
-        raise FlexEditError(
-            f"{folder} lacks weights for {_shorten(missing)}. Download or export the VLLM again."
-        )
+    _require_all(info, folder)
     if llava.config.model_type != "llava":
         raise FlexEditError(
             f"{folder} holds a {type(llava).__name__}; FlexEdit reads LLaVA 1.5's class only "
@@ -310,6 +304,14 @@ def _load_tokenizer(folder: Path) -> Any:
     return AutoTokenizer.from_pretrained(folder, local_files_only=True)
 
 
+def _require_all(info: dict[str, Any], folder: Path) -> None:
+    """A library fills what a folder lacks with random weights; here it is an error."""
+    if missing := sorted(info["missing_keys"]):
+        raise FlexEditError(
+            f"{folder} lacks weights for {_shorten(missing)}. Download or export the folder again."
+        )
+
+
 def _load_half_of_clip(kind: Any, folder: Path, dtype: torch.dtype) -> Any:
     """A CLIP folder holds both towers; loading one of them ignores the other's weights."""
     with _part_errors(folder):
@@ -320,10 +322,7 @@ def _load_half_of_clip(kind: Any, folder: Path, dtype: torch.dtype) -> Any:
             local_files_only=True,
             output_loading_info=True,
         )
-    if missing := sorted(info["missing_keys"]):
-        raise FlexEditError(
-            f"{folder} lacks weights for {_shorten(missing)}. Download or export CLIP again."
-        )
+    _require_all(info, folder)
     return model
 
 

@@ -97,6 +97,6 @@ class FreeShapeMask(io.ComfyNode):
         if image is not None:
             batch, height, width = image.shape[:3]
         elif kind == masks.RANDOM_WALK and mask is not None:
-            batch, height, width = mask.shape
+            batch, height, width = mask.reshape(-1, *mask.shape[-2:]).shape
         drawn = masks.free_shape(kind, height, width, batch, object_mask=mask, seed=seed, **shape)
         return io.NodeOutput(drawn)

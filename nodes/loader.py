@@ -32,8 +32,8 @@ class Loader(io.ComfyNode):
                     "model",
                     options=folders.model_names(),
                     default=EMBEDDED,
-                    tooltip="A folder below models/flexedit, or flexedit-mini, the small model for "
-                    "64-pixel pictures that comes with this pack.",
+                    tooltip="A folder below models/flexedit, or flexedit-mini, this pack's small "
+                    "model for 64-pixel pictures, if its weights are there.",
                 ),
                 io.Combo.Input(
                     "precision",

@@ -1,6 +1,6 @@
-"""What a trained model does on held-out scenes: the README's table, by one command.
+"""What a trained model does on held-out scenes, as Markdown tables.
 
-``python -m flexedit.training.evaluate --count 400`` prints Markdown. Edit success is judged without
+``python -m flexedit.training.evaluate --count 400`` prints them. Edit success is judged without
 any network: every thing that could stand at the place is rendered there (each class, nothing, the
 scene unchanged), and the edit is right if the output is nearest to the truth among all of them.
 """

@@ -1,4 +1,4 @@
-"""From nothing to ``flexedit-mini`` in eight stages, each resumable, by one command.
+"""From nothing to ``flexedit-mini`` in nine stages, each resumable, by one command.
 
 parts → vae → clip → vision → vllm → base → align → joint → export. ``vae`` to ``vllm`` make what
 others download. ``base`` trains UNet and MEA on CLIP's text embedding of captions that name
@@ -43,7 +43,6 @@ HELPERS = {"region": 4.0, "helper_classes": 0.1, "helper_mask": 0.2}
 class Stage:
     train: TrainConfig
     recipe: Recipe | None = None
-    operations: dict[str, float] | None = None  # weights of the world's operations
 
 
 @dataclass(frozen=True)
@@ -104,10 +103,9 @@ class MiniTraining:
     def _done(self, name: str) -> Path:
         return self.folder / name / "done"
 
-    def _world(self, name: str, split: str = "train") -> World:
-        operations = self.plan.stages[name].operations
+    def _world(self, name: str) -> World:
         seed = ORDER.index(name)  # no stage sees another's samples
-        return World(self.plan.shape.size, split, seed=seed, operations=operations)
+        return World(self.plan.shape.size, seed=seed)
 
     def _train(
         self,
