@@ -232,14 +232,17 @@ class FlexEditPipeline:
         request: EditRequest,
         *,
         reply: ReplyMode = "direct",
-        seed: int = 0,
+        seed: int | Sequence[int] = 0,
         num_steps: int | None = None,
         edit_cfg: float | None = None,
         scene_cfg: float | None = None,
         subject_strength: float = 1.0,
         on_step: Callable[[int, int], None] | None = None,
     ) -> EditResult:
-        """Edits every row of the request; what is None is taken from the model's own advice."""
+        """Edits every row of the request; what is None is taken from the model's own advice.
+
+        ``seed``: of the whole batch, or one per row.
+        """
         advice = self.config.sampling
         request = request.to(self.device)
         embeds, replies, labels = self.embed(request, reply)

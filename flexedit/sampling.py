@@ -6,7 +6,7 @@ B batch, C × h × w a latent
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -62,8 +62,13 @@ def guide(
     return negative + scene_cfg * (scene_only - negative) + edit_cfg * (positive - scene_only)
 
 
-def noise(shape: tuple[int, ...], seed: int) -> Tensor:
-    """Standard normal noise on the CPU: the same for a seed on every machine, and in ComfyUI."""
+def noise(shape: tuple[int, ...], seed: int | Sequence[int]) -> Tensor:
+    """Standard normal noise on the CPU: the same for a seed on every machine, and in ComfyUI.
+
+    Seeds (one per row) make each row what it would be alone, whatever batch it is in.
+    """
+    if not isinstance(seed, int):
+        return torch.cat([noise((1, *shape[1:]), one) for one in seed])
     return torch.randn(shape, generator=torch.Generator("cpu").manual_seed(seed))
 
 

@@ -3,8 +3,9 @@
 parts → vae → clip → vision → vllm → base → align → joint → export. ``vae`` to ``vllm`` make what
 others download. ``base`` trains UNet and MEA on CLIP's text embedding of captions that name
 everything (what Stable Diffusion is to FlexEdit). ``align`` is the paper's stage 1: the Q-Former
-learns to say by the VLLM's hidden states what CLIP's text encoder says by the caption. ``joint``
-is stage 2: L = L_VLLM + L_diffusion, all of FlexEdit's parts together.
+learns to say by the VLLM's hidden states what CLIP's text encoder says by the caption; it needs
+nothing of ``base``, so two machines may do them side by side. ``joint`` is stage 2:
+L = L_VLLM + L_diffusion, all of FlexEdit's parts together, starting from both.
 """
 
 from __future__ import annotations
@@ -21,9 +22,9 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
 
-from ..checkpoint import WEIGHTS_FILE, ModelFolder, load_stock_vllm, save_model_folder
+from ..checkpoint import CONFIG_FILE, WEIGHTS_FILE, ModelFolder, load_stock_vllm, save_model_folder
 from ..config import SystemConfig, TextBridgeConfig
 from ..data.assets import CLASSES
 from ..data.world import World
@@ -61,9 +62,9 @@ def mini_train(steps: int, batch_size: int, lr: float, ema: float = 0.0) -> Trai
 MINI_PLAN = Plan(
     stages={
         "vae": Stage(mini_train(6000, 16, 1.5e-3, ema=0.997)),
-        "clip": Stage(mini_train(3000, 32, 1e-3)),
-        "vision": Stage(mini_train(6000, 32, 1e-3)),
-        "vllm": Stage(mini_train(4000, 16, 8e-4)),
+        "clip": Stage(mini_train(6000, 32, 1e-3)),
+        "vision": Stage(mini_train(9000, 32, 1e-3)),
+        "vllm": Stage(mini_train(7000, 16, 8e-4)),
         "base": Stage(
             mini_train(8000, 32, 8e-4, ema=0.997),
             Recipe(stage="joint", parts=("unet", "mea"), **HELPERS),
@@ -85,7 +86,10 @@ class MiniTraining:
     """One training of a mini in ``folder``; ``folder/model`` grows from stage to stage."""
 
     def __init__(self, folder: Path, plan: Plan = MINI_PLAN) -> None:
+        from accelerate import PartialState
+
         self.folder, self.plan, self.model = folder, plan, folder / "model"
+        self.processes = PartialState(cpu=not torch.cuda.is_available())
 
     def run(self, names: tuple[str, ...] = ORDER, max_seconds: float | None = None) -> None:
         for name in names:
@@ -95,7 +99,9 @@ class MiniTraining:
         for name in names:
             if not self._done(name).is_file():
                 stage: Callable[..., bool] = getattr(self, name)
-                if not stage(None if end is None else max(0.0, end - time.monotonic())):
+                finished = stage(None if end is None else max(0.0, end - time.monotonic()))
+                self.processes.wait_for_everyone()
+                if not finished:
                     return
                 self._done(name).parent.mkdir(parents=True, exist_ok=True)
                 self._done(name).touch()
@@ -121,11 +127,16 @@ class MiniTraining:
         trainer.run(max_seconds)
         return trainer
 
+    def _save(self, part: Any, name: str) -> None:
+        if self.processes.is_main_process:
+            part.save_pretrained(self.model / name)
+
     # --- the stages ---
 
     def parts(self, max_seconds: float | None = None) -> bool:
-        words = texts(World(self.plan.shape.size), self.plan.num_texts)
-        mini.build_parts(self.plan.shape, words, self.model)
+        if self.processes.is_main_process:
+            words = texts(World(self.plan.shape.size), self.plan.num_texts)
+            mini.build_parts(self.plan.shape, words, self.model)
         return True
 
     def vae(self, max_seconds: float | None = None) -> bool:
@@ -141,7 +152,7 @@ class MiniTraining:
             probe = collate([unseen[index] for index in range(256)])
             probe = probe.to(trainer.accelerator.device)
             vae.register_to_config(scaling_factor=trainee.scaling_factor(probe))
-            vae.save_pretrained(self.model / "vae")
+            self._save(vae, "vae")
         return True
 
     def clip(self, max_seconds: float | None = None) -> bool:
@@ -154,7 +165,7 @@ class MiniTraining:
         trainee = CLIPPretraining(clip, tokenizer, preprocess, shape.size // shape.patch)
         if not self._train("clip", trainee, max_seconds).finished:
             return False
-        clip.save_pretrained(folder)
+        self._save(clip, "clip")
         return True
 
     def vision(self, max_seconds: float | None = None) -> bool:
@@ -167,7 +178,7 @@ class MiniTraining:
         )
         if not self._train("vision", trainee, max_seconds).finished:
             return False
-        vllm.llava.save_pretrained(self.model / "vllm")
+        self._save(vllm.llava, "vllm")
         return True
 
     def vllm(self, max_seconds: float | None = None) -> bool:
@@ -176,7 +187,7 @@ class MiniTraining:
         vllm.llava.model.vision_tower.requires_grad_(False)
         if not self._train("vllm", VLLMPretraining(vllm), max_seconds).finished:
             return False
-        vllm.llava.save_pretrained(self.model / "vllm")
+        self._save(vllm.llava, "vllm")
         return True
 
     def _untalkative_vllm(self) -> Any:
@@ -190,37 +201,49 @@ class MiniTraining:
         config = dataclasses.replace(
             config, bridge="text", text=text, num_edit_tokens=0, qformer=None, lora=None
         )
-        return self._system("base", config, None, max_seconds)
+        return self._system("base", config, max_seconds)
 
     def align(self, max_seconds: float | None = None) -> bool:
-        return self._system("align", mini.system_config(self.plan.shape), "base", max_seconds)
+        return self._system("align", mini.system_config(self.plan.shape), max_seconds)
 
     def joint(self, max_seconds: float | None = None) -> bool:
-        return self._system("joint", mini.system_config(self.plan.shape), "align", max_seconds)
+        start = load_file(self.folder / "align" / WEIGHTS_FILE)
+        start |= load_file(self.folder / "base" / WEIGHTS_FILE)  # UNet and MEA
+        config = mini.system_config(self.plan.shape)
+        return self._system("joint", config, max_seconds, start)
 
     def _system(
-        self, name: str, config: SystemConfig, before: str | None, max_seconds: float | None
+        self,
+        name: str,
+        config: SystemConfig,
+        max_seconds: float | None,
+        start: dict[str, Tensor] | None = None,
     ) -> bool:
         system = self.system(name, config)
-        if before is not None:
-            system.take_up(load_file(self.folder / before / WEIGHTS_FILE))
+        if start is not None:
+            system.take_up(start)
         grid = PictureGrid(system, self.folder / name / "pictures") if name != "align" else None
         trainer = self._train(name, system, max_seconds, grid)
         with trainer.averaged():
             tensors = {k: v.detach().contiguous() for k, v in system.tensors().items()}
-            save_file(tensors, self.folder / name / WEIGHTS_FILE)
+            if self.processes.is_main_process:
+                save_file(tensors, self.folder / name / WEIGHTS_FILE)
         return trainer.finished
 
     def system(self, name: str, config: SystemConfig) -> System:
         """Fresh FlexEdit parts beside the pretrained ones."""
-        (self.model / "flexedit.json").write_text(config.to_json(), encoding="utf-8")
         recipe = self.plan.stages[name].recipe
         assert recipe is not None
+        with self.processes.main_process_first():
+            (self.model / CONFIG_FILE).write_text(config.to_json(), encoding="utf-8")
+            folder = ModelFolder(self.model)
         torch.manual_seed(ORDER.index(name))
-        return System(ModelFolder(self.model), recipe, len(CLASSES))
+        return System(folder, recipe, len(CLASSES))
 
     def export(self, max_seconds: float | None = None) -> bool:
         """The model folder to ship: everything in half precision."""
+        if not self.processes.is_main_process:
+            return True
         target = self.folder / "flexedit-mini"
         shutil.rmtree(target, ignore_errors=True)
         target.mkdir(parents=True)

@@ -1,6 +1,8 @@
 import dataclasses
 import json
+import os
 import shutil
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -66,6 +68,28 @@ def test_every_stage_trains_in_its_order_and_leaves_a_curve(trained):
     }
 
 
+def run_in_a_process(folder: Path) -> None:
+    from accelerate.state import AcceleratorState
+
+    AcceleratorState._reset_state(reset_partial_state=True)  # a forked process inherits one
+    training = MiniTraining(folder, tiny_plan())
+    assert training.processes.num_processes == 2
+    training.run()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_two_processes_train_one_mini(trained, tmp_path):
+    from accelerate import debug_launcher
+
+    debug_launcher(partial(run_in_a_process, tmp_path), num_processes=2)
+    for name in TRAINED:
+        assert [row["step"] for row in curve(tmp_path / name)] == [1, 2]
+    alone, shared = (ModelFolder(path / "flexedit-mini") for path in (trained, tmp_path))
+    assert alone.keys == shared.keys
+    result = FlexEditPipeline(shared, "cpu")(collate([World(64)[0]]).request, num_steps=1)
+    assert torch.isfinite(result.picture).all()
+
+
 def test_the_exported_folder_is_a_model_that_edits(trained):
     pipeline = FlexEditPipeline.from_pretrained(trained / "flexedit-mini", "cpu")
     assert pipeline.config.name == "flexedit-mini"
@@ -95,11 +119,12 @@ def test_each_stage_goes_on_from_the_one_before(trained):
     base, align, joint = (
         load_file(trained / name / WEIGHTS_FILE) for name in ("base", "align", "joint")
     )
-    assert not any(key.startswith(("qformer", "lora", "tokens")) for key in base)
-    for key, tensor in base.items():  # align trains Q-Former and VLLM only
-        assert torch.equal(align[key], tensor), key
+    assert {key.partition(".")[0] for key in base} == {"unet", "mea", "null"}
     assert set(align) == set(joint)
-    moved = {key.partition(".")[0] for key in joint if not torch.equal(joint[key], align[key])}
+    before = align | base
+    for key, tensor in joint.items():  # two steps of the optimizer, lr at most 1e-2
+        assert float((tensor - before[key]).abs().max()) < 0.05, key
+    moved = {key.partition(".")[0] for key in joint if not torch.equal(joint[key], before[key])}
     assert moved == {"unet", "mea", "qformer", "lora", "tokens"}
 
 
