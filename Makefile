@@ -4,6 +4,7 @@
 #   TORCH_INDEX_URL  where torch comes from, if not from PyPI (whose builds are for CUDA)
 #   COMFYUI_PATH     a ComfyUI to use instead of a downloaded one
 #   ARGS             more arguments for the command: make test ARGS="-k mask"
+#   CASES            how many, for make benchmark: CASES="--single 200 --multi 200"
 
 PYTHON ?= python3
 READY := .venv/ready
@@ -11,7 +12,7 @@ RUN := .venv/bin/python
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: test demo lint bench mini table
+.PHONY: test demo lint bench mini benchmark
 
 test: $(READY)
 	$(RUN) -m pytest -q --durations=10 $(ARGS)
@@ -24,8 +25,9 @@ lint: $(READY)
 	$(RUN) -m ruff format --check .
 	$(RUN) -m mypy flexedit
 
-table: $(READY)
-	$(RUN) -m flexedit.training.evaluate $(ARGS)
+benchmark: $(READY)
+	$(RUN) -m flexedit bench build --out out/benchmark/cases $(CASES)
+	$(RUN) -m flexedit bench run out/benchmark/cases --out out/benchmark $(ARGS)
 
 bench: $(READY)
 	$(RUN) -m benchmarks.run $(ARGS)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import __version__, prompts
+from .benchmark import commands as benchmark
 from .errors import FlexEditError
 
 if TYPE_CHECKING:
@@ -95,6 +96,9 @@ def parser() -> argparse.ArgumentParser:
     data.add_argument("--split", choices=("train", "heldout"), default="train")
     data.add_argument("--seed", type=_seed, default=0)
     data.set_defaults(run=run_data)
+
+    bench = commands.add_parser("bench", help="FSMI-Edit: build the benchmark, run and compare")
+    benchmark.add_commands(bench.add_subparsers(required=True, metavar="command"))
     return root
 
 

@@ -215,11 +215,24 @@ def scribble(
     Covers 12–70 % of the object (open kinds 8–60 %), and more of it than of any of the
     `others` (N, H, W, bool).
     """
+    return turned_scribble(kind, object_mask, rng, others)[0]
+
+
+def turned_scribble(
+    kind: str,
+    object_mask: np.ndarray | Tensor,
+    rng: np.random.Generator,
+    others: Sequence[np.ndarray] = (),
+) -> tuple[np.ndarray, float | None]:
+    """`scribble`, and the degrees clockwise by which the shape is turned.
+
+    They are None for a random walk, which also stands in where the object is too thin or crowded.
+    """
     target = np.asarray(object_mask) > 0.5
     if not target.any():
         raise FlexEditError(EMPTY)
     if kind == RANDOM_WALK:
-        return random_walk(target, rng)
+        return random_walk(target, rng), None
     opened = kind.endswith("open")
     (top, bottom), (left, right) = extent(target, 1), extent(target, 0)
     height, width = bottom - top, right - left
@@ -229,12 +242,13 @@ def scribble(
         dy, dx = rng.uniform(-0.32, 0.32, 2)
         grow = rng.uniform(0.7, 1.2) if opened else rng.uniform(0.45, 0.95)
         stretch = rng.uniform(0.8, 1.25)
+        rotation = rng.uniform(0, 360) if "triangle" in kind else rng.uniform(-40, 40)
         mask = rasterise(
             kind,
             target.shape,
             center=(top + (0.5 + dy) * height, left + (0.5 + dx) * width),
             size=(grow * stretch * height, grow / stretch * width),
-            rotation=rng.uniform(0, 360) if "triangle" in kind else rng.uniform(-40, 40),
+            rotation=rotation,
             stroke=rng.uniform(0.12, 0.22) * max(height, width) * grow,
             wobble=rng.normal(size=(2, 5)),
         )
@@ -242,11 +256,11 @@ def scribble(
         if low * area <= covered <= high * area and all(
             np.count_nonzero(mask & other) < covered for other in others
         ):
-            return mask
-    mask = random_walk(target, rng, coverage=0.35)  # a thin or crowded object
+            return mask, rotation
+    mask = random_walk(target, rng, coverage=0.35)
     for other in others:
         mask &= ~other | target
-    return mask
+    return mask, None
 
 
 def free_shape(

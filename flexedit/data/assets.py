@@ -63,6 +63,12 @@ def photo_names(split: str) -> tuple[str, ...]:
     return tuple(n for n, source in sources()["backgrounds"].items() if source["split"] == split)
 
 
+def photo_setting(name: str) -> str:
+    """Where a photograph was taken: "indoor", "outdoor", or "none" for a mere texture."""
+    setting: str = sources()["backgrounds"][name]["setting"]
+    return setting
+
+
 @lru_cache(maxsize=256)
 def photo_scales(name: str, size: int) -> tuple[np.ndarray, ...]:
     """A photograph uint8 (C, H, W) whose shorter side is ZOOMS × `size`; C is 1 for grey ones."""

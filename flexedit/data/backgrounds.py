@@ -6,26 +6,34 @@ The two splits share no photograph and no noise.
 from __future__ import annotations
 
 from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
 
-from .assets import photo_names, photo_scales
+from .assets import photo_names, photo_scales, photo_setting
 
 SPLITS = ("train", "heldout")
 
 
-def background(size: int, split: str, rng: np.random.Generator) -> np.ndarray:
+class Backdrop(NamedTuple):
+    picture: np.ndarray  # (3, size, size)
+    setting: str  # "indoor" or "outdoor" for a photograph of a place, else "none"
+    plain: bool  # one colour or a gradient: nothing to be seen
+
+
+def background(size: int, split: str, rng: np.random.Generator) -> Backdrop:
     """A photograph or a texture in some light."""
-    picture = photograph(size, split, rng) if rng.random() < 0.55 else texture(size, split, rng)
+    drawn = photograph(size, split, rng) if rng.random() < 0.55 else texture(size, split, rng)
     gain = rng.uniform(0.7, 1.2) * rng.uniform(0.92, 1.08, 3)
-    return np.minimum(picture * column(gain), 255)
+    return drawn._replace(picture=np.minimum(drawn.picture * column(gain), 255))
 
 
-def photograph(size: int, split: str, rng: np.random.Generator) -> np.ndarray:
+def photograph(size: int, split: str, rng: np.random.Generator) -> Backdrop:
     """A piece of a photograph of the split, maybe mirrored; grey ones are tinted."""
     names = photo_names(split)
-    scales = photo_scales(names[rng.integers(len(names))], size)
+    name = names[rng.integers(len(names))]
+    scales = photo_scales(name, size)
     photo = scales[rng.integers(len(scales))]
     top = int(rng.integers(photo.shape[1] - size + 1))
     left = int(rng.integers(photo.shape[2] - size + 1))
@@ -34,15 +42,15 @@ def photograph(size: int, split: str, rng: np.random.Generator) -> np.ndarray:
         crop = crop[:, :, ::-1]
     if len(crop) == 1:
         crop = crop * column(rng.uniform(0.5, 1.3, 3))
-    return crop
+    return Backdrop(crop, photo_setting(name), plain=False)
 
 
-def texture(size: int, split: str, rng: np.random.Generator) -> np.ndarray:
+def texture(size: int, split: str, rng: np.random.Generator) -> Backdrop:
     """Two or three colours mixed by a gradient, noise, stripes, checks or dots."""
     low, high = rng.uniform(20, 250, (2, 3))
     form = rng.integers(6)
     if form == 0:
-        return plain_backdrop(size, rng)
+        return Backdrop(plain_backdrop(size, rng), "none", plain=True)
     if form <= 2:
         fields = noise_fields(size, split)
         field = fields[rng.integers(len(fields))]
@@ -60,7 +68,8 @@ def texture(size: int, split: str, rng: np.random.Generator) -> np.ndarray:
         amount = np.clip(amount * rng.uniform(1, 6) + 0.5, 0, 1)
         if rng.random() < 0.5:
             high = low + rng.uniform(-70, 70)
-    return np.clip(column(low) + column(high - low) * amount.astype(np.float32), 0, 255)
+    picture = np.clip(column(low) + column(high - low) * amount.astype(np.float32), 0, 255)
+    return Backdrop(picture, "none", plain=False)
 
 
 def wave(size: int, theta: float, count: float, rng: np.random.Generator) -> np.ndarray:

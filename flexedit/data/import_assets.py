@@ -113,6 +113,7 @@ class Photo:
     split: str = "train"
     box: tuple[float, float, float, float] = (0, 0, 1, 1)  # left, top, right, bottom as fractions
     part: str = ""
+    setting: str = "outdoor"  # outdoor, indoor, or none: a texture, no place at all
 
     @property
     def name(self) -> str:
@@ -130,21 +131,21 @@ WALLPAPERS = (
     Photo("life_by_Aitzol_Berasategi.jpg", *BERASATEGI, box=(0.25, 0.35, 0.75, 1), part="brook"),
     Photo("Picture_0B_by_freespace.jpg", *FREESPACE),
     Photo("Picture_0B_by_freespace.jpg", *FREESPACE, box=(0, 0.3, 0.4, 1), part="stone"),
-    Photo("Picture_1A_by_freespace.jpg", *FREESPACE),
+    Photo("Picture_1A_by_freespace.jpg", *FREESPACE, setting="indoor"),
     Photo("seeding_by_Clements_Engelhardt.jpg", *ENGELHARDT),
     Photo("seeding_by_Clements_Engelhardt.jpg", *ENGELHARDT, box=(0.45, 0, 1, 0.75), part="meadow"),
-    Photo("umang_by_Abhishek_Mudgal.jpg", "Abhishek Mudgal", "CC-BY-4.0"),
+    Photo("umang_by_Abhishek_Mudgal.jpg", "Abhishek Mudgal", "CC-BY-4.0", setting="none"),
     Photo("friends_by_Aitzol_Berasategi.jpg", *BERASATEGI, box=(0.35, 0.62, 1, 1), part="wood"),
     Photo("picosdeeuropa_by_Aitzol_Berasategi.jpg", *BERASATEGI, "heldout"),
     Photo("sunset_by_Aitzol_Berasategi.jpg", *BERASATEGI, "heldout"),
-    Photo("Wine_by_Jakkub_Mede.jpg", "Jakub Mede", "CC-BY-4.0", "heldout"),
+    Photo("Wine_by_Jakkub_Mede.jpg", "Jakub Mede", "CC-BY-4.0", "heldout", setting="indoor"),
 )
 SKIMAGE = (
-    Photo("coffee.png", "Rachel Michetti", "CC0-1.0"),
-    Photo("grass.png", "Linolafett, CC0 Textures", "CC0-1.0"),
-    Photo("brick.png", "CC0 Textures", "CC0-1.0"),
-    Photo("hubble_deep_field.jpg", "NASA", "public domain"),
-    Photo("gravel.png", "CC0 Textures", "CC0-1.0", "heldout"),
+    Photo("coffee.png", "Rachel Michetti", "CC0-1.0", setting="indoor"),
+    Photo("grass.png", "Linolafett, CC0 Textures", "CC0-1.0", setting="none"),
+    Photo("brick.png", "CC0 Textures", "CC0-1.0", setting="none"),
+    Photo("hubble_deep_field.jpg", "NASA", "public domain", setting="none"),
+    Photo("gravel.png", "CC0 Textures", "CC0-1.0", "heldout", setting="none"),
 )
 
 
@@ -233,6 +234,7 @@ def main(arguments: list[str] | None = None) -> None:
                 "author": photo.author,
                 "licence": photo.licence,
                 "split": photo.split,
+                "setting": photo.setting,
             }
     (ASSETS / "sources.json").write_text(json.dumps(sources, indent=1, ensure_ascii=False) + "\n")
 

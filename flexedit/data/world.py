@@ -19,7 +19,7 @@ from .. import masks
 from ..errors import FlexEditError
 from ..prompts import BACKGROUND, naming_reply
 from .assets import CLASSES, all_styles, sprite_count
-from .backgrounds import SPLITS, background, plain_backdrop
+from .backgrounds import SPLITS, Backdrop, background, plain_backdrop
 from .objects import (
     Layer,
     Look,
@@ -71,6 +71,10 @@ class Sample:
     region: np.ndarray | None  # (H, W) bool: outside it target equals scene
     object_mask: np.ndarray  # (H, W) bool, the visible target object (add, insert: the added one)
     classes: np.ndarray  # (H, W) uint8: 0 background, 1 + index in CLASSES
+    rotation: float | None  # degrees clockwise by which the mask is turned; None: a random walk
+    setting: str  # where the scene is: indoor, outdoor or none
+    subject_setting: str | None  # "simple": the subject alone; "complex": busy background
+    result_label: str  # what is at the place afterwards
 
 
 class World:
@@ -78,7 +82,8 @@ class World:
 
     size: pixels a side · split: "train" or "heldout" (other backgrounds, other compositions) ·
     styles: emoji styles of the objects, by default those meant for training ·
-    operations: weights by name, by default OPERATIONS.
+    operations: weights by name, by default OPERATIONS ·
+    kinds: of masks, each as often, by default all of them and random walks.
     """
 
     classes = CLASSES
@@ -90,6 +95,7 @@ class World:
         seed: int = 0,
         styles: Sequence[str] | None = None,
         operations: Mapping[str, float] | None = None,
+        kinds: Sequence[str] | None = None,
     ) -> None:
         if split not in SPLITS:
             raise FlexEditError(f"Unknown split {split!r}; choose one of {', '.join(SPLITS)}.")
@@ -103,7 +109,12 @@ class World:
             )
         if not sum(weights.values()) > 0 or min(weights.values()) < 0:
             raise FlexEditError("The weights of the operations must not be negative, nor all 0.")
-        self.size, self.split, self.seed = size, split, seed
+        known = (*masks.KINDS, masks.RANDOM_WALK)
+        if kinds is not None and (not kinds or set(kinds) - set(known)):
+            raise FlexEditError(
+                f"The mask kinds are {', '.join(kinds) or 'none'}; choose from {', '.join(known)}."
+            )
+        self.size, self.split, self.seed, self.kinds = size, split, seed, kinds
         self.styles = tuple(all_styles("train") if styles is None else styles)
         if unknown := set(self.styles) - set(all_styles()):
             raise FlexEditError(
@@ -180,7 +191,7 @@ class World:
         self,
         operation: str,
         rng: np.random.Generator,
-        backdrop: np.ndarray,
+        backdrop: Backdrop,
         layers: list[Layer],
         owner: np.ndarray,
         fresh: int,
@@ -191,21 +202,22 @@ class World:
         name = CLASSES[layer.look.label]
         object_mask = owner == chosen + 1
         others = [owner == i + 1 for i in range(len(layers)) if i != chosen]
-        kind = choose_kind(rng)
-        mask = masks.scribble(kind, object_mask, rng, others)
+        kind = choose_kind(rng, self.kinds)
+        mask, rotation = masks.turned_scribble(kind, object_mask, rng, others)
         words = {"old": name}
-        scene = compose(backdrop, layers)
-        subject, target, region, after = None, None, None, list(layers)
+        scene = compose(backdrop.picture, layers)
+        subject, subject_setting, target, region, after = None, None, None, None, list(layers)
 
         if operation == "remove":
             del after[chosen]
+            words["new"] = BACKGROUND
         elif operation in ("replace", "swap"):
             center, extent = box_of(object_mask)
             size = float(np.clip(extent / self.size, MIN_SIZE, MAX_SIZE))
             look = canonical(fresh, size)
             if operation == "swap":
                 look = upright(self._look(fresh, rng), size)
-                subject = self._portrait(look, rng)
+                subject, subject_setting = self._portrait(look, rng)
             after[chosen] = at(look, draw(look, self.size), center, self.size)
             words |= {"new": CLASSES[fresh], "a_new": article(CLASSES[fresh])}
         elif operation == "recolor":
@@ -216,7 +228,7 @@ class World:
             target, region = scene.copy(), object_mask
             target[object_mask] = paint_color(words["color"])
         elif operation != "ask":
-            target = compose(backdrop, after)
+            target = compose(backdrop.picture, after)
             region = footprint(layers, chosen, self.size)
             if operation != "remove":
                 region |= footprint(after, chosen, self.size)
@@ -224,25 +236,27 @@ class World:
         return self._sample(
             operation, rng, words, name, present, scene=scene, mask=mask, kind=kind,
             subject=subject, target=target, region=region, object_mask=object_mask,
-            classes=class_map(owner, layers),
+            classes=class_map(owner, layers), rotation=rotation, setting=backdrop.setting,
+            subject_setting=subject_setting,
         )  # fmt: skip
 
     def _at_place(
         self,
         operation: str,
         rng: np.random.Generator,
-        backdrop: np.ndarray,
+        backdrop: Backdrop,
         layers: list[Layer],
         owner: np.ndarray,
         fresh: int,
     ) -> Sample | None:
         """The mask means an empty place; None when there is none."""
-        kind = choose_kind(rng)
-        mask = self._scribble_place(kind, owner > 0, rng)
-        if mask is None:
+        kind = choose_kind(rng, self.kinds)
+        place = self._scribble_place(kind, owner > 0, rng)
+        if place is None:
             return None
-        scene = compose(backdrop, layers)
-        subject, target, region = None, None, None
+        mask, rotation = place
+        scene = compose(backdrop.picture, layers)
+        subject, subject_setting, target, region = None, None, None, None
         object_mask = np.zeros_like(mask)
         words = {"old": BACKGROUND}
         if operation != "ask":
@@ -251,9 +265,9 @@ class World:
             look = canonical(fresh, size)
             if operation == "insert":
                 look = upright(self._look(fresh, rng), size)
-                subject = self._portrait(look, rng)
+                subject, subject_setting = self._portrait(look, rng)
             added = at(look, draw(look, self.size), center, self.size)
-            target = compose(backdrop, [*layers, added])
+            target = compose(backdrop.picture, [*layers, added])
             region = footprint([added], 0, self.size)
             object_mask[added.window] = added.solid
             words |= {"new": CLASSES[fresh], "a_new": article(CLASSES[fresh])}
@@ -261,13 +275,14 @@ class World:
         return self._sample(
             operation, rng, words, BACKGROUND, present, scene=scene, mask=mask, kind=kind,
             subject=subject, target=target, region=region, object_mask=object_mask,
-            classes=class_map(owner, layers),
+            classes=class_map(owner, layers), rotation=rotation, setting=backdrop.setting,
+            subject_setting=subject_setting,
         )  # fmt: skip
 
     def _scribble_place(
         self, kind: str, occupied: np.ndarray, rng: np.random.Generator
-    ) -> np.ndarray | None:
-        """A scribble over an empty place with room for an object, or None."""
+    ) -> tuple[np.ndarray, float | None] | None:
+        """A scribble over an empty place with room for an object and how it is turned, or None."""
         form = "circle" if kind == masks.RANDOM_WALK else kind
         for _ in range(12):
             size = rng.uniform(MIN_SIZE, MAX_SIZE) * self.size
@@ -277,31 +292,33 @@ class World:
             if np.count_nonzero(room) > 0.08 * room.size:
                 continue
             stretch = rng.uniform(0.85, 1.18)
+            rotation = rng.uniform(-30, 30)
             mask = masks.rasterise(
                 form,
                 occupied.shape,
                 center=(y, x),
                 size=(0.9 * size * stretch, 0.9 * size / stretch),
-                rotation=rng.uniform(-30, 30),
+                rotation=rotation,
                 stroke=rng.uniform(0.12, 0.22) * size,
                 wobble=rng.normal(size=(2, 5)),
             )
             if kind == masks.RANDOM_WALK:
                 mask = masks.random_walk(mask, rng, coverage=rng.uniform(0.4, 0.8))
             if mask.any():
-                return mask
+                return mask, None if kind == masks.RANDOM_WALK else rotation
         return None
 
-    def _portrait(self, look: Look, rng: np.random.Generator) -> np.ndarray:
-        """A picture of the subject by itself: the same sprite, in another size and place."""
+    def _portrait(self, look: Look, rng: np.random.Generator) -> tuple[np.ndarray, str]:
+        """The subject by itself, the same sprite in another size and place; simple or complex."""
         if rng.random() < 0.5:
-            backdrop = plain_backdrop(self.size, rng)
+            backdrop = Backdrop(plain_backdrop(self.size, rng), "none", plain=True)
         else:
             backdrop = background(self.size, self.split, rng)
         size = float(rng.uniform(0.5, 0.85))
         look = replace(look, size=size, angle=float(rng.normal(0, 8)))
         center = (0.5 + rng.uniform(-0.5, 0.5, 2) * (1 - size)) * self.size
-        return compose(backdrop, [at(look, draw(look, self.size), center, self.size)])
+        portrait = compose(backdrop.picture, [at(look, draw(look, self.size), center, self.size)])
+        return portrait, "simple" if backdrop.plain else "complex"
 
     def _sample(
         self,
@@ -320,9 +337,11 @@ class World:
         task = operation if operation in ("segment", "ask") else "edit"
         return Sample(
             task=task, operation=operation, instruction=instruction, caption=caption,
-            reply=reply, label=label, **pictures,
+            reply=reply, label=label, result_label=words.get("new", label), **pictures,
         )  # fmt: skip
 
 
-def choose_kind(rng: np.random.Generator) -> str:
+def choose_kind(rng: np.random.Generator, kinds: Sequence[str] | None = None) -> str:
+    if kinds is not None:
+        return pick(kinds, rng)
     return masks.RANDOM_WALK if rng.random() < 0.2 else pick(masks.KINDS, rng)

@@ -66,15 +66,15 @@ MINI_PLAN = Plan(
         "vision": Stage(mini_train(9000, 32, 1e-3)),
         "vllm": Stage(mini_train(7000, 16, 8e-4)),
         "base": Stage(
-            mini_train(8000, 32, 8e-4, ema=0.997),
+            mini_train(5500, 32, 8e-4, ema=0.997),
             Recipe(stage="joint", parts=("unet", "mea"), **HELPERS),
         ),
         "align": Stage(
-            mini_train(3000, 16, 1e-3),
+            mini_train(1500, 16, 1e-3),
             Recipe(stage="align", parts=("qformer", "vllm")),
         ),
         "joint": Stage(
-            mini_train(3000, 16, 3e-4, ema=0.997),
+            mini_train(2000, 16, 3e-4, ema=0.997),
             Recipe(stage="joint", parts=("unet", "mea", "qformer", "vllm"), **HELPERS),
         ),
     }

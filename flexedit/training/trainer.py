@@ -219,7 +219,7 @@ class Trainer:
         path = self.folder / CHECKPOINT
         if not path.is_file():
             return
-        state = torch.load(path, map_location=self.accelerator.device, weights_only=True)
+        state = torch.load(path, map_location="cpu", weights_only=True)
         shapes = {name: tensor.shape for name, tensor in state["trained"].items()}
         averages = state["ema"] is not None
         if (shapes, averages) != (

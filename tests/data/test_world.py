@@ -43,6 +43,65 @@ def test_seeds_and_splits_are_other_worlds(other):
     assert fingerprint(World(seed=3)[0]) != fingerprint(World(**{"seed": 3} | other)[0])
 
 
+@pytest.mark.parametrize(
+    ("split", "index", "operation", "kind", "instruction", "area"),
+    [
+        ("train", 0, "insert", "rectangle open", "put the object of the second picture here", 239),
+        ("train", 1, "add", "irregular open", "add a duck", 128),
+        ("train", 2, "replace", "rectangle", "replace it with a dog", 75),
+        ("heldout", 0, "insert", "rectangle open",
+         "place the bicycle from the second picture here", 351),
+        ("heldout", 1, "swap", "random walk", "turn it into the ice cream of the second picture",
+         230),
+        ("heldout", 3, "remove", "irregular", "remove the marked object", 98),
+    ],
+)  # fmt: skip
+def test_a_seed_names_the_world_it_always_has(split, index, operation, kind, instruction, area):
+    sample = World(64, split, seed=5)[index]
+    assert (sample.operation, sample.kind, sample.instruction) == (operation, kind, instruction)
+    assert sample.mask.sum() == pytest.approx(area, abs=3)  # an edge pixel may round either way
+
+
+def test_a_world_can_have_only_some_kinds_of_masks():
+    samples = [World(kinds=["triangle", "circle open"])[index] for index in range(30)]
+    assert {sample.kind for sample in samples} == {"triangle", "circle open"}
+    assert all(World(kinds=[masks.RANDOM_WALK])[i].rotation is None for i in range(10))
+
+
+def test_a_turn_is_known_for_every_shape_but_a_random_walk():
+    for sample in (World()[index] for index in range(80)):
+        assert (sample.rotation is None) >= (sample.kind == masks.RANDOM_WALK)
+    turned = [World(kinds=["rectangle"])[index].rotation for index in range(40)]
+    assert sum(turn is None for turn in turned) <= 4  # objects too thin or crowded
+    assert np.ptp([turn for turn in turned if turn is not None]) > 40
+
+
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_the_result_label_is_what_stands_there_afterwards(operation):
+    for sample in some(operation, 12):
+        if operation == "remove":
+            assert sample.result_label == prompts.BACKGROUND
+        elif operation in ("add", "insert", "replace", "swap"):
+            assert sample.result_label in CLASSES and sample.result_label in sample.caption
+            assert sample.result_label != sample.label
+        else:
+            assert sample.result_label == sample.label
+
+
+def test_scenes_say_where_they_are_and_subjects_how_busy():
+    shown = {assets.photo_setting(name) for name in assets.photo_names("heldout")}
+    samples = some("swap", 120, split="heldout")
+    assert {sample.setting for sample in samples} == shown == {"indoor", "outdoor", "none"}
+    detail = {"simple": [], "complex": []}
+    for sample in samples:  # the corner that the subject covers least is its backdrop
+        corners = [sample.subject[y : y + 8, x : x + 8] for y in (0, 56) for x in (0, 56)]
+        steps = (np.abs(np.diff(corner.astype(int), axis=1)).mean() for corner in corners)
+        detail[sample.subject_setting].append(min(steps))
+    assert 40 <= len(detail["simple"]) <= 80
+    assert np.mean(detail["complex"]) > 2 * np.mean(detail["simple"])
+    assert {sample.subject_setting for sample in some("add", 5)} == {None}
+
+
 @pytest.mark.parametrize("split", backgrounds.SPLITS)
 def test_a_split_uses_no_photograph_of_the_other(split, monkeypatch):
     train, heldout = (set(assets.photo_names(split)) for split in backgrounds.SPLITS)
@@ -210,6 +269,8 @@ def test_every_class_has_several_sprites_and_all_have_a_source():
         ({"operations": {"explode": 1.0}}, "Unknown operations explode"),
         ({"operations": {"remove": 0.0}}, "weights"),
         ({"styles": ["ascii"]}, "Unknown styles ascii"),
+        ({"kinds": ["circle", "star"]}, "kinds are circle, star; choose from"),
+        ({"kinds": []}, "kinds are none; choose from"),
     ],
 )
 def test_a_world_that_cannot_be_is_explained(settings, message):

@@ -1,0 +1,180 @@
+"""Building FSMI-Edit: a plan of slots, a source that fills them, a folder that holds it all.
+
+The paper's numbers (§3.4): 80 cases with one picture, 125 with a subject, 8 kinds of free shape.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from .. import __version__
+from ..data.words import article
+from ..errors import FlexEditError
+from ..masks import KINDS
+from ..prompts import BACKGROUND
+from .cases import FILES, FORMAT, INDEX, META, OPERATIONS, Benchmark, Case, write_index
+from .coco import CocoSource
+from .magicbrush import MagicBrushSource
+from .sources import SUBJECT_SETTINGS, Draft, Skipped, Slot, Source, WorldSource
+
+NUM_SINGLE, NUM_MULTI = 80, 125
+
+
+def build(
+    out: str | Path,
+    *,
+    seed: int = 0,
+    num_single: int = NUM_SINGLE,
+    num_multi: int = NUM_MULTI,
+    source: Source | str = "world",
+    size: int = 64,
+) -> Benchmark:
+    """Writes a benchmark into the folder ``out``. The same arguments write the same bytes.
+
+    source: where cases come from, also as text, see :func:`source_from` · size: pixels a side of
+    the world's scenes; those of other sources keep their own size.
+    An earlier benchmark in ``out`` is replaced, unless people have reviewed it. Raises
+    FlexEditError for that, for any other content of ``out``, and for a source that cannot give
+    what is asked for; then ``out`` is as it was.
+    """
+    if min(seed, num_single, num_multi) < 0 or num_single + num_multi == 0:
+        raise FlexEditError(
+            f"There is nothing to build: seed {seed}, {num_single} single and {num_multi} multi "
+            "cases. None may be negative, and one case is the least."
+        )
+    out = Path(out).resolve()
+    refuse_to_harm(out)
+    if isinstance(source, str):
+        source = source_from(source, size)
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as scratch:
+            folder = Path(scratch, "new")
+            folder.mkdir()
+            write(folder, source, plan(num_single, num_multi), seed)
+            if out.exists():
+                os.replace(out, Path(scratch, "old"))
+            os.replace(folder, out)
+    except OSError as error:
+        raise FlexEditError(f"{out} cannot be written ({error}).") from error
+    return Benchmark(out)
+
+
+def source_from(text: str, size: int = 64) -> Source:
+    """``world``, ``coco:ANNOTATIONS.json,PICTURES,EDITS.jsonl`` or ``magicbrush:FOLDER``."""
+    name, _, where = text.partition(":")
+    paths = where.split(",")
+    if text == "world":
+        return WorldSource(size)
+    if name == "coco" and len(paths) == 3 and all(paths):
+        return CocoSource(*paths)
+    if name == "magicbrush" and where:
+        return MagicBrushSource(where)
+    raise FlexEditError(
+        f"Unknown source {text!r}; give world, coco:ANNOTATIONS.json,PICTURES,EDITS.jsonl "
+        "or magicbrush:FOLDER."
+    )
+
+
+def plan(num_single: int, num_multi: int) -> list[Slot]:
+    """The slots of both groups: their kinds even to one, and even within every operation."""
+    return [*rounds("single", num_single, OPERATIONS), *rounds("multi", num_multi, OPERATIONS[:2])]
+
+
+def rounds(group: str, count: int, operations: Sequence[str]) -> Iterator[Slot]:
+    """Each round has every kind once; from round to round all else moves on by one place."""
+    for number in range(count):
+        turn, place = divmod(number, len(KINDS))
+        setting = SUBJECT_SETTINGS[(turn // len(operations) + place // len(operations)) % 2]
+        yield Slot(
+            group,
+            KINDS[place],
+            operations[(place + turn) % len(operations)],
+            setting if group == "multi" else None,
+        )
+
+
+def write(folder: Path, source: Source, slots: Sequence[Slot], seed: int) -> None:
+    cases: list[Case] = []
+    skipped: dict[str, str] = {}
+    for made in source.drafts(slots, seed):
+        if isinstance(made, Skipped):
+            skipped[made.row] = made.because
+        else:
+            cases.append(write_case(folder, source.name, slots[len(cases)], made))
+    assert len(cases) == len(slots)
+    twice = [name for name, count in Counter(case.id for case in cases).items() if count > 1]
+    if twice:
+        raise FlexEditError(f"The source has two rows that are both called {twice[0]}.")
+    write_index(folder, cases)
+    meta: dict[str, Any] = {
+        "format": FORMAT,
+        "made_by": f"flexedit {__version__}",
+        "source": source.name,
+        "seed": seed,
+        "num_single": sum(case.group == "single" for case in cases),
+        "num_multi": sum(case.group == "multi" for case in cases),
+        **source.describe(),
+    }
+    if skipped:
+        meta["skipped"] = skipped
+    text = json.dumps(meta, indent=1, ensure_ascii=False) + "\n"
+    (folder / META).write_text(text, encoding="utf-8", newline="\n")
+
+
+def write_case(folder: Path, source: str, slot: Slot, draft: Draft) -> Case:
+    """Writes the pictures of a case."""
+    name = f"{source}-{draft.name}"
+    files: dict[str, Any] = {}
+    for part in FILES:
+        array = getattr(draft, part)
+        files[part] = None if array is None else f"{part}/{name}.png"
+        if array is not None:
+            array = array.astype(np.uint8) * 255 if array.dtype == bool else array
+            (folder / part).mkdir(exist_ok=True)
+            Image.fromarray(array).save(folder / files[part])
+    return Case(
+        id=name,
+        group=slot.group,
+        operation=draft.operation,
+        kind=slot.kind,
+        orientation=round(draft.orientation % 360, 1),
+        setting=draft.setting,
+        subject_setting=draft.subject_setting,
+        instruction=draft.instruction,
+        label=draft.label,
+        result_label=draft.result_label,
+        caption=caption(draft.result_label),
+        source=source,
+        **files,
+    )
+
+
+def caption(result_label: str) -> str:
+    """What CLIP-T compares the edited region with; "" where nobody knows what is there."""
+    if result_label == BACKGROUND:
+        return "a photo of the background"
+    return f"a photo of {article(result_label)}" if result_label else ""
+
+
+def refuse_to_harm(out: Path) -> None:
+    """Raises FlexEditError unless ``out`` is absent, empty, or but an unreviewed benchmark."""
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return
+    advice = "Choose another folder, or delete this one yourself."
+    if not (out / META).is_file():
+        raise FlexEditError(f"{out} exists and is no benchmark. {advice}")
+    if foreign := {path.name for path in out.iterdir()} - {INDEX, META, *FILES}:
+        raise FlexEditError(f"{out} also holds {', '.join(sorted(foreign))}. {advice}")
+    reviewed = sum(case.review != "open" for case in Benchmark(out).cases)
+    if reviewed:
+        raise FlexEditError(f"{out} has {reviewed} cases that people have reviewed. {advice}")

@@ -1,0 +1,183 @@
+"""The format of FSMI-Edit: a folder with one index, ``cases.jsonl``, and PNGs.
+
+A row of the index is a flat JSON object, the same keys in every row, so that
+``datasets.load_dataset("json", data_files="cases.jsonl")`` reads it; files are named relative to
+the folder. ``benchmark.json`` beside it says which version of the format this is and how the
+cases were made. H × W the size of a case's scene, B cases of one size
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+import torch
+from PIL import Image
+
+from ..errors import FlexEditError
+from ..masks import KINDS
+from ..request import EditRequest
+from ..training.batch import pictures
+
+FORMAT = 1
+INDEX = "cases.jsonl"
+META = "benchmark.json"
+OPERATIONS = ("add", "replace", "remove")
+SETTINGS = ("indoor", "outdoor", "none")  # none: a texture, or not known
+REVIEWS = ("open", "accepted", "redrawn", "rejected")
+
+MaskForm = Literal["free", "full"]
+FORMS: tuple[str, ...] = get_args(MaskForm)
+
+
+@dataclass(frozen=True)
+class Case:
+    """One edit and its truth. Pictures and masks are PNG files; a mask is white where it holds.
+
+    ``mask`` is the free-shape mask and ``full_mask`` its twin: all of the object meant, or all of
+    what is added. ``region`` is where truth really differs from scene.
+    """
+
+    id: str  # unique in the benchmark, also the name of a system's output: <id>.png
+    group: str  # "single", or "multi" with a subject
+    operation: str  # one of OPERATIONS
+    kind: str  # one of masks.KINDS
+    orientation: float  # degrees clockwise by which the free shape is turned
+    setting: str  # one of SETTINGS
+    scene: str
+    mask: str
+    full_mask: str
+    truth: str
+    region: str
+    subject: str | None
+    subject_setting: str | None  # "simple": the subject alone; "complex": busy background
+    instruction: str  # what a person says; rarely names the object meant
+    label: str  # what the mask means; "background" for an empty place
+    result_label: str  # what is there after the edit; "background" after a removal
+    caption: str  # what the edited region shows afterwards, for CLIP-T
+    source: str  # where the case is from: "world", "coco", "magicbrush", …
+    review: str = "open"  # one of REVIEWS
+    note: str = ""  # a reviewer's remark
+
+    def __post_init__(self) -> None:
+        allowed = {
+            "group": ("single", "multi"),
+            "operation": OPERATIONS,
+            "kind": KINDS,
+            "setting": SETTINGS,
+            "review": REVIEWS,
+        }
+        for name, values in allowed.items():
+            if (value := getattr(self, name)) not in values:
+                raise FlexEditError(
+                    f"The case {self.id!r} has {name} {value!r}; it must be one of "
+                    f"{', '.join(values)}."
+                )
+        if (self.group == "multi") != (self.subject is not None):
+            raise FlexEditError(
+                f"The case {self.id!r} is {self.group} but has "
+                f"{'no' if self.subject is None else 'a'} subject."
+            )
+
+
+FILES = ("scene", "mask", "full_mask", "truth", "region", "subject")
+NAMES = tuple(field.name for field in fields(Case))
+
+
+class Benchmark:
+    """A benchmark on disk. Opening it reads the index, no pictures."""
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+        self.meta = self._meta()
+        self.cases = tuple(self._rows())
+        if len({case.id for case in self.cases}) < len(self.cases):
+            raise FlexEditError(f"{self.folder / INDEX} has two cases with the same id.")
+
+    def _meta(self) -> dict[str, Any]:
+        try:
+            meta = json.loads((self.folder / META).read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise FlexEditError(
+                f"{self.folder} is no benchmark: {META} cannot be read ({error}). "
+                "Make one with `python -m flexedit bench build`."
+            ) from error
+        if meta.get("format") != FORMAT:
+            raise FlexEditError(
+                f"{self.folder} has format {meta.get('format')!r}; this FlexEdit reads {FORMAT}."
+            )
+        return meta
+
+    def _rows(self) -> Iterable[Case]:
+        try:
+            lines = (self.folder / INDEX).read_text(encoding="utf-8").split("\n")
+        except OSError as error:
+            raise FlexEditError(f"{self.folder / INDEX} cannot be read ({error}).") from error
+        for number, line in enumerate(lines, 1):
+            if not line:
+                continue
+            try:
+                yield Case(**json.loads(line))
+            except (ValueError, TypeError) as error:
+                raise FlexEditError(
+                    f"Line {number} of {self.folder / INDEX} is no case ({error})."
+                ) from error
+
+    @property
+    def kept(self) -> tuple[Case, ...]:
+        """All cases but the rejected ones."""
+        return tuple(case for case in self.cases if case.review != "rejected")
+
+    def picture(self, case: Case, name: str) -> np.ndarray:
+        """scene, truth or subject → (H, W, 3) uint8; mask, full_mask or region → (H, W) bool"""
+        file = getattr(case, name)
+        assert file is not None
+        is_mask = name in ("mask", "full_mask", "region")
+        try:
+            with Image.open(self.folder / file) as opened:
+                array = np.asarray(opened.convert("L" if is_mask else "RGB"))
+        except (OSError, SyntaxError) as error:  # a broken PNG raises SyntaxError
+            raise FlexEditError(
+                f"The case {case.id!r} has no readable {name} ({error}). Build the benchmark again."
+            ) from error
+        return array > 127 if is_mask else array
+
+    def request(
+        self, cases: Sequence[Case], form: MaskForm = "free", task: str = "edit"
+    ) -> EditRequest:
+        """A batch of cases whose scenes have one size, and whose subjects have one size."""
+        masks = [self.picture(case, "mask" if form == "free" else "full_mask") for case in cases]
+        subject, has_subject = None, tuple(case.subject is not None for case in cases)
+        if any(has_subject) and task == "edit":
+            known = next(self.picture(case, "subject") for case in cases if case.subject)
+            subject = pictures(
+                self.picture(case, "subject") if case.subject else known for case in cases
+            )
+        else:
+            has_subject = (False,) * len(cases)
+        return EditRequest(
+            scene=pictures(self.picture(case, "scene") for case in cases),
+            mask=torch.from_numpy(np.stack(masks)).float(),
+            instructions=tuple(case.instruction if task == "edit" else "" for case in cases),
+            tasks=(task,) * len(cases),
+            subject=subject,
+            has_subject=has_subject,
+        )
+
+    def rewrite(self, cases: Iterable[Case]) -> None:
+        """Replaces the index, atomically (a review changes rows)."""
+        self.cases = tuple(cases)
+        write_index(self.folder, self.cases)
+
+
+def write_index(folder: Path, cases: Iterable[Case]) -> None:
+    temporary = folder / (INDEX + ".tmp")
+    with temporary.open("w", encoding="utf-8", newline="\n") as file:
+        for case in cases:
+            file.write(json.dumps(asdict(case), ensure_ascii=False) + "\n")
+    os.replace(temporary, folder / INDEX)

@@ -1,0 +1,361 @@
+"""The judge: a small classifier that says what a place shows after an edit.
+
+It looks at nothing but the finished picture around the truth's edited region and names one of the
+world's classes, or "background". An edit has succeeded if that is what the truth shows there.
+Its data are renderings of the synthetic world that no other part of FlexEdit is trained or
+measured on (a seed of its own); the sprites are the same. How often it is right is measured on
+held-out scenes and travels with the weights in ``judge.json``.
+
+``python -m flexedit.benchmark.judge`` trains it again and writes the shipped files.
+B batch, S the side of a crop in pixels, H × W a picture
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import logging
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from scipy import ndimage
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..data.assets import CLASSES
+from ..data.world import Sample, World
+from ..errors import FlexEditError
+from ..masks import bounding_crop
+from ..prompts import BACKGROUND
+
+FOLDER = Path(__file__).parent / "judge"
+WEIGHTS, FACTS = "judge.safetensors", "judge.json"
+
+ANSWERS = (*CLASSES, BACKGROUND)
+SIDE = 48  # S
+CELLS = 6  # a side: of the last feature map, and of what the judge is told of the region
+BILINEAR = Image.Resampling.BILINEAR
+CONTEXT = 1.4  # side of the crop / longer side of the region's bounding box
+WIDTHS = (32, 64, 96)
+
+OPERATIONS = {"add": 1.0, "insert": 1.0, "replace": 1.0, "swap": 1.5, "remove": 2.5}
+TRAIN_SEED, TEST_SEED = 77_000, 77_001
+STEPS, BATCH_SIZE = 7000, 64
+SIZES = (64, 64, 64, 64, 64, 128)  # of the pictures it learns from, in turn
+VAE_BLUR = 0.9  # σ in pixels of a 64-pixel picture: loses about what a VAE's round trip loses
+
+Window = tuple[slice, slice]  # rows, columns
+
+log = logging.getLogger(__name__)
+
+
+class Residual(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.norm = nn.GroupNorm(8, width)
+        self.conv = nn.Conv2d(width, width, 3, padding=1, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.conv(F.relu(self.norm(x)))
+
+
+class Network(nn.Module):
+    """Crops (B, 4, S, S) → logits (B, number of ANSWERS); see :func:`crop` for the channels."""
+
+    def __init__(self, widths: tuple[int, int, int] = WIDTHS) -> None:
+        super().__init__()
+        first, second, third = widths
+        self.body = nn.Sequential(
+            nn.Conv2d(4, first, 3, stride=2, padding=1, bias=False),
+            nn.GroupNorm(8, first),
+            nn.ReLU(),
+            nn.Conv2d(first, second, 3, stride=2, padding=1, bias=False),
+            Residual(second),
+            Residual(second),
+            nn.GroupNorm(8, second),
+            nn.ReLU(),
+            nn.Conv2d(second, third, 3, stride=2, padding=1, bias=False),
+            Residual(third),
+            nn.GroupNorm(8, third),
+            nn.ReLU(),
+        )
+        self.head = nn.Linear(third, len(ANSWERS))
+
+    def forward(self, crops: Tensor) -> Tensor:
+        features = self.body(crops)
+        weight = F.adaptive_avg_pool2d(crops[:, 3:], features.shape[-2:])  # look at the region
+        return self.head((features * weight).sum((2, 3)) / weight.sum((2, 3)))
+
+
+@dataclass(frozen=True)
+class Judge:
+    """``facts`` says what it was trained on and how often it is right (see :func:`measure`)."""
+
+    network: Network
+    facts: dict[str, Any]
+
+    @classmethod
+    def load(cls, folder: str | Path = FOLDER) -> Judge:
+        folder = Path(folder)
+        network = Network()
+        try:
+            facts = json.loads((folder / FACTS).read_text(encoding="utf-8"))
+            weights = load_file(folder / WEIGHTS)
+            network.load_state_dict({name: value.float() for name, value in weights.items()})
+        except (OSError, ValueError, SafetensorError, RuntimeError) as error:
+            raise FlexEditError(
+                f"{folder} holds no judge that can be read ({error}). "
+                f"Train one with `python -m flexedit.benchmark.judge --out {folder}`."
+            ) from error
+        return cls(network.eval(), facts)
+
+    def save(self, folder: str | Path) -> None:
+        """Half precision weights and the facts."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        state = self.network.state_dict()
+        save_file({name: value.cpu().half() for name, value in state.items()}, folder / WEIGHTS)
+        facts = json.dumps(self.facts, indent=2, ensure_ascii=False)
+        (folder / FACTS).write_text(facts + "\n", encoding="utf-8")
+
+    def answers(
+        self, pictures: Sequence[np.ndarray], regions: Sequence[np.ndarray], batch_size: int = 256
+    ) -> list[str]:
+        """What each picture (H, W, 3) uint8 shows in its region (H, W) bool: one of ANSWERS.
+
+        Raises FlexEditError for an empty region, which shows nothing.
+        """
+        crops = [crop(*pair) for pair in zip(pictures, regions, strict=True)]
+        return [
+            ANSWERS[index]
+            for start in range(0, len(crops), batch_size)
+            for index in self._best(torch.stack(crops[start : start + batch_size]))
+        ]
+
+    @torch.inference_mode()
+    def _best(self, crops: Tensor) -> list[int]:
+        return self.network(crops).argmax(1).tolist()
+
+
+def crop(picture: np.ndarray, region: np.ndarray, window: Window | None = None) -> Tensor:
+    """What the judge sees (4, S, S): colours and roughly where the region is, in 0..1.
+
+    picture (H, W, 3) uint8, region (H, W) bool, not empty. The region is too coarse to tell what
+    has that silhouette.
+    """
+    window = window or window_around(region)
+    colors = Image.fromarray(np.ascontiguousarray(picture[window]))
+    place = Image.fromarray(region[window].astype(np.float32))
+    seen = np.empty((4, SIDE, SIDE), np.float32)
+    seen[:3] = np.moveaxis(np.asarray(colors.resize((SIDE, SIDE), BILINEAR)), 2, 0)
+    seen[:3] /= 255
+    coarse = place.resize((CELLS, CELLS), Image.Resampling.BOX)
+    seen[3] = coarse.resize((SIDE, SIDE), BILINEAR)
+    return torch.from_numpy(seen)
+
+
+def window_around(
+    region: np.ndarray, context: float = CONTEXT, shift: tuple[float, float] = (0.0, 0.0)
+) -> Window:
+    """Rows and columns of a square around a region (H, W) bool, ``context`` times as long.
+
+    It is moved by ``shift`` (x, y, fractions of its side) and back inside where it left the
+    picture. Raises FlexEditError for an empty region.
+    """
+    ((left, top, right, bottom),) = bounding_crop(torch.from_numpy(region[None]), context, 8)
+    width, height = right - left, bottom - top
+    left = int(np.clip(left + shift[0] * width, 0, region.shape[1] - width))
+    top = int(np.clip(top + shift[1] * height, 0, region.shape[0] - height))
+    return np.s_[top : top + height], np.s_[left : left + width]
+
+
+# Training
+
+
+def truth_of(sample: Sample) -> tuple[np.ndarray, np.ndarray]:
+    """A sample's truth (H, W, 3) and where it really differs from the scene, (H, W) bool."""
+    assert sample.target is not None
+    return sample.target, (sample.target != sample.scene).any(-1)
+
+
+def examples(seed: int) -> Iterator[tuple[Tensor, int]]:
+    """Crops and indices of their answers, for ever: of a truth, of its scene that no edit has
+    changed, and of something else that stands in the scene.
+    """
+    worlds = [World(size, "train", seed, operations=OPERATIONS) for size in SIZES]
+    for index in itertools.count():
+        sample = worlds[index % len(worlds)][index]
+        truth, region = truth_of(sample)
+        if not region.any():
+            continue
+        rng = np.random.default_rng([seed, index])
+        seen = [(truth, region, sample.result_label), (sample.scene, region, sample.label)]
+        others = [one for one in np.unique(sample.classes)[1:] if CLASSES[one - 1] != sample.label]
+        if others:
+            other = int(rng.choice(others))
+            seen.append((sample.scene, sample.classes == other, CLASSES[other - 1]))
+        for picture, where, answer in seen:
+            context, (x, y) = rng.uniform(1.2, 1.7), rng.uniform(-0.06, 0.06, 2)
+            window = window_around(where, context, (x, y))
+            yield crop(picture, where, window), ANSWERS.index(answer)
+
+
+def soften(crops: Tensor, generator: torch.Generator) -> Tensor:
+    """Crops (B, 4, S, S) as a decoder might paint them: blurred, speckled, in other light."""
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=generator)
+
+    def uniform(low: float, high: float) -> Tensor:
+        return low + (high - low) * torch.rand(len(crops), 1, 1, 1, generator=generator)
+
+    colors, place = crops[:, :3], crops[:, 3:]
+    parts = colors.tensor_split(4)  # a sample's crops lie together, so all kinds get every blur
+    colors = torch.cat([parts[0], *(map(blur, parts[1:], (0.6, 1.0, 1.5)))])
+    stains = F.interpolate(normal(len(crops), 3, 12, 12), SIDE, mode="bilinear")
+    colors = colors * (1 + 0.06 * normal(len(crops), 3, 1, 1))
+    colors = colors + uniform(0, 0.04) * stains + uniform(0, 0.025) * normal(*colors.shape)
+    return torch.cat([colors.clamp(0, 1), place], 1)
+
+
+def blur(pictures: Tensor, sigma: float) -> Tensor:
+    """Gaussian blur of (B, C, H, W), borders repeated."""
+    radius = int(np.ceil(2.5 * sigma))
+    kernel = torch.exp(-0.5 * (torch.arange(-radius, radius + 1) / sigma) ** 2)
+    kernel = (kernel / kernel.sum()).view(1, 1, 1, -1)
+    planes = F.pad(pictures.flatten(0, 1)[:, None], (radius,) * 4, mode="replicate")
+    return F.conv2d(F.conv2d(planes, kernel), kernel.mT).view(pictures.shape)
+
+
+def train(
+    steps: int = STEPS,
+    batch_size: int = BATCH_SIZE,
+    seed: int = TRAIN_SEED,
+    learning_rate: float = 2e-3,
+    device: str | None = None,
+) -> Network:
+    """A trained network, on the CPU; ``device`` is a GPU by default if there is one."""
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    generator = torch.Generator().manual_seed(seed)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        network = Network().to(device).train()
+    optimizer = torch.optim.AdamW(network.parameters(), lr=learning_rate, weight_decay=0.02)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, steps, pct_start=0.1)
+    data, begin, losses = examples(seed), time.monotonic(), []
+    for step in range(1, steps + 1):
+        crops, answers = zip(*(next(data) for _ in range(batch_size)), strict=True)
+        seen = soften(torch.stack(crops), generator).to(device)
+        with torch.autocast(device, torch.bfloat16):
+            loss = F.cross_entropy(network(seen).float(), torch.tensor(answers, device=device))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+        losses.append(loss.item())
+        if step % 200 == 0 or step == steps:
+            mean, seconds = np.mean(losses[-200:]), time.monotonic() - begin
+            log.info("step %d of %d, loss %.3f, %.0f s", step, steps, mean, seconds)
+    return network.cpu().eval()
+
+
+# Measuring
+
+
+def measure(
+    judge: Judge, count: int = 1000, size: int = 64, seed: int = TEST_SEED
+) -> dict[str, Any]:
+    """How often the judge is right on ``count`` held-out scenes of each of the world's edits.
+
+    accuracy: on clean truths · accuracy_blurred: on truths that lost to a blur what a VAE's round
+    trip would lose · scene_called_success: how often the unchanged scene passes for the result.
+    """
+    right: dict[str, dict[str, list[bool]]] = {}
+    errors = []
+    for operation in OPERATIONS:
+        world = World(size, "heldout", seed, operations={operation: 1.0})
+        samples = [sample for index in range(count) if truth_of(sample := world[index])[1].any()]
+        truths, regions = zip(*map(truth_of, samples), strict=True)
+        soft = [soft_picture(truth, VAE_BLUR * size / 64) for truth in truths]
+        errors += [np.square(a / 255 - b / 255).mean() for a, b in zip(soft, truths, strict=True)]
+        shown = {
+            "accuracy": truths,
+            "accuracy_blurred": soft,
+            "scene_called_success": [sample.scene for sample in samples],
+        }
+        for name, seen in shown.items():
+            right.setdefault(name, {})[operation] = [
+                answer == sample.result_label
+                for answer, sample in zip(judge.answers(seen, regions), samples, strict=True)
+            ]
+    return {
+        "split": "heldout",
+        "seed": seed,
+        "size": size,
+        "scenes_per_operation": count,
+        "blur": {"sigma": VAE_BLUR * size / 64, "psnr": rounded(-10 * np.log10(errors), 1)},
+        **{
+            name: {"all": rounded(np.concatenate(list(rows.values())))}
+            | {operation: rounded(values) for operation, values in rows.items()}
+            for name, rows in right.items()
+        },
+    }
+
+
+def soft_picture(picture: np.ndarray, sigma: float) -> np.ndarray:
+    """picture (H, W, 3) uint8 through a Gaussian blur."""
+    return ndimage.gaussian_filter(picture, (sigma, sigma, 0), mode="nearest")
+
+
+def rounded(values: Any, digits: int = 4) -> float:
+    return round(float(np.mean(values)), digits)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m flexedit.benchmark.judge",
+        description="Train the judge and measure it on held-out scenes.",
+    )
+    parser.add_argument("--out", type=Path, default=FOLDER, help="folder (default: the shipped)")
+    parser.add_argument("--steps", type=int, default=STEPS)
+    parser.add_argument("--batch-size", type=int, default=BATCH_SIZE)
+    parser.add_argument("--seed", type=int, default=TRAIN_SEED)
+    parser.add_argument("--count", type=int, default=1000, help="held-out scenes an operation")
+    options = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    begin = time.monotonic()
+    network = train(options.steps, options.batch_size, options.seed)
+    facts = {
+        "judge": "a convolutional network that says what the picture shows around the edited "
+        "region; success is the truth's own answer",
+        "classes": list(ANSWERS),
+        "parameters": sum(parameter.numel() for parameter in network.parameters()),
+        "crop": {"side": SIDE, "context": CONTEXT},
+        "trained_on": {
+            "split": "train",
+            "seed": options.seed,
+            "sizes": list(SIZES),
+            "operations": OPERATIONS,
+        },
+        "command": f"python -m flexedit.benchmark.judge --steps {options.steps} "
+        f"--batch-size {options.batch_size} --seed {options.seed} --count {options.count}",
+        "seconds": round(time.monotonic() - begin),
+    }
+    Judge(network, facts).save(options.out)  # before measuring: what ships is what is measured
+    judge = Judge.load(options.out)
+    facts["measured"] = measure(judge, options.count)
+    Judge(network, facts).save(options.out)
+    print(json.dumps(facts["measured"], indent=2))
+
+
+if __name__ == "__main__":
+    main()

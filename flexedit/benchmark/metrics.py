@@ -1,0 +1,256 @@
+"""What a run is worth: every metric of every case, as flat rows.
+
+Foreground is the truth's edited region, background all the rest, where truth equals scene. A
+metric is None where it is undefined (an empty region has no foreground) or not available.
+Pictures are (H, W, 3) uint8, masks and regions (H, W) bool.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..errors import FlexEditError
+from ..masks import bounding_crop, read_painted
+from ..prompts import BACKGROUND
+from ..training.batch import pictures
+from .cases import FORMS, Benchmark, Case
+from .encoders import CLIP, DINO, Encoders
+from .judge import Judge
+from .run import Result, Run
+
+BEST_PSNR = 100.0  # dB; equal pictures have no error, and infinity has no mean
+SSIM_WINDOW = 11  # pixels a side; a smaller picture has no SSIM
+SMALLEST_CROP = 8  # pixels a side; in less an encoder sees nothing
+JUDGED = "world"  # the source of the cases whose things the judge knows
+
+PICTURE_METRICS = (
+    "psnr", "lpips", "clip_i", "dino",
+    "fg_psnr", "fg_clip_t", "fg_clip_i", "fg_dino",
+    "bg_psnr", "bg_ssim", "bg_lpips",
+)  # fmt: skip
+MASK_METRICS = ("iou", "scribble_iou", "label_right")
+
+
+def score(
+    benchmark: Benchmark, run: Run, encoders: Encoders, judge: Judge | None
+) -> list[dict[str, Any]]:
+    """One JSON-able row for each kept case and each form of mask that was run.
+
+    Its keys: system, case, form, group, operation, kind, setting, subject_setting, status ("ok"
+    or "failed"), those of :func:`picture_metrics` and :func:`mask_metrics`, success (1.0 where the
+    judge sees what truth shows; None without a judge, and for cases whose things it does not
+    know) and seconds. A failed case has no picture metrics, and 0 for success, iou and
+    label_right. Raises FlexEditError for a run that is not finished.
+    """
+    forms = [form for form in FORMS if any(result.form == form for result in run.results)]
+    if not forms:
+        raise FlexEditError(f"{run.folder} has no results yet. Finish the run, then score it.")
+    rows = []
+    for case in benchmark.kept:
+        known = Known.load(benchmark, case)
+        for form in forms:
+            output = known.output(run, form, "edit")
+            result = run.result(case.id, form)
+            assert result is not None  # else there would have been no output
+            rows.append(
+                {
+                    "system": run.system["name"],
+                    "case": case.id,
+                    "form": form,
+                    "group": case.group,
+                    "operation": case.operation,
+                    "kind": case.kind,
+                    "setting": case.setting,
+                    "subject_setting": case.subject_setting,
+                    "status": result.status,
+                    **picture_metrics(known, output, encoders),
+                    **mask_metrics(known, run, form),
+                    "success": success(known, output, judge),
+                    "seconds": result.seconds,
+                }
+            )
+    return rows
+
+
+@dataclass(frozen=True)
+class Known:
+    """A case with its pictures; ``masks`` by form."""
+
+    case: Case
+    scene: np.ndarray
+    truth: np.ndarray
+    region: np.ndarray
+    masks: Mapping[str, np.ndarray]
+
+    @classmethod
+    def load(cls, benchmark: Benchmark, case: Case) -> Known:
+        scene, truth, region, free, full = (
+            benchmark.picture(case, name)
+            for name in ("scene", "truth", "region", "mask", "full_mask")
+        )
+        return cls(case, scene, truth, region, {"free": free, "full": full})
+
+    def output(self, run: Run, form: str, task: str) -> np.ndarray | None:
+        """What the system made of the case; None if it failed."""
+        output = run.picture(self.case.id, form, task)
+        if output is not None and output.shape != self.truth.shape:
+            raise FlexEditError(
+                f"The {task} of case {self.case.id!r} is {output.shape[1]}×{output.shape[0]} "
+                f"pixels, its scene {self.truth.shape[1]}×{self.truth.shape[0]}. Run it again on "
+                "this benchmark."
+            )
+        return output
+
+
+def picture_metrics(
+    known: Known, output: np.ndarray | None, encoders: Encoders
+) -> dict[str, float | None]:
+    """The output against truth; all None without an output.
+
+    psnr, lpips, clip_i, dino: the whole picture · fg_: inside the region, or for encoders in its
+    bounding box; fg_clip_t: against the case's caption · bg_: outside the region; bg_lpips is that
+    of whole pictures whose regions are equal.
+    """
+    if output is None:
+        return dict.fromkeys(PICTURE_METRICS)
+    truth, region = known.truth, known.region
+    clip_i, fg_clip_i = similarities(encoders.clip, output, truth, region)
+    dino, fg_dino = similarities(encoders.dino, output, truth, region)
+    lpips = encoders.lpips
+    outside_edited = np.where(region[..., None], truth, output)
+    return {
+        "psnr": psnr(output, truth),
+        "lpips": lpips(output, truth) if lpips else None,
+        "clip_i": clip_i,
+        "dino": dino,
+        "fg_psnr": psnr(output, truth, region),
+        "fg_clip_t": clip_t(encoders.clip, output, region, known.case.caption),
+        "fg_clip_i": fg_clip_i,
+        "fg_dino": fg_dino,
+        "bg_psnr": psnr(output, truth, ~region),
+        "bg_ssim": ssim(output, truth, ~region),
+        "bg_lpips": lpips(outside_edited, truth) if lpips and not region.all() else None,
+    }
+
+
+def mask_metrics(known: Known, run: Run, form: str) -> dict[str, float | None]:
+    """How well a system understood the mask of a case; None where it means no object.
+
+    iou: the mask read back from the painted picture against the whole object, None for a system
+    that paints none · scribble_iou: the given mask against it · label_right: whether the reply
+    named the object, None for a system that never replies.
+    """
+    if known.case.label == BACKGROUND:
+        return dict.fromkeys(MASK_METRICS)
+    paints = any(result.task == "segment" for result in run.results)
+    task = "segment" if paints else "edit"  # what the system was asked that names the object
+    talks = any(result.reply for result in run.results if result.task == task)
+    painted = known.output(run, form, "segment") if paints else None
+    result = run.result(known.case.id, form, task)
+    assert result is not None
+    return {
+        "iou": painted_iou(known, painted) if paints else None,
+        "scribble_iou": iou(known.masks[form], known.masks["full"]),
+        "label_right": label_right(result, known.case.label) if talks else None,
+    }
+
+
+def painted_iou(known: Known, painted: np.ndarray | None) -> float | None:
+    """IoU of the full mask that a system painted over the scene; 0 if it failed."""
+    if painted is None:
+        return 0.0
+    read = read_painted(pictures([known.scene]), pictures([painted]))[0] > 0.5
+    return iou(read.numpy(), known.masks["full"])
+
+
+def label_right(result: Result, label: str) -> float:
+    return float(result.status == "ok" and result.label == label)
+
+
+def success(known: Known, output: np.ndarray | None, judge: Judge | None) -> float | None:
+    """1.0 if the judge sees in the region what truth shows there."""
+    if judge is None or known.case.source != JUDGED or not known.region.any():
+        return None
+    if output is None:
+        return 0.0
+    (answer,) = judge.answers([output], [known.region])
+    return float(answer == known.case.result_label)
+
+
+# One pair of pictures
+
+
+def psnr(a: np.ndarray, b: np.ndarray, where: np.ndarray | None = None) -> float | None:
+    """dB over the pixels of ``where`` (by default all), from their mean squared error.
+
+    At most BEST_PSNR, which equal pictures have; None if there are no pixels.
+    """
+    from torchmetrics.functional.image import peak_signal_noise_ratio
+
+    if where is None:
+        where = np.ones(a.shape[:2], bool)
+    if not where.any():
+        return None
+    first, second = (torch.from_numpy(picture[where]).double() for picture in (a, b))
+    return min(float(peak_signal_noise_ratio(first, second, data_range=255.0)), BEST_PSNR)
+
+
+def ssim(a: np.ndarray, b: np.ndarray, where: np.ndarray | None = None) -> float | None:
+    """Mean over the pixels of ``where`` (by default all) and channels of the full SSIM map.
+
+    Gaussian window, σ 1.5: a pixel's value depends on those up to 5 away, also across the border
+    of ``where``. None if there are no pixels, or if a side is shorter than the window.
+    """
+    from torchmetrics.functional.image import structural_similarity_index_measure
+
+    if where is None:
+        where = np.ones(a.shape[:2], bool)
+    if not where.any() or min(where.shape) < SSIM_WINDOW:
+        return None
+    first, second = (picture.double() for picture in pictures([a, b]).split(1))
+    _, full = structural_similarity_index_measure(
+        first, second, data_range=1.0, return_full_image=True
+    )
+    return float(full[0, :, torch.from_numpy(where)].mean())
+
+
+def iou(a: np.ndarray, b: np.ndarray) -> float | None:
+    """Intersection over union of two masks; None if both are empty."""
+    union = np.count_nonzero(a | b)
+    return np.count_nonzero(a & b) / union if union else None
+
+
+def similarities(
+    encoder: CLIP | DINO | None, output: np.ndarray, truth: np.ndarray, region: np.ndarray
+) -> tuple[float | None, float | None]:
+    """Cosine of the embeddings of two whole pictures, and of their crops around the region."""
+    if encoder is None:
+        return None, None
+    seen = [output, truth]
+    if region.any():
+        seen += [region_crop(output, region), region_crop(truth, region)]
+    embeddings = encoder.pictures(seen)
+    cosines = (embeddings[::2] * embeddings[1::2]).sum(-1).tolist()
+    return cosines[0], cosines[1] if region.any() else None
+
+
+def clip_t(clip: CLIP | None, output: np.ndarray, region: np.ndarray, caption: str) -> float | None:
+    """CLIPScore of the crop around the region and its caption: 100 · cosine, not below 0."""
+    if clip is None or not region.any():
+        return None
+    cosine = clip.pictures([region_crop(output, region)])[0] @ clip.texts([caption])[0]
+    return 100 * max(float(cosine), 0.0)
+
+
+def region_crop(picture: np.ndarray, region: np.ndarray) -> np.ndarray:
+    """The square around the region's bounding box, of SMALLEST_CROP pixels at least.
+
+    At a border it is shifted inside; a picture that is narrower is taken whole on that side.
+    """
+    ((left, top, right, bottom),) = bounding_crop(torch.from_numpy(region[None]), 1, SMALLEST_CROP)
+    return picture[top:bottom, left:right]

@@ -1,0 +1,526 @@
+"""Systems that the benchmark can run: whatever maps a case to a picture.
+
+The command line names them as ``KIND[:SOURCE][,OPTION[=VALUE]]…``, see :func:`systems_from`.
+B cases of one size, H × W their scenes' size, h × w a model's working size
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache, cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from .. import compositing, masks, prompts
+from ..checkpoint import CONFIG_FILE
+from ..errors import FlexEditError
+from ..pipeline import FlexEditPipeline, ReplyMode, decode, scene_latent, vae_ratio
+from ..request import EditRequest
+from ..training.batch import pictures
+from .cases import Benchmark, Case, MaskForm
+
+if TYPE_CHECKING:
+    from diffusers import StableDiffusionInstructPix2PixPipeline
+
+BenchmarkTask = Literal["edit", "segment"]
+REPLIES: tuple[ReplyMode, ...] = ("direct", "generate")
+REGION = "mask + connected change"  # what the shipped workflows composite with
+SAME_SHAPE = 0.02  # sides rounded to a VAE's ratio of 8 stretch a picture by no more
+
+
+@dataclass(frozen=True)
+class Work:
+    """A batch of cases of one size, for one form of mask and one task; ``seeds``: one per case."""
+
+    benchmark: Benchmark
+    cases: tuple[Case, ...]
+    form: MaskForm
+    task: BenchmarkTask
+    seeds: tuple[int, ...]
+
+    @cached_property
+    def request(self) -> EditRequest:
+        return self.benchmark.request(self.cases, self.form, self.task)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """picture (H, W, 3) uint8, of exactly the scene's size; reply and label of those that talk."""
+
+    picture: np.ndarray
+    reply: str = ""
+    label: str = ""
+
+
+class System(Protocol):
+    """What can be measured. A class of one's own derives from it and defines ``answer``."""
+
+    name: str  # unique in a report, and the folder of its results
+    paints: bool = False  # whether it can do ``segment``: paint the whole object that is meant
+
+    def describe(self) -> dict[str, Any]:
+        """All that its results depend on, as JSON; a run goes on only if it is the same."""
+        return {"kind": type(self).__name__}
+
+    def load(self) -> None:
+        """Called once before the first case; an error here ends the run and is no case's fault."""
+        return None
+
+    def answer(self, work: Work) -> list[Answer]:
+        """One answer per case. What it raises fails the cases of ``work``, not the run."""
+
+
+class FlexEdit(System):
+    """A FlexEdit model, used as the shipped workflows do.
+
+    ``reply``: how edits are asked for. The segment task always generates: the label it is judged
+    by is part of the reply, which ``direct`` leaves out · ``composite``: the edit is put into the
+    scene by the mask and the connected change; a painted mask is read from the raw output ·
+    sampling settings that are None are the model's own advice.
+    """
+
+    def __init__(
+        self,
+        pipeline: FlexEditPipeline,
+        reply: ReplyMode = "direct",
+        composite: bool = False,
+        *,
+        num_steps: int | None = None,
+        edit_cfg: float | None = None,
+        scene_cfg: float | None = None,
+        name: str | None = None,
+    ) -> None:
+        if reply not in REPLIES:
+            raise FlexEditError(f"Unknown reply {reply!r}; choose one of {', '.join(REPLIES)}.")
+        advice = pipeline.config.sampling
+        self.pipeline, self.reply, self.composite = pipeline, reply, composite
+        self.num_steps = advice.num_steps if num_steps is None else num_steps
+        self.edit_cfg = advice.edit_cfg if edit_cfg is None else edit_cfg
+        self.scene_cfg = advice.scene_cfg if scene_cfg is None else scene_cfg
+        self.paints = pipeline.config.has_vllm
+        changed = {"num_steps": num_steps, "edit_cfg": edit_cfg, "scene_cfg": scene_cfg}
+        parts = [
+            folder_name(pipeline.folder.path),
+            *(["generate"] if reply == "generate" else []),
+            *(["composite"] if composite else []),
+            *(f"{key}{value:g}" for key, value in changed.items() if value is not None),
+        ]
+        self.name = name or "-".join(parts)
+
+    def describe(self) -> dict[str, Any]:
+        return {
+            **super().describe(),
+            **described(self.pipeline),
+            "reply": self.reply,
+            "composite": REGION if self.composite else "",
+            "num_steps": self.num_steps,
+            "edit_cfg": self.edit_cfg,
+            "scene_cfg": self.scene_cfg,
+        }
+
+    def load(self) -> None:
+        reads = ("vllm", "qformer") if self.pipeline.config.has_vllm else ("text",)
+        load_parts(self.pipeline, *reads, "clip", "mea", "unet", "vae")
+
+    def answer(self, work: Work) -> list[Answer]:
+        request = work.request
+        result = self.pipeline(
+            request,
+            reply="generate" if work.task == "segment" else self.reply,
+            seed=work.seeds,
+            num_steps=self.num_steps,
+            edit_cfg=self.edit_cfg,
+            scene_cfg=self.scene_cfg,
+        )
+        picture = result.picture.cpu()
+        if self.composite and work.task == "edit":
+            assert request.mask is not None
+            picture, _ = compositing.put_edit(request.scene, picture, request.mask, region=REGION)
+        return [
+            Answer(one, reply, label)
+            for one, reply, label in zip(
+                to_uint8(picture), result.replies, result.labels, strict=True
+            )
+        ]
+
+
+class InstructPix2Pix(System):
+    """A diffusers folder of InstructPix2Pix, or ``REPOSITORY@REVISION`` on the hub.
+
+    It sees the scene as it is and reads the instruction; of mask and subject it knows nothing.
+    As in its authors' program: 100 Euler-ancestral steps, the scene scaled so that its longer side
+    is what the UNet was made for (``size`` sets another), and the output scaled back.
+    """
+
+    def __init__(
+        self,
+        source: str | Path,
+        device: str | None = None,
+        *,
+        num_steps: int = 100,
+        edit_cfg: float = 7.5,
+        scene_cfg: float = 1.5,
+        size: int | None = None,
+        name: str | None = None,
+    ) -> None:
+        self.folder = Path(source)
+        self.repository, _, self.revision = str(source).partition("@")
+        if not self.folder.is_dir() and not self.revision:
+            raise FlexEditError(
+                f"There is no folder {source}. A repository on the hub is written with its "
+                "revision: instructpix2pix:REPOSITORY@REVISION."
+            )
+        self.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        self.dtype = torch.float32 if self.device == "cpu" else torch.float16
+        self.num_steps, self.edit_cfg, self.scene_cfg = num_steps, edit_cfg, scene_cfg
+        self.size = size
+        model = self.folder if self.folder.is_dir() else Path(self.repository)
+        self.name = name or folder_name(model)
+
+    def describe(self) -> dict[str, Any]:
+        is_folder = self.folder.is_dir()
+        return {
+            **super().describe(),
+            "model": self.folder.resolve().name if is_folder else self.repository,
+            "weights": fingerprint(weights(self.folder)) if is_folder else self.revision,
+            "device": self.device,
+            "dtype": str(self.dtype).removeprefix("torch."),
+            "num_steps": self.num_steps,
+            "edit_cfg": self.edit_cfg,
+            "scene_cfg": self.scene_cfg,
+            "size": self.size,
+        }
+
+    def load(self) -> None:
+        self.pipeline.set_progress_bar_config(disable=True)
+
+    @cached_property
+    def pipeline(self) -> StableDiffusionInstructPix2PixPipeline:
+        from diffusers import EulerAncestralDiscreteScheduler as EulerAncestral
+        from diffusers import StableDiffusionInstructPix2PixPipeline
+
+        is_folder = self.folder.is_dir()
+        try:
+            pipeline = StableDiffusionInstructPix2PixPipeline.from_pretrained(
+                self.folder if is_folder else self.repository,
+                revision=None if is_folder else self.revision,
+                local_files_only=is_folder,
+                torch_dtype=self.dtype,
+                use_safetensors=True,
+                safety_checker=None,  # it would black pictures out
+                requires_safety_checker=False,
+            )
+            pipeline.scheduler = EulerAncestral.from_config(pipeline.scheduler.config)
+            return pipeline.to(self.device)
+        except Exception as error:  # the loaders' and the hub's errors share no base
+            raise FlexEditError(
+                f"InstructPix2Pix cannot be loaded from {self.folder} ({one_line(error)}). It must "
+                "be a whole diffusers folder with .safetensors weights."
+            ) from error
+
+    def working_size(self, height: int, width: int) -> tuple[int, int]:
+        """H, W → h, w: the longer side as long as the model's own."""
+        own = self.pipeline.unet.config.sample_size
+        side = self.size or (own * vae_ratio(self.pipeline.vae) if own else max(height, width))
+        scale = side / max(height, width)
+        return max(1, round(height * scale)), max(1, round(width * scale))
+
+    def answer(self, work: Work) -> list[Answer]:
+        height, width = work.request.height, work.request.width
+        inner = self.working_size(height, width)
+        scene = compositing.resize(work.request.scene, *inner)
+        output = self.pipeline(
+            prompt=list(work.request.instructions),
+            image=masks.pad_to_multiple(scene, vae_ratio(self.pipeline.vae)),
+            num_inference_steps=self.num_steps,
+            guidance_scale=self.edit_cfg,
+            image_guidance_scale=self.scene_cfg,
+            generator=[torch.Generator("cpu").manual_seed(seed) for seed in work.seeds],
+            output_type="pt",
+        ).images
+        edited = masks.unpad(output.float().cpu(), *inner)
+        return [Answer(one) for one in to_uint8(compositing.resize(edited, height, width))]
+
+
+class ReturnScene(System):
+    """Changes nothing: what an edit must beat."""
+
+    def __init__(self, name: str = "scene") -> None:
+        self.name = name
+
+    def answer(self, work: Work) -> list[Answer]:
+        return [Answer(work.benchmark.picture(case, "scene")) for case in work.cases]
+
+
+class RoundTrip(System):
+    """The scene through a model's VAE and back: no edit by it can keep the background better."""
+
+    def __init__(self, pipeline: FlexEditPipeline, name: str = "round-trip") -> None:
+        self.pipeline, self.name = pipeline, name
+
+    def describe(self) -> dict[str, Any]:
+        return super().describe() | described(self.pipeline)
+
+    def load(self) -> None:
+        load_parts(self.pipeline, "vae")
+
+    @torch.inference_mode()
+    def answer(self, work: Work) -> list[Answer]:
+        vae, request = self.pipeline.vae, work.request
+        latent = scene_latent(vae, request.scene.to(self.pipeline.device))
+        trip = decode(vae, latent * vae.config.scaling_factor)
+        return [Answer(one) for one in to_uint8(masks.unpad(trip, request.height, request.width))]
+
+
+class Truth(System):
+    """The perfect system: it knows the answers."""
+
+    paints = True
+
+    def __init__(self, name: str = "truth") -> None:
+        self.name = name
+
+    def answer(self, work: Work) -> list[Answer]:
+        look = self.painted if work.task == "segment" else self.edited
+        return [
+            Answer(look(work.benchmark, case), prompts.naming_reply(case.label), case.label)
+            for case in work.cases
+        ]
+
+    def edited(self, benchmark: Benchmark, case: Case) -> np.ndarray:
+        return benchmark.picture(case, "truth")
+
+    def painted(self, benchmark: Benchmark, case: Case) -> np.ndarray:
+        """The whole object in the colour that is farthest from all of the scene's own."""
+        scene = benchmark.picture(case, "scene")
+        colors = np.rint(255 * np.array(list(masks.COLORS.values()))).astype(np.uint8)
+        pixels = scene.reshape(-1, 1, 3).astype(np.float32)
+        nearest = np.quantile(np.linalg.norm(pixels - colors, axis=-1), 0.01, axis=0)
+        picture = scene.copy()
+        picture[benchmark.picture(case, "full_mask")] = colors[nearest.argmax()]
+        return picture
+
+
+class Finished(System):
+    """Pictures another program has made: ``<case id>.png``, or ``free/`` and ``full/<case id>.png``
+    where they differ by the mask's form.
+
+    A picture of another size but the scene's shape is scaled to it; one of another shape was
+    cropped or squashed, no one knows how, and fails.
+    """
+
+    def __init__(self, folder: str | Path, name: str | None = None) -> None:
+        self.folder = Path(folder)
+        if not self.folder.is_dir():
+            raise FlexEditError(f"There is no folder {folder} with finished pictures.")
+        self.name = name or folder_name(self.folder)
+
+    def describe(self) -> dict[str, Any]:
+        files = sorted(self.folder.rglob("*.png"))
+        names = "\n".join(file.relative_to(self.folder).as_posix() for file in files)
+        return {
+            **super().describe(),
+            "folder": self.folder.resolve().name,
+            "pictures": fingerprint(files, names),
+        }
+
+    def answer(self, work: Work) -> list[Answer]:
+        scenes = (work.benchmark.picture(case, "scene") for case in work.cases)
+        return [
+            Answer(self.picture(case, work.form, *scene.shape[:2]))
+            for case, scene in zip(work.cases, scenes, strict=True)
+        ]
+
+    def picture(self, case: Case, form: MaskForm, height: int, width: int) -> np.ndarray:
+        files = (self.folder / form / f"{case.id}.png", self.folder / f"{case.id}.png")
+        path = next((file for file in files if file.is_file()), None)
+        if path is None:
+            raise FlexEditError(f"There is no {case.id}.png in {self.folder} or {files[0].parent}.")
+        try:
+            with Image.open(path) as opened:
+                picture = np.asarray(opened.convert("RGB"))
+        except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+            raise FlexEditError(f"{path} cannot be read as a picture ({error}).") from error
+        found = f"{picture.shape[1]}×{picture.shape[0]}"
+        stretch = (picture.shape[1] / picture.shape[0]) / (width / height)
+        if abs(np.log(stretch)) > SAME_SHAPE:
+            raise FlexEditError(
+                f"{path.name} has {found} pixels, but its scene {width}×{height}: another shape. "
+                "Undo the crop or the stretch, so that it lies over the scene."
+            )
+        return to_uint8(compositing.resize(pictures([picture]), height, width))[0]
+
+
+# What systems share
+
+
+def to_uint8(batch: Tensor) -> np.ndarray:
+    """(B, 3, H, W) in 0..1 → (B, H, W, 3) uint8, rounded, so that n / 255 is n again."""
+    return (batch * 255).round().clamp(0, 255).byte().permute(0, 2, 3, 1).numpy(force=True)
+
+
+def load_parts(pipeline: FlexEditPipeline, *names: str) -> None:
+    """Each part is loaded when it is first touched."""
+    for name in names:
+        getattr(pipeline, name)
+
+
+def described(pipeline: FlexEditPipeline) -> dict[str, Any]:
+    folder = pipeline.folder.path
+    return {
+        "model": folder.resolve().name,
+        "weights": fingerprint([folder / CONFIG_FILE, *weights(folder)]),
+        "device": pipeline.device.type,
+        "dtype": str(pipeline.dtype).removeprefix("torch."),
+    }
+
+
+def weights(folder: Path) -> list[Path]:
+    return sorted(folder.rglob("*.safetensors"))
+
+
+def fingerprint(files: Iterable[Path], words: str = "") -> str:
+    """16 hex digits that change with any byte of the files, their order, or the words.
+
+    Raises FlexEditError for a file that cannot be read.
+    """
+    total = hashlib.sha256(words.encode())
+    for file in files:
+        content = hashlib.sha256()
+        try:
+            with file.open("rb") as stream:
+                while block := stream.read(1 << 20):
+                    content.update(block)
+        except OSError as error:
+            raise FlexEditError(f"{file} cannot be read ({error}).") from error
+        total.update(content.digest())
+    return total.hexdigest()[:16]
+
+
+def folder_name(path: Path) -> str:
+    """A path's last part with all but letters, digits, ``.``, ``_`` and ``-`` made ``-``."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", path.resolve().name).strip("-.") or "system"
+
+
+def one_line(error: BaseException) -> str:
+    """What a person reads of an error: a FlexEditError's own words, else its type before them."""
+    text = " ".join(str(error).split())
+    return (
+        text if isinstance(error, FlexEditError) else f"{type(error).__name__}: {text}".rstrip(": ")
+    )
+
+
+# The command line's --system values
+
+
+@dataclass(frozen=True)
+class Choice:
+    """``make(source, **options)`` · source: "" (none), "[:FOLDER]" or ":FOLDER" (required)"""
+
+    make: Callable[..., System]
+    source: str = ""
+    options: Mapping[str, Callable[[str], Any]] = field(default_factory=dict)
+
+    def usage(self, kind: str) -> str:
+        flags = (f"[,{key}]" if read is flag else f"[,{key}=…]" for key, read in self.all.items())
+        return kind + self.source + "".join(flags)
+
+    @property
+    def all(self) -> dict[str, Callable[[str], Any]]:
+        return {**self.options, "name": name_of}
+
+
+def flag(text: str) -> bool:
+    if text:
+        raise ValueError("it takes no value")
+    return True
+
+
+def name_of(text: str) -> str:
+    if not text or folder_name(Path(text)) != text:
+        raise ValueError("use letters, digits, '.', '_' and '-'")
+    return text
+
+
+def count(text: str) -> int:
+    if (number := int(text)) < 1:
+        raise ValueError("it must be at least 1")
+    return number
+
+
+SAMPLING: dict[str, Callable[[str], Any]] = {
+    "num_steps": count,
+    "edit_cfg": float,
+    "scene_cfg": float,
+}
+
+
+def systems_from(texts: Sequence[str], device: str | None = None) -> list[System]:
+    """Systems by their command line names; those of one model folder share its loaded parts.
+
+    ``flexedit`` is the embedded model. Raises FlexEditError for what cannot be understood, and for
+    two systems of one name.
+    """
+    folders = cache(lambda folder: FlexEditPipeline.from_pretrained(folder, device))
+    choices = {
+        "flexedit": Choice(
+            lambda source, **options: FlexEdit(folders(source), **options),
+            "[:FOLDER]",
+            {"reply": str, "composite": flag, **SAMPLING},
+        ),
+        "instructpix2pix": Choice(
+            lambda source, **options: InstructPix2Pix(source, device, **options),
+            ":FOLDER",
+            {**SAMPLING, "size": count},
+        ),
+        "round-trip": Choice(
+            lambda source, **options: RoundTrip(folders(source), **options), "[:FOLDER]"
+        ),
+        "pictures": Choice(lambda source, **options: Finished(source, **options), ":FOLDER"),
+        "scene": Choice(lambda source, **options: ReturnScene(**options)),
+        "truth": Choice(lambda source, **options: Truth(**options)),
+    }
+    systems = [parse(text, choices) for text in texts]
+    names = [system.name for system in systems]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise FlexEditError(
+            f"Two systems are called {twice[0]!r}. Give one of them another name: …,name=other."
+        )
+    return systems
+
+
+def system_from(text: str, device: str | None = None) -> System:
+    return systems_from([text], device)[0]
+
+
+def parse(text: str, choices: Mapping[str, Choice]) -> System:
+    """``KIND[:SOURCE][,OPTION[=VALUE]]…`` → the system"""
+    head, *parts = text.split(",")
+    kind, _, source = head.partition(":")
+    if kind not in choices:
+        usages = "; ".join(choice.usage(kind) for kind, choice in choices.items())
+        raise FlexEditError(f"Unknown system {text!r}. Choose one of: {usages}.")
+    choice = choices[kind]
+    usage = f"Write it as {choice.usage(kind)}."
+    if source and not choice.source:
+        raise FlexEditError(f"The system {kind!r} is made from nothing, not {source!r}. {usage}")
+    if choice.source == ":FOLDER" and not source:
+        raise FlexEditError(f"The system {kind!r} needs a folder. {usage}")
+    options = {}
+    for part in parts:
+        key, _, value = part.partition("=")
+        if key not in choice.all:
+            raise FlexEditError(f"The system {kind!r} has no option {key!r}. {usage}")
+        try:
+            options[key] = choice.all[key](value)
+        except ValueError as error:
+            raise FlexEditError(f"{key}={value!r} of {text!r} is wrong ({error}).") from error
+    return choice.make(source or None, **options)

@@ -1,0 +1,89 @@
+"""The commands as a person types them."""
+
+import json
+
+import pytest
+
+from flexedit import cli
+from flexedit.benchmark.cases import Benchmark
+
+
+def bench(*words: object) -> int:
+    return cli.main(["bench", *map(str, words)])
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("commands") / "cases"
+    assert bench("build", "--out", folder, "--single", 6, "--multi", 4, "--seed", 3) == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def reported(built):
+    out = built.parent / "report"
+    systems = ("--system", "scene", "--system", "truth")
+    assert bench("run", built, "--out", out, *systems, "--pictures", "all") == 0
+    return out
+
+
+def test_build_writes_what_was_asked_for(built):
+    benchmark = Benchmark(built)
+    assert [case.group for case in benchmark.cases] == ["single"] * 6 + ["multi"] * 4
+    assert benchmark.meta["seed"] == 3
+
+
+def test_run_writes_the_three_reports(built, reported, capsys):
+    names = {path.name for path in reported.iterdir() if path.is_file()}
+    assert names == {"report.json", "report.md", "report.html"}
+    content = json.loads((reported / "report.json").read_text())
+    rows = content["rows"]
+    assert {(row["system"], row["form"]) for row in rows} == {
+        (system, form) for system in ("scene", "truth") for form in ("free", "full")
+    }
+    assert len(rows) == 4 * 10
+    truth = [row for row in rows if row["system"] == "truth"]
+    assert {row["psnr"] for row in truth} == {100.0}
+    assert min(row["iou"] for row in truth if row["iou"] is not None) > 0.9
+    assert all(row["success"] is not None for row in rows)
+
+
+def test_run_prints_the_tables(built, reported, capsys):
+    systems = ("--system", "scene", "--system", "truth")
+    assert bench("run", built, "--out", reported, *systems) == 0  # again: nothing is left to do
+    assert (reported / "report.md").read_text() in capsys.readouterr().out
+
+
+def test_one_form_of_masks_can_be_run_alone(built, tmp_path):
+    assert bench("run", built, "--out", tmp_path, "--system", "truth", "--form", "full") == 0
+    rows = json.loads((tmp_path / "report.json").read_text())["rows"]
+    assert {row["form"] for row in rows} == {"full"}
+
+
+def test_compare_prints_paired_differences(built, reported, tmp_path, capsys):
+    scene = tmp_path / "scene"
+    assert bench("run", built, "--out", scene, "--system", "scene,name=truth") == 0
+    capsys.readouterr()
+    assert bench("compare", scene, reported) == 0
+    printed = capsys.readouterr().out
+    assert "better" in printed and "10 in both" in printed
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("run", "{built}", "--out", "{tmp}", "--system", "nonsense"), "Unknown system"),
+        (("run", "{built}", "--out", "{tmp}", "--form", "half"), "Unknown mask form 'half'"),
+        (("run", "{built}", "--out", "{tmp}", "--pictures", "-1"), "--pictures is '-1'"),
+        (("run", "{tmp}", "--out", "{tmp}"), "is no benchmark"),
+        (("build", "--out", "{tmp}/x", "--single", "0", "--multi", "0"), "nothing to build"),
+        (("build", "--out", "{tmp}/x", "--source", "nowhere"), "Unknown source 'nowhere'"),
+        (("compare", "{tmp}", "{tmp}"), "cannot be read as a report"),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_2(words, message, built, tmp_path, capsys):
+    with_paths = [word.format(built=built, tmp=tmp_path) for word in words]
+    with_system = [*with_paths, "--system", "scene"] if words[0] == "run" else with_paths
+    assert bench(*with_system) == 2
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1

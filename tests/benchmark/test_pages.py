@@ -1,0 +1,111 @@
+"""Both pages in a real Chromium, drawn on and clicked as a person would."""
+
+import shutil
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from flexedit.benchmark.cases import Benchmark
+from flexedit.benchmark.report import report
+from flexedit.benchmark.review import ReviewServer
+from flexedit.benchmark.run import run
+from flexedit.benchmark.systems import ReturnScene
+from flexedit.benchmark.tables import METRICS
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+
+
+@pytest.fixture(scope="module")
+def page() -> Iterator[Any]:
+    """A page of a browser; the test fails if a script of it does."""
+    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    chromium = next((found for name in BROWSERS if (found := shutil.which(name))), None)
+    if chromium is None:
+        pytest.skip(f"no browser is installed: {', '.join(BROWSERS)}")
+    errors: list[str] = []
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=ARGUMENTS)
+        page = browser.new_page(viewport={"width": 1280, "height": 900})
+        page.on("pageerror", lambda error: errors.append(str(error)))
+        yield page
+        browser.close()
+    assert not errors
+
+
+def test_a_mask_is_redrawn_with_the_mouse_and_seen_after_a_reload(page, tiny_benchmark, tmp_path):
+    from playwright.sync_api import expect
+
+    folder = shutil.copytree(tiny_benchmark.folder, tmp_path / "benchmark")
+    with ReviewServer(folder) as server:
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+        page.goto(server.url)
+        canvas = page.locator("#mask")
+        expect(canvas).to_have_js_property("width", 64)
+        page.click("#redraw")
+        page.click("#clear")
+        page.click("#save")
+        expect(page.locator("#message")).to_contain_text("Paint what you mean")
+
+        box = canvas.bounding_box()
+        scale = box["width"] / 64
+
+        def stroke(y: int) -> None:
+            """From x 10 to x 50"""
+            page.mouse.move(box["x"] + 10 * scale, box["y"] + y * scale)
+            page.mouse.down()
+            page.mouse.move(box["x"] + 50 * scale, box["y"] + y * scale, steps=5)
+            page.mouse.up()
+
+        stroke(20)
+        stroke(50)
+        page.keyboard.press("z")  # undoes the second
+        page.keyboard.press("s")
+        expect(page.locator("#review")).to_have_text("redrawn")
+        page.reload()
+        expect(page.locator("#review")).to_have_text("redrawn")
+        page.wait_for_load_state("networkidle")
+        seen = canvas.evaluate("it => [...it.getContext('2d').getImageData(0, 0, 64, 64).data]")
+        server.shutdown()
+    shown = np.array(seen).reshape(64, 64, 4)[..., 3] > 0
+    benchmark = Benchmark(folder)
+    assert benchmark.cases[0].review == "redrawn"
+    mask = benchmark.picture(benchmark.cases[0], "mask")
+    assert np.array_equal(shown, mask)
+    assert mask[20, 10:50].all() and not mask[30:].any() and not mask[:10].any()
+
+
+def test_the_worst_cases_come_first_on_demand(page, tiny_benchmark, tmp_path: Path):
+    scene = run(tiny_benchmark, ReturnScene(), tmp_path, forms=["free"], progress=False)
+    psnrs = dict(
+        zip((case.id for case in tiny_benchmark.cases), (30, 10, 50, None, 20), strict=True)
+    )
+    rows = [
+        {"system": "scene", "case": case.id, "form": "free", "status": "ok", "group": case.group}
+        | {"operation": case.operation, "kind": case.kind}
+        | dict.fromkeys(METRICS)
+        | {"psnr": psnrs[case.id], "lpips": psnrs[case.id]}
+        for case in tiny_benchmark.cases
+    ]
+    report(tiny_benchmark, rows, {}, [scene.system], tmp_path / "out", [scene], {})
+    page.goto((tmp_path / "out" / "report.html").as_uri())
+
+    def order() -> list[str]:
+        return page.eval_on_selector_all("article", "all => all.map((one) => one.dataset.case)")
+
+    by_case = list(psnrs)
+    assert order() == by_case
+    page.select_option("select[name=order]", "psnr")
+    assert order() == [by_case[index] for index in (1, 4, 0, 2, 3)]
+    assert "Whole image PSNR: 10.000" in page.inner_text("article")
+    page.select_option("select[name=order]", "lpips")
+    assert order() == [by_case[index] for index in (2, 0, 4, 1, 3)]
+    page.select_option("select[name=order]", "")
+    assert order() == by_case
+
+    page.set_viewport_size({"width": 390, "height": 844})
+    assert page.evaluate("document.documentElement.scrollWidth") == 390  # a phone's

@@ -1,0 +1,463 @@
+import base64
+import io
+import json
+import re
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from flexedit.benchmark import metrics
+from flexedit.benchmark.build import build
+from flexedit.benchmark.cases import FORMS, NAMES, Benchmark
+from flexedit.benchmark.encoders import Encoders
+from flexedit.benchmark.page import LARGEST, data_uri
+from flexedit.benchmark.report import compare, report
+from flexedit.benchmark.run import Run, run
+from flexedit.benchmark.systems import Answer, ReturnScene, System, Work, systems_from
+from flexedit.benchmark.tables import METRICS
+from flexedit.errors import FlexEditError
+
+NASTY = "</script><img src=x onerror=alert(1)> | *replace* it"
+BROKEN = "world-swap"
+UNAVAILABLE = {
+    "clip": "unavailable, because none was given",
+    "lpips": "unavailable, because <there> is no file",
+}
+JUDGE = {"what": "a <small> classifier", "measured": {"accuracy": {"all": 0.975}}}
+
+# of the system "ours" with free-shape masks; with full masks PSNRs are 6 dB higher
+KNOWN: dict[str, dict[str, Any]] = {
+    "world-remove": {"bg_psnr": 30.0, "psnr": 29.0, "label_right": 1.0, "iou": 0.5, "success": 1.0},
+    "world-replace": {"bg_psnr": 20.0, "psnr": 28.0, "label_right": 0.0, "iou": 0.7, "success": 0},
+    "world-add": {"bg_psnr": 40.0, "psnr": 27.0, "success": 1.0},
+    "world-swap": {"fg_psnr": 10.0, "psnr": 8.0, "label_right": 1.0, "iou": 0.9, "success": 1.0},
+    "world-insert": {"fg_psnr": 20.0, "psnr": 18.0, "success": 1.0},
+}  # fmt: skip
+
+
+class Breaks(System):
+    """Returns the scene, but breaks on one case."""
+
+    name = "ours"
+
+    def answer(self, work: Work) -> list[Answer]:
+        if BROKEN in [case.id for case in work.cases]:
+            raise FlexEditError(f"no memory left {NASTY}")
+        return ReturnScene().answer(work)
+
+
+def row(benchmark: Benchmark, system: str, case_id: str, form: str, **known: Any) -> dict[str, Any]:
+    case = next(case for case in benchmark.cases if case.id == case_id)
+    about = ("group", "operation", "kind", "setting", "subject_setting")
+    return (
+        {"system": system, "case": case_id, "form": form, "status": "ok"}
+        | {key: getattr(case, key) for key in about}
+        | dict.fromkeys(METRICS)
+        | {"seconds": 0.5, **known}
+    )
+
+
+def known_rows(
+    benchmark: Benchmark, shift: float = 0.0, name: str = "ours"
+) -> list[dict[str, Any]]:
+    """`name`'s rows, all PSNRs moved by `shift`, and those of "scene", with 25 dB everywhere."""
+    rows = []
+    for form in FORMS:
+        for case_id, values in KNOWN.items():
+            moved = shift + 6 * (form == "full")
+            values = {k: v + moved if "psnr" in k else v for k, v in values.items()}
+            rows.append(row(benchmark, name, case_id, form, **values))
+    for form in FORMS:
+        rows += [row(benchmark, "scene", case_id, form, psnr=25.0) for case_id in KNOWN]
+    return rows
+
+
+@pytest.fixture(scope="module")
+def benchmark_(tiny_benchmark: Benchmark, tmp_path_factory: pytest.TempPathFactory) -> Benchmark:
+    folder = tmp_path_factory.mktemp("report") / "<mine>"
+    shutil.copytree(tiny_benchmark.folder, folder)
+    benchmark = Benchmark(folder)
+    benchmark.rewrite(replace(case, instruction=NASTY) for case in benchmark.cases)
+    return benchmark
+
+
+@pytest.fixture(scope="module")
+def runs(benchmark_: Benchmark, tmp_path_factory: pytest.TempPathFactory) -> list[Run]:
+    out = tmp_path_factory.mktemp("runs")
+    systems = (Breaks(), ReturnScene())
+    return [run(benchmark_, one, out, batch_size=1, progress=False) for one in systems]
+
+
+Write = Callable[..., Path]
+
+
+@pytest.fixture(scope="module")
+def write(
+    benchmark_: Benchmark, runs: list[Run], tmp_path_factory: pytest.TempPathFactory
+) -> Write:
+    def write(rows: list[dict[str, Any]] | None = None, **options: Any) -> Path:
+        out = tmp_path_factory.mktemp("out") / "report"
+        rows = known_rows(benchmark_) if rows is None else rows
+        systems = [one.system for one in runs]
+        report(benchmark_, rows, UNAVAILABLE, systems, out, runs, JUDGE, **options)
+        return out
+
+    return write
+
+
+@pytest.fixture(scope="module")
+def written(write: Write) -> Path:
+    return write()
+
+
+def content(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "report.json").read_text(encoding="utf-8"))
+
+
+def cells(folder: Path, table: str, section: str, name: str) -> dict[str, Any]:
+    rows = content(folder)["tables"][table]["rows"]
+    (found,) = [one for one in rows if (one["section"], one["name"]) == (section, name)]
+    return found["cells"]
+
+
+def markdown_row(folder: Path, heading: str, name: str, nth: int = 0) -> list[str]:
+    """The cells of the nth row of that name below a heading of the Markdown."""
+    text = (folder / "report.md").read_text(encoding="utf-8")
+    part = text.split(f"\n## {heading}\n")[1].split("\n## ")[0]
+    lines = [line for line in part.splitlines() if line.startswith(f"| {name} |")]
+    return [cell.strip() for cell in re.split(r"(?<!\\)\|", lines[nth])[2:-1]]
+
+
+def page_text(folder: Path) -> str:
+    return (folder / "report.html").read_text(encoding="utf-8")
+
+
+# Numbers
+
+
+def test_the_multi_image_table_has_the_means_computed_by_hand(written):
+    # of 10 and 20: half of the resamples are (10, 20), a quarter each (10, 10) and (20, 20)
+    found = cells(written, "multi", "Free-shape mask", "ours")
+    assert found["fg_psnr"] == {"mean": 15, "low": 10, "high": 20, "count": 2}
+    assert found["psnr"]["mean"] == 13
+    assert cells(written, "multi", "Full mask", "ours")["fg_psnr"]["mean"] == 21
+    assert markdown_row(written, "Multi-image editing", "ours")[1] == "15.00 [10.00 … 20.00]"
+    assert "15.00<small>10.00 … 20.00</small>" in page_text(written)
+
+
+def test_the_single_image_table_is_about_the_background(written):
+    found = cells(written, "single", "Free-shape mask", "ours")
+    assert found["bg_psnr"] == {"mean": 30, "low": 20, "high": 40, "count": 3}
+    assert found["cases"] == "3"
+    assert cells(written, "single", "Free-shape mask", "scene")["bg_psnr"] is None
+
+
+def test_the_papers_numbers_are_references_in_both_halves(written):
+    free = cells(written, "multi", "Free-shape mask", "FlexEdit (paper)")
+    full = cells(written, "multi", "Full mask", "FlexEdit (paper)")
+    assert (free["fg_clip_t"], full["fg_clip_t"]) == ({"mean": 22.4813}, {"mean": 24.1754})
+    assert (free["lpips"], free["dino"]) == ({"mean": 0.1585}, {"mean": 0.8262})
+    single = cells(written, "single", "Free-shape mask", "SmartEdit (paper)")
+    assert single == {
+        "bg_psnr": {"mean": 21.9535},
+        "bg_ssim": {"mean": 0.7620},
+        "bg_lpips": {"mean": 0.0781},
+        "fg_clip_t": {"mean": 20.4910},
+    }
+    rows = content(written)["tables"]["multi"]["rows"]
+    assert [row["name"] for row in rows if row["reference"]] == [
+        "AnyDoor (paper)", "Largen (paper)", "InstructAny2Pix (paper)", "FlexEdit (paper)",
+    ] * 2  # fmt: skip
+    assert "swapped" in content(written)["tables"]["multi"]["note"]
+
+
+def test_mask_understanding_stands_beside_the_scribble_by_kind(write, benchmark_):
+    rows = known_rows(benchmark_)
+    for one in rows:
+        one["kind"] = "circle" if one["case"] in ("world-remove", "world-replace") else "irregular"
+        one["scribble_iou"] = None if one["iou"] is None else 0.25
+    folder = write(rows)
+    circle = cells(folder, "kinds", "ours", "circle")
+    assert circle["label_right"]["mean"] == 0.5
+    assert circle["iou"]["mean"] == pytest.approx(0.6)
+    assert circle["scribble_iou"]["mean"] == 0.25
+    every = cells(folder, "kinds", "ours", "all free-shape masks")
+    assert every["iou"]["count"] == 3  # two cases mean an empty place
+    assert every["iou"]["mean"] == pytest.approx(0.7)
+    assert "50.0 [0.0 … 100.0]" in markdown_row(folder, "By kind of mask", "circle")
+    bars = page_text(folder).split("Mask understanding IoU</h3>")[1].split("</svg>")[0]
+    assert bars.count("<rect") == 2 * 4  # ours and the given mask: two kinds, all, full masks
+    assert ">0.600</text>" in bars and ">0.250</text>" in bars
+
+
+def test_success_is_told_by_operation_with_what_the_judge_is(written):
+    found = cells(written, "success", "Free-shape mask", "ours")
+    assert [found[key]["mean"] for key in ("add", "replace", "remove", "all")] == [1, 0.5, 1, 0.8]
+    text = (written / "report.md").read_text(encoding="utf-8")
+    assert "- **measured, accuracy, all**: 0.975" in text
+    assert "<dd>a &lt;small&gt; classifier</dd>" in page_text(written)
+
+
+def test_free_and_full_masks_are_compared_case_by_case(written):
+    found = cells(written, "forms", "", "Foreground PSNR ↑")
+    assert found["ours"] == {"mean": -6, "low": -6, "high": -6, "count": 2}
+    assert "−6.00 [−6.00 … −6.00]" in (written / "report.md").read_text(encoding="utf-8")
+
+
+def test_systems_are_compared_case_by_case(written):
+    found = cells(written, "systems", "Free-shape mask", "Whole image PSNR ↑")["scene"]
+    assert found["mean"] == pytest.approx(25 - (29 + 28 + 27 + 8 + 18) / 5)
+    assert found["count"] == 5
+
+
+def test_a_metric_without_its_encoder_is_unavailable_and_says_why(written):
+    assert cells(written, "multi", "Free-shape mask", "ours")["fg_clip_t"] == "unavailable"
+    assert cells(written, "multi", "Free-shape mask", "ours")["fg_dino"] is None  # just undefined
+    why = "unavailable, because &lt;there> is no file"
+    assert f"- **Whole image LPIPS, Background LPIPS**: {why}" in (
+        (written / "report.md").read_text(encoding="utf-8")
+    )
+    assert "<dd>unavailable, because none was given</dd>" in page_text(written)
+
+
+def test_every_metric_of_a_row_has_a_name_in_the_report():
+    keys = {*metrics.PICTURE_METRICS, *metrics.MASK_METRICS, "success", "seconds"}
+    assert METRICS.keys() == keys
+
+
+def test_failed_cases_are_counted_and_listed_with_their_errors(write, benchmark_):
+    rows = known_rows(benchmark_)
+    for one in rows:
+        if one["system"] == "ours" and one["case"] == BROKEN:
+            one |= dict.fromkeys(METRICS) | {"status": "failed", "success": 0.0, "iou": 0.0}
+    folder = write(rows)
+    found = cells(folder, "multi", "Free-shape mask", "ours")
+    assert found["cases"] == "2 (1 failed)"
+    assert found["fg_psnr"]["count"] == 1
+    assert [(one["case"], one["form"]) for one in content(folder)["failed"]] == [
+        (BROKEN, "free"),
+        (BROKEN, "full"),
+    ]
+    error = markdown_row(folder, "Failed cases", "ours")[-1]
+    assert error.startswith("no memory left &lt;/script>") and r"\| \*replace\*" in error
+    assert "no memory left &lt;/script&gt;" in page_text(folder)
+    assert page_text(folder).count("<p>failed</p>") == 2
+
+
+def test_the_json_has_every_row_and_what_was_measured(written, benchmark_, runs):
+    found = content(written)
+    assert found["rows"] == known_rows(benchmark_)
+    assert found["systems"] == [one.system for one in runs]
+    assert found["cases"] == {"kept": 5, "single": 3, "multi": 2, "rejected": 0, "reviewed": 0}
+    assert found["benchmark"]["source"] == "world"
+    assert found["judge"] == JUDGE and found["unavailable"] == UNAVAILABLE
+
+
+def test_the_same_rows_write_the_same_bytes(write, written):
+    again = write()
+    for file in written.iterdir():
+        assert (again / file.name).read_bytes() == file.read_bytes()
+
+
+def test_a_report_of_nothing_is_refused(write):
+    with pytest.raises(FlexEditError, match="no case has been run"):
+        write([])
+
+
+# The page
+
+
+class Balanced(HTMLParser):
+    """Reads a page; fails on a tag that closes another, collects attributes that load things."""
+
+    VOID = ("meta", "link", "img", "input", "br", "!doctype")
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.loads: list[str] = []
+        self.articles: list[str] = []
+        self.images = 0
+        self.feed(text)
+        self.close()
+        assert not self.open
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        found = dict(attrs)
+        self.loads += [found[key] or "" for key in ("src", "href", "srcset") if key in found]
+        self.images += tag == "img"
+        assert not any(name.startswith("on") for name in found), "an event handler was let in"
+        if tag == "article":
+            self.articles.append(found["data-case"] or "")
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.handle_starttag(tag, attrs)
+        if tag not in self.VOID:
+            self.open.pop()
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+def test_the_page_is_one_file_that_loads_nothing(written):
+    page = Balanced(page_text(written))
+    assert page.images > 20
+    assert all(one.startswith("data:") for one in page.loads)
+    assert "url(" not in page_text(written) and "@import" not in page_text(written)
+
+
+def test_the_page_shows_every_case_with_its_results(written):
+    page = Balanced(page_text(written))
+    assert page.articles == list(KNOWN)
+    # two forms of five cases: marked scene, truth, two systems' results less a failed one; and the
+    # subjects of two cases
+    assert page.images == 2 * (5 * 4 - 1 + 2)
+
+
+def test_no_instruction_can_write_into_the_page(written):
+    text = page_text(written)
+    assert NASTY not in text
+    assert "“&lt;/script&gt;&lt;img src=x onerror=alert(1)&gt; | *replace* it”" in text
+    assert "&lt;mine&gt;" in text
+
+
+def test_few_pictures_are_spread_and_worst_cases(write):
+    assert Balanced(page_text(write(pictures=2))).articles == ["world-remove", "world-swap"]
+    assert Balanced(page_text(write(pictures=0))).images == 0
+    assert len(Balanced(page_text(write(pictures=None))).articles) == 5
+
+
+def test_large_pictures_are_scaled_down_for_the_page():
+    noise = np.random.default_rng(0).integers(0, 255, (700, 900, 3), np.uint8)
+    uri = data_uri(noise)
+    assert uri.startswith("data:image/jpeg;base64,")
+    shown = Image.open(io.BytesIO(base64.b64decode(uri.partition(",")[2])))
+    assert shown.size == (LARGEST, round(LARGEST * 700 / 900))
+    assert data_uri(noise[:64, :64]).startswith("data:image/png;base64,")
+
+
+# Two reports
+
+
+def differences(text: str, name: str) -> list[str]:
+    (line,) = [line for line in text.splitlines() if line.startswith(f"| {name} |")][:1]
+    return [cell.strip() for cell in line.split("|")[2:-1]]
+
+
+def test_two_reports_are_compared_case_by_case(write, benchmark_, written):
+    text = compare(written, write(known_rows(benchmark_, shift=1.5)) / "report.json")
+    assert differences(text, "Foreground PSNR") == [
+        "15.00 [10.00 … 20.00]", "16.50 [11.50 … 21.50]", "+1.50 [+1.50 … +1.50]", "2", "better",
+    ]  # fmt: skip
+    assert differences(text, "Edit success %")[-1] == "no clear difference"
+    assert "5 in both" in text
+    assert "**scene, full mask**" in text
+
+
+def test_a_lower_distance_is_better(write, benchmark_, written):
+    def with_lpips(value: float) -> Path:
+        return write([one | {"lpips": value} for one in known_rows(benchmark_)])
+
+    text = compare(with_lpips(0.3), with_lpips(0.1))
+    assert differences(text, "Whole image LPIPS")[2:] == [
+        "−0.2000 [−0.2000 … −0.2000]", "5", "better",
+    ]  # fmt: skip
+    assert compare(with_lpips(0.1), with_lpips(0.3)).count("| worse |") == 4  # 2 systems, 2 forms
+
+
+def test_only_cases_with_a_value_in_both_are_compared(write, benchmark_, written):
+    rows = known_rows(benchmark_, shift=2.0)
+    for one in rows:
+        if one["case"] == "world-insert":
+            one["fg_psnr"] = None
+    found = differences(compare(written, write(rows)), "Foreground PSNR")
+    assert found[:4] == [
+        "10.00 [10.00 … 10.00]", "12.00 [12.00 … 12.00]", "+2.00 [+2.00 … +2.00]", "1",
+    ]  # fmt: skip
+
+
+def test_one_system_each_may_have_different_names(write, benchmark_):
+    one, other = (
+        write([row for row in known_rows(benchmark_, name=name) if row["system"] == name])
+        for name in ("ours", "theirs")
+    )
+    assert "ours (A) and theirs (B), free-shape mask" in compare(one, other)
+
+
+def test_reports_without_a_common_system_are_not_compared(write, benchmark_, written):
+    other = write([row | {"system": row["system"] + "2"} for row in known_rows(benchmark_)])
+    with pytest.raises(FlexEditError, match=r"A has ours, scene, B has ours2, scene2"):
+        compare(written, other)
+
+
+def test_a_case_that_changed_is_not_compared(write, benchmark_, runs, written, tmp_path):
+    folder = tmp_path / "changed"
+    shutil.copytree(benchmark_.folder, folder)
+    changed = Benchmark(folder)
+    mask = folder / changed.cases[0].mask
+    Image.fromarray(255 - np.asarray(Image.open(mask))).save(mask)
+    systems = [one.system for one in runs]
+    report(changed, known_rows(changed), {}, systems, tmp_path / "out", runs, {})
+    text = compare(written, tmp_path / "out")
+    assert "4 in both, 1 only in A, 1 only in B" in text
+    assert differences(text, "Background PSNR")[3] == "2"
+
+
+def test_what_a_reviewer_said_does_not_change_a_case(write, benchmark_, runs, written, tmp_path):
+    folder = tmp_path / "reviewed"
+    shutil.copytree(benchmark_.folder, folder)
+    reviewed = Benchmark(folder)
+    reviewed.rewrite(replace(case, review="accepted", note="good") for case in reviewed.cases)
+    systems = [one.system for one in runs]
+    report(reviewed, known_rows(reviewed), {}, systems, tmp_path / "out", runs, {})
+    assert "5 in both" in compare(written, tmp_path / "out")
+
+
+@pytest.mark.parametrize("text", [None, "", "[]", '{"format": 99, "rows": []}'])
+def test_what_is_no_report_is_told(written, tmp_path, text):
+    if text is not None:
+        (tmp_path / "report.json").write_text(text, encoding="utf-8")
+    with pytest.raises(FlexEditError, match=r"report.json"):
+        compare(written, tmp_path)
+
+
+def test_reports_on_other_benchmarks_are_not_compared(written, tmp_path):
+    other = content(written)
+    other["fingerprints"] = dict.fromkeys(other["fingerprints"], "0" * 16)
+    (tmp_path / "report.json").write_text(json.dumps(other), encoding="utf-8")
+    with pytest.raises(FlexEditError, match="no case in common"):
+        compare(written, tmp_path)
+
+
+# The documentation
+
+
+def test_the_five_minutes_of_the_documentation_work(tmp_path, monkeypatch):
+    text = (Path(__file__).parents[2] / "docs" / "benchmark.md").read_text(encoding="utf-8")
+    (program,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    benchmark = build("my-benchmark", num_single=3, num_multi=2)
+    exec(compile(program, "my_system.py", "exec"), {})
+    systems = systems_from(["pictures:my-pictures", "scene"])
+    runs = [run(benchmark, system, "my-report", progress=False) for system in systems]
+    encoders = Encoders()
+    rows = [one for done in runs for one in metrics.score(benchmark, done, encoders, None)]
+    report(benchmark, rows, {}, [done.system for done in runs], "my-report", runs, {})
+    assert content(tmp_path / "my-report")["failed"] == []
+    found = cells(tmp_path / "my-report", "background", "Free-shape mask", "my-pictures")
+    assert found["psnr"]["count"] == 5
+
+
+def test_the_documentation_names_every_field_and_metric():
+    text = (Path(__file__).parents[2] / "docs" / "benchmark.md").read_text(encoding="utf-8")
+    for name in (*NAMES, *METRICS):
+        assert f"`{name}`" in text, name
