@@ -15,6 +15,9 @@ from pathlib import Path
 import torch
 
 from flexedit import masks, prompts
+from flexedit.benchmark.build import build
+from flexedit.benchmark.run import overhead, run
+from flexedit.benchmark.systems import FlexEdit
 from flexedit.checkpoint import EMBEDDED, PRETRAINED, ModelFolder
 from flexedit.data.world import World
 from flexedit.models.vllm import VLLM
@@ -88,9 +91,9 @@ def edit() -> None:
     pipeline = FlexEditPipeline.from_pretrained()
     request = collate([World(64, "heldout", operations={"remove": 1.0})[0]]).request
     for reply in ("direct", "generate"):
-        run = lambda reply=reply: pipeline(request, reply=reply, num_steps=20)  # noqa: E731
-        run()
-        seconds = statistics.median(timed(run) for _ in range(PAIRS))
+        once = lambda reply=reply: pipeline(request, reply=reply, num_steps=20)  # noqa: E731
+        once()
+        seconds = statistics.median(timed(once) for _ in range(PAIRS))
         report(
             f"one edit of 20 steps, {reply}", seconds, 3.0, f"on {torch.get_num_threads()} threads"
         )
@@ -105,6 +108,19 @@ def free_shapes() -> None:
         for kind in masks.KINDS
     ]
     report("free-shape masks a second, 512 × 512, slowest kind", min(rate), 300, at_least=True)
+
+
+def benchmark() -> None:
+    """FSMI-Edit: how long its 205 cases take to build, and what the runner adds to a model."""
+    with tempfile.TemporaryDirectory() as folder:
+        built = Path(folder) / "cases"
+        report("FSMI-Edit, building 205 cases, seconds", timed(lambda: build(built)), 60)
+        few = build(Path(folder) / "few", num_single=16, num_multi=16)
+        tiny = Path(folder) / "tiny"
+        pipeline = FlexEditPipeline.from_pretrained(mini() or make_tiny_folder(tiny))
+        system = FlexEdit(pipeline, num_steps=20)
+        share = overhead(run(few, system, Path(folder) / "results", progress=False))
+        report("FSMI-Edit, the runner's own time / the model's", share, 0.10)
 
 
 def mini() -> Path | None:
@@ -125,7 +141,13 @@ def report(what: str, figure: float, bar: float, note: str = "", *, at_least: bo
     print(f"{what}: {figure:.3f} (bar {sign} {bar:g}){verdict} {note}", flush=True)
 
 
-BENCHMARKS = {"free_shapes": free_shapes, "direct": direct, "edit": edit, "guider": guider}
+BENCHMARKS = {
+    "free_shapes": free_shapes,
+    "benchmark": benchmark,
+    "direct": direct,
+    "edit": edit,
+    "guider": guider,
+}
 
 
 def main() -> None:

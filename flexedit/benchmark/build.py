@@ -175,6 +175,6 @@ def refuse_to_harm(out: Path) -> None:
         raise FlexEditError(f"{out} exists and is no benchmark. {advice}")
     if foreign := {path.name for path in out.iterdir()} - {INDEX, META, *FILES}:
         raise FlexEditError(f"{out} also holds {', '.join(sorted(foreign))}. {advice}")
-    reviewed = sum(case.review != "open" for case in Benchmark(out).cases)
+    reviewed = sum(bool(case.note) or case.review != "open" for case in Benchmark(out).cases)
     if reviewed:
         raise FlexEditError(f"{out} has {reviewed} cases that people have reviewed. {advice}")

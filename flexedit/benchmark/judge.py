@@ -159,7 +159,7 @@ def crop(picture: np.ndarray, region: np.ndarray, window: Window | None = None) 
     seen[:3] = np.moveaxis(np.asarray(colors.resize((SIDE, SIDE), BILINEAR)), 2, 0)
     seen[:3] /= 255
     coarse = place.resize((CELLS, CELLS), Image.Resampling.BOX)
-    seen[3] = coarse.resize((SIDE, SIDE), BILINEAR)
+    seen[3] = np.asarray(coarse.resize((SIDE, SIDE), BILINEAR))
     return torch.from_numpy(seen)
 
 
@@ -332,29 +332,33 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--count", type=int, default=1000, help="held-out scenes an operation")
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    begin = time.monotonic()
     network = train(options.steps, options.batch_size, options.seed)
-    facts = {
-        "judge": "a convolutional network that says what the picture shows around the edited "
-        "region; success is the truth's own answer",
+    facts = about(network, options.steps, options.batch_size, options.seed, options.count)
+    Judge(network, facts).save(options.out)
+    facts["measured"] = measure(Judge.load(options.out), options.count)  # of what is shipped
+    Judge(network, facts).save(options.out)
+    print(json.dumps(facts["measured"], indent=2))
+
+
+def about(network: Network, steps: int, batch_size: int, seed: int, count: int) -> dict[str, Any]:
+    """What a reader of a report should know of the judge, but for how good it is."""
+    return {
+        "judge": "a convolutional network that says what a picture shows in and around the edited "
+        "region; an edit succeeds if that is what truth shows there",
         "classes": list(ANSWERS),
         "parameters": sum(parameter.numel() for parameter in network.parameters()),
         "crop": {"side": SIDE, "context": CONTEXT},
         "trained_on": {
             "split": "train",
-            "seed": options.seed,
+            "seed": seed,
             "sizes": list(SIZES),
             "operations": OPERATIONS,
+            "steps": steps,
+            "batch_size": batch_size,
         },
-        "command": f"python -m flexedit.benchmark.judge --steps {options.steps} "
-        f"--batch-size {options.batch_size} --seed {options.seed} --count {options.count}",
-        "seconds": round(time.monotonic() - begin),
+        "command": f"python -m flexedit.benchmark.judge --steps {steps} --batch-size {batch_size} "
+        f"--seed {seed} --count {count}",
     }
-    Judge(network, facts).save(options.out)  # before measuring: what ships is what is measured
-    judge = Judge.load(options.out)
-    facts["measured"] = measure(judge, options.count)
-    Judge(network, facts).save(options.out)
-    print(json.dumps(facts["measured"], indent=2))
 
 
 if __name__ == "__main__":

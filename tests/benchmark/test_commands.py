@@ -1,6 +1,9 @@
 """The commands as a person types them."""
 
 import json
+import re
+import shlex
+from pathlib import Path
 
 import pytest
 
@@ -87,3 +90,27 @@ def test_a_mistake_is_one_line_and_exit_2(words, message, built, tmp_path, capsy
     assert bench(*with_system) == 2
     error = capsys.readouterr().err
     assert message in error and error.count("\n") == 1
+
+
+def test_the_five_minutes_of_the_documentation_work_word_for_word(tmp_path, monkeypatch):
+    text = (Path(__file__).parents[2] / "docs" / "benchmark.md").read_text(encoding="utf-8")
+    section = text.partition("## Score your own system in five minutes\n")[2].partition("\n## ")[0]
+    monkeypatch.chdir(tmp_path)
+    ran = []
+    for language, block in re.findall(r"```(\w+)\n(.*?)```", section, re.DOTALL):
+        if language == "python":
+            program = block
+            continue
+        for line in block.splitlines():
+            python, *words = shlex.split(line)
+            assert python == "python"
+            if words == ["my_system.py"]:
+                exec(compile(program, "my_system.py", "exec"), {})
+            else:
+                assert words[:3] == ["-m", "flexedit", "bench"]
+                assert bench(*words[3:]) == 0
+            ran.append(words[-1])
+    assert len(ran) == 3
+    content = json.loads(Path("my-report/report.json").read_text())
+    assert content["failed"] == []
+    assert {row["system"] for row in content["rows"]} == {"my-pictures", "scene"}

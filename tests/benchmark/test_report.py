@@ -14,13 +14,11 @@ import pytest
 from PIL import Image
 
 from flexedit.benchmark import metrics
-from flexedit.benchmark.build import build
 from flexedit.benchmark.cases import FORMS, NAMES, Benchmark
-from flexedit.benchmark.encoders import Encoders
 from flexedit.benchmark.page import LARGEST, data_uri
 from flexedit.benchmark.report import compare, report
 from flexedit.benchmark.run import Run, run
-from flexedit.benchmark.systems import Answer, ReturnScene, System, Work, systems_from
+from flexedit.benchmark.systems import Answer, ReturnScene, System, Work
 from flexedit.benchmark.tables import METRICS
 from flexedit.errors import FlexEditError
 
@@ -439,22 +437,6 @@ def test_reports_on_other_benchmarks_are_not_compared(written, tmp_path):
 
 
 # The documentation
-
-
-def test_the_five_minutes_of_the_documentation_work(tmp_path, monkeypatch):
-    text = (Path(__file__).parents[2] / "docs" / "benchmark.md").read_text(encoding="utf-8")
-    (program,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
-    monkeypatch.chdir(tmp_path)
-    benchmark = build("my-benchmark", num_single=3, num_multi=2)
-    exec(compile(program, "my_system.py", "exec"), {})
-    systems = systems_from(["pictures:my-pictures", "scene"])
-    runs = [run(benchmark, system, "my-report", progress=False) for system in systems]
-    encoders = Encoders()
-    rows = [one for done in runs for one in metrics.score(benchmark, done, encoders, None)]
-    report(benchmark, rows, {}, [done.system for done in runs], "my-report", runs, {})
-    assert content(tmp_path / "my-report")["failed"] == []
-    found = cells(tmp_path / "my-report", "background", "Free-shape mask", "my-pictures")
-    assert found["psnr"]["count"] == 5
 
 
 def test_the_documentation_names_every_field_and_metric():

@@ -9,6 +9,8 @@ import torch
 from safetensors.torch import load_file
 
 from flexedit.checkpoint import (
+    EMBEDDED,
+    PRETRAINED,
     WEIGHTS_FILE,
     ModelFolder,
     save_model_folder,
@@ -36,9 +38,10 @@ SD15 = {  # InstructPix2Pix's UNet
 }
 
 
-@pytest.fixture(scope="module")
-def compared(tiny_folder) -> dict:
-    return inside.run("parity.py", "compare", tiny_folder)
+@pytest.fixture(scope="module", params=["random weights", EMBEDDED])
+def compared(request, tiny_folder) -> dict:
+    trained = request.param == EMBEDDED
+    return inside.run("parity.py", "compare", PRETRAINED / EMBEDDED if trained else tiny_folder)
 
 
 def test_all_branches_agree_after_10_and_20_steps_with_and_without_subject(compared):

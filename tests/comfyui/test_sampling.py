@@ -2,10 +2,10 @@
 
 import numpy as np
 import pytest
-import torch
+from PIL import Image
 
-from flexedit.pipeline import FlexEditPipeline
-from flexedit.request import EditRequest
+from flexedit import cli
+from flexedit.checkpoint import EMBEDDED
 from tests.comfyui import inside
 from tests.comfyui.graph import Graph, free_shape, load, pictures
 
@@ -103,25 +103,30 @@ def test_half_precision_gives_nearly_the_same(behaviour):
     assert 0 < behaviour["precision"]["bf16"] < 0.2
 
 
-def test_the_graph_gives_the_picture_of_the_library(comfy, model, tiny_folder):
+@pytest.mark.parametrize("name", ["tiny", EMBEDDED])
+def test_the_graph_gives_the_picture_of_the_command_line(name, comfy, model, tiny_folder, tmp_path):
     graph = Graph()
     scene = load(graph, comfy, "parity_scene.png", 50, 70)[0]
     subject = load(graph, comfy, "parity_subject.png", 40, 30, seed=1)[0]
     mask = free_shape(graph, image=scene)
     words = "put the object in [pic2] here"
-    edited = graph.edit(model, scene, mask, steps=4, instruction=words, subject=subject)
+    edited = graph.edit(name, scene, mask, steps=4, instruction=words, subject=subject)
     saved = [graph.save(edited), graph.save(scene), graph.save(subject), graph.save_mask(mask)]
     outputs = comfy.run(graph)
-    found, scene, subject, mask = (pictures(comfy, outputs, name)[0] for name in saved)
+    found, *given = (pictures(comfy, outputs, one)[0] for one in saved)
 
-    def tensor(picture: np.ndarray) -> torch.Tensor:
-        return torch.from_numpy(picture.copy()).movedim(-1, 0).float() / 255
-
-    request = EditRequest.create(tensor(scene), words, tensor(mask)[0], tensor(subject))
-    result = FlexEditPipeline.from_pretrained(tiny_folder, device="cpu", dtype=torch.float32)(
-        request, seed=0, num_steps=4, edit_cfg=2.0, scene_cfg=1.5
-    )
-    wanted = result.picture[0].movedim(0, -1).mul(255).numpy()
+    files = [tmp_path / f"{part}.png" for part in ("scene", "subject", "mask")]
+    for picture, file in zip(given, files, strict=True):
+        Image.fromarray(np.squeeze(picture).astype(np.uint8)).save(file)
+    out = tmp_path / "edited.png"
+    arguments = ["edit", "--instruction", words, "--out", out, "--steps", 4, "--device", "cpu"]
+    arguments += ["--edit-cfg", 2.0, "--scene-cfg", 1.5]
+    for option, file in zip(("--scene", "--subject", "--mask"), files, strict=True):
+        arguments += [option, file]
+    if name == "tiny":
+        arguments += ["--model", tiny_folder]
+    assert cli.main([str(argument) for argument in arguments]) == 0
+    wanted = np.asarray(Image.open(out)).astype(float)
     assert found.shape == (52, 72, 3)  # padded to the VAE's ratio; Composite cuts it back
-    assert np.abs(found[:50, :70] - wanted).max() <= 1.01
+    assert np.abs(found[:50, :70] - wanted).max() <= 1
     assert wanted.std() > 5
