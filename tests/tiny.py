@@ -5,11 +5,13 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
+import pytest
 import torch
 
 from flexedit import prompts
-from flexedit.checkpoint import save_model_folder, trained_tensors, unet_layers
+from flexedit.checkpoint import ModelFolder, save_model_folder, trained_tensors, unet_layers
 from flexedit.config import SystemConfig
+from flexedit.errors import FlexEditError
 from flexedit.models.mea import MEA
 from flexedit.models.qformer import QFormer
 from flexedit.models.unet import FlexEditUNet
@@ -67,3 +69,11 @@ def random_tensors(config: SystemConfig) -> dict[str, torch.Tensor]:
         if not tensor.any() or key.startswith("mea."):
             tensors[key] = torch.randn_like(tensor) * 0.2
     return tensors
+
+
+def embedded() -> Path:
+    """The folder of flexedit-mini; a test that asks for it is skipped in a copy without weights."""
+    try:
+        return ModelFolder.embedded().path
+    except FlexEditError as error:
+        pytest.skip(str(error))

@@ -6,7 +6,7 @@ B batch, T patch tokens of a picture, P patches a side
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -137,22 +137,36 @@ def describe(classes: Tensor) -> str:
     return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names or ["air"])
 
 
+RESTATE = " Say it in full."
+
+
 class VLLMPretraining(nn.Module):
-    """The whole VLLM learns to answer: what the scribble means, and questions."""
+    """The whole VLLM learns to answer: what the scribble means, questions, and half of the edits
+    again in words that name everything.
+
+    Any large VLLM can say an instruction again; one that cannot has no words to give to the edit
+    tokens, however long these are trained.
+    """
 
     def __init__(self, vllm: VLLM, seed: int = 0) -> None:
         super().__init__()
         self.vllm, self.seed = vllm, seed
-        self.recipe = Recipe(stage="align", parts=(), generic_reply=0.0)
+        self.recipe = Recipe(stage="align", parts=(), generic_reply=0.5)
 
     def draw(self, step: int, batch_size: int) -> Draw:
         return Draw.make(self.seed, step, (batch_size, 1, 1, 1), self.recipe)
 
     def forward(self, batch: Batch, draw: Draw) -> dict[str, Tensor]:
-        request = batch.request
+        request, replies = batch.request, list(batch.replies)
+        instructions = list(request.instructions)
+        for row, restated in enumerate(draw.generic.tolist()):
+            if restated and request.tasks[row] != "ask":
+                instructions[row] += RESTATE
+                replies[row] = batch.captions[row]
+        request = replace(request, instructions=tuple(instructions))
         texts = prompts.prompts_for(request, draw.phrases)
         silent = [False] * len(texts)
-        sequences = self.vllm.tokenize(texts, batch.replies, edit_tokens=silent, end=True)
+        sequences = self.vllm.tokenize(texts, replies, edit_tokens=silent, end=True)
         pixels = self.vllm.pictures(request.marked(), request.subject, request.has_subject)
         states = self.vllm.states(sequences, pixels)
         return {"reply": self.vllm.reply_loss(sequences, states)}

@@ -64,13 +64,13 @@ MINI_PLAN = Plan(
         "vae": Stage(mini_train(6000, 16, 1.5e-3, ema=0.997)),
         "clip": Stage(mini_train(6000, 32, 1e-3)),
         "vision": Stage(mini_train(9000, 32, 1e-3)),
-        "vllm": Stage(mini_train(7000, 16, 8e-4)),
+        "vllm": Stage(mini_train(10000, 16, 8e-4)),
         "base": Stage(
             mini_train(7500, 32, 8e-4, ema=0.997),
             Recipe(stage="joint", parts=("unet", "mea"), **HELPERS),
         ),
         "align": Stage(
-            mini_train(1500, 16, 1e-3),
+            mini_train(6000, 16, 1e-3),
             Recipe(stage="align", parts=("qformer", "vllm")),
         ),
         "joint": Stage(
@@ -254,6 +254,8 @@ class MiniTraining:
                 save_file(halved, file, metadata={"format": "pt"})
         tensors = load_file(self.folder / "joint" / WEIGHTS_FILE)
         save_model_folder(target, mini.system_config(self.plan.shape), tensors)
+        for file in target.rglob("*.safetensors"):
+            file.chmod(0o644)  # safetensors writes files that only their owner may read
         return True
 
 

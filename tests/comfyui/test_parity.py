@@ -10,7 +10,6 @@ from safetensors.torch import load_file
 
 from flexedit.checkpoint import (
     EMBEDDED,
-    PRETRAINED,
     WEIGHTS_FILE,
     ModelFolder,
     save_model_folder,
@@ -22,7 +21,7 @@ from flexedit.models.mea import MEA
 from flexedit.models.unet import FlexEditUNet
 from flexedit.training.mini import system_config
 from tests.comfyui import inside
-from tests.tiny import TINY, make_tiny_folder
+from tests.tiny import TINY, embedded, make_tiny_folder
 
 TOLERANCE = 1e-4
 SD15 = {  # InstructPix2Pix's UNet
@@ -41,7 +40,7 @@ SD15 = {  # InstructPix2Pix's UNet
 @pytest.fixture(scope="module", params=["random weights", EMBEDDED])
 def compared(request, tiny_folder) -> dict:
     trained = request.param == EMBEDDED
-    return inside.run("parity.py", "compare", PRETRAINED / EMBEDDED if trained else tiny_folder)
+    return inside.run("parity.py", "compare", embedded() if trained else tiny_folder)
 
 
 def test_all_branches_agree_after_10_and_20_steps_with_and_without_subject(compared):

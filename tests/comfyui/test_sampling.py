@@ -8,6 +8,7 @@ from flexedit import cli
 from flexedit.checkpoint import EMBEDDED
 from tests.comfyui import inside
 from tests.comfyui.graph import Graph, free_shape, load, pictures
+from tests.tiny import embedded
 
 TOLERANCE = 1e-4
 FELT = 0.01
@@ -105,6 +106,7 @@ def test_half_precision_gives_nearly_the_same(behaviour):
 
 @pytest.mark.parametrize("name", ["tiny", EMBEDDED])
 def test_the_graph_gives_the_picture_of_the_command_line(name, comfy, model, tiny_folder, tmp_path):
+    folder = tiny_folder if name == "tiny" else embedded()
     graph = Graph()
     scene = load(graph, comfy, "parity_scene.png", 50, 70)[0]
     subject = load(graph, comfy, "parity_subject.png", 40, 30, seed=1)[0]
@@ -120,11 +122,9 @@ def test_the_graph_gives_the_picture_of_the_command_line(name, comfy, model, tin
         Image.fromarray(np.squeeze(picture).astype(np.uint8)).save(file)
     out = tmp_path / "edited.png"
     arguments = ["edit", "--instruction", words, "--out", out, "--steps", 4, "--device", "cpu"]
-    arguments += ["--edit-cfg", 2.0, "--scene-cfg", 1.5]
+    arguments += ["--edit-cfg", 2.0, "--scene-cfg", 1.5, "--model", folder]
     for option, file in zip(("--scene", "--subject", "--mask"), files, strict=True):
         arguments += [option, file]
-    if name == "tiny":
-        arguments += ["--model", tiny_folder]
     assert cli.main([str(argument) for argument in arguments]) == 0
     wanted = np.asarray(Image.open(out)).astype(float)
     assert found.shape == (52, 72, 3)  # padded to the VAE's ratio; Composite cuts it back
