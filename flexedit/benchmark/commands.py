@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +84,8 @@ def run_run(options: argparse.Namespace) -> dict[str, Any]:
     from .run import run
     from .systems import systems_from
 
+    if find_spec("torchmetrics") is None:
+        raise FlexEditError("Measuring needs torchmetrics: pip install torchmetrics")
     pictures = number_of_pictures(options.pictures)
     benchmark = Benchmark(options.benchmark)
     systems = systems_from(options.system or SYSTEMS, options.device)

@@ -21,7 +21,7 @@ from ..training.batch import pictures
 from .cases import FORMS, Benchmark, Case
 from .encoders import CLIP, DINO, Encoders
 from .judge import Judge
-from .run import Result, Run
+from .run import Run
 
 BEST_PSNR = 100.0  # dB; equal pictures have no error, and infinity has no mean
 SSIM_WINDOW = 11  # pixels a side; a smaller picture has no SSIM
@@ -113,8 +113,8 @@ def picture_metrics(
     """The output against truth; all None without an output.
 
     psnr, lpips, clip_i, dino: the whole picture · fg_: inside the region, or for encoders in its
-    bounding box; fg_clip_t: against the case's caption · bg_: outside the region; bg_lpips is that
-    of whole pictures whose regions are equal.
+    bounding box; fg_clip_t: against the case's caption · bg_: outside the region; bg_ssim and
+    bg_lpips look at pictures whose regions are equal, for they see across its border.
     """
     if output is None:
         return dict.fromkeys(PICTURE_METRICS)
@@ -133,7 +133,7 @@ def picture_metrics(
         "fg_clip_i": fg_clip_i,
         "fg_dino": fg_dino,
         "bg_psnr": psnr(output, truth, ~region),
-        "bg_ssim": ssim(output, truth, ~region),
+        "bg_ssim": ssim(outside_edited, truth, ~region),
         "bg_lpips": lpips(outside_edited, truth) if lpips and not region.all() else None,
     }
 
@@ -143,9 +143,10 @@ def mask_metrics(known: Known, run: Run, form: str) -> dict[str, float | None]:
 
     iou: the mask read back from the painted picture against the whole object, None for a system
     that paints none · scribble_iou: the given mask against it · label_right: whether the reply
-    named the object, None for a system that never replies.
+    named the object, None for a system that never replies and where nobody knows the name.
     """
-    if known.case.label == BACKGROUND:
+    label = known.case.label
+    if label == BACKGROUND:
         return dict.fromkeys(MASK_METRICS)
     paints = any(result.task == "segment" for result in run.results)
     task = "segment" if paints else "edit"  # what the system was asked that names the object
@@ -156,7 +157,7 @@ def mask_metrics(known: Known, run: Run, form: str) -> dict[str, float | None]:
     return {
         "iou": painted_iou(known, painted) if paints else None,
         "scribble_iou": iou(known.masks[form], known.masks["full"]),
-        "label_right": label_right(result, known.case.label) if talks else None,
+        "label_right": float(result.label == label) if talks and label else None,
     }
 
 
@@ -166,10 +167,6 @@ def painted_iou(known: Known, painted: np.ndarray | None) -> float | None:
         return 0.0
     read = read_painted(pictures([known.scene]), pictures([painted]))[0] > 0.5
     return iou(read.numpy(), known.masks["full"])
-
-
-def label_right(result: Result, label: str) -> float:
-    return float(result.status == "ok" and result.label == label)
 
 
 def success(known: Known, output: np.ndarray | None, judge: Judge | None) -> float | None:
@@ -212,7 +209,7 @@ def ssim(a: np.ndarray, b: np.ndarray, where: np.ndarray | None = None) -> float
         where = np.ones(a.shape[:2], bool)
     if not where.any() or min(where.shape) < SSIM_WINDOW:
         return None
-    first, second = (picture.double() for picture in pictures([a, b]).split(1))
+    first, second = pictures([a, b]).split(1)
     _, full = structural_similarity_index_measure(
         first, second, data_range=1.0, return_full_image=True
     )
@@ -241,7 +238,7 @@ def similarities(
 
 def clip_t(clip: CLIP | None, output: np.ndarray, region: np.ndarray, caption: str) -> float | None:
     """CLIPScore of the crop around the region and its caption: 100 · cosine, not below 0."""
-    if clip is None or not region.any():
+    if clip is None or not caption or not region.any():
         return None
     cosine = clip.pictures([region_crop(output, region)])[0] @ clip.texts([caption])[0]
     return 100 * max(float(cosine), 0.0)

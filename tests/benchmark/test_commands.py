@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from flexedit import cli
+from flexedit.benchmark import commands
 from flexedit.benchmark.cases import Benchmark
 
 
@@ -70,6 +71,13 @@ def test_compare_prints_paired_differences(built, reported, tmp_path, capsys):
     assert bench("compare", scene, reported) == 0
     printed = capsys.readouterr().out
     assert "better" in printed and "10 in both" in printed
+
+
+def test_what_measuring_needs_is_told_before_anything_is_run(built, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(commands, "find_spec", lambda _: None)
+    assert bench("run", built, "--out", tmp_path / "out", "--system", "scene") == 2
+    assert "pip install torchmetrics" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(

@@ -296,6 +296,8 @@ def test_a_port_in_use_is_told(server, benchmark):
 
 def test_ctrl_c_stops_it_and_the_counts_are_told(benchmark):
     program = (
+        "import signal\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a shell's job may ignore it
         "from flexedit.benchmark.review import review\n"
         f"print(review({str(benchmark.folder)!r}, open_browser=False))"
     )

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import torch
 import torchvision
 
-from flexedit.benchmark.encoders import ALEXNET, Encoders
+from flexedit.benchmark.encoders import ALEXNET, CLIP, Encoders
 from flexedit.training.mini import build_clip
 from tests.tiny import TEXTS, TINY
 
@@ -24,6 +25,13 @@ def make_encoders(folder: Path) -> Encoders:
     )
     assert not loaded.unavailable
     return loaded
+
+
+def turned(clip: CLIP, sign: int) -> CLIP:
+    """The same CLIP with all its text embeddings times a sign."""
+    model = copy.deepcopy(clip.model)
+    model.text_projection.weight.data *= sign
+    return CLIP(model, clip.processor)
 
 
 def make_dino(folder: Path) -> None:
