@@ -66,7 +66,7 @@ MINI_PLAN = Plan(
         "vision": Stage(mini_train(9000, 32, 1e-3)),
         "vllm": Stage(mini_train(10000, 16, 8e-4)),
         "base": Stage(
-            mini_train(7500, 32, 8e-4, ema=0.997),
+            mini_train(20000, 32, 8e-4, ema=0.997),
             Recipe(stage="joint", parts=("unet", "mea"), **HELPERS),
         ),
         "align": Stage(
@@ -74,7 +74,7 @@ MINI_PLAN = Plan(
             Recipe(stage="align", parts=("qformer", "vllm")),
         ),
         "joint": Stage(
-            mini_train(1000, 16, 3e-4, ema=0.997),
+            mini_train(3000, 16, 3e-4, ema=0.997),
             Recipe(stage="joint", parts=("unet", "mea", "qformer", "vllm"), **HELPERS),
         ),
     }
