@@ -35,19 +35,18 @@ PRETRAINED = Path(__file__).parent / "pretrained"
 
 
 class ModelFolder:
-    """A FlexEdit model on disk. Opening it reads the config and the list of keys, no weights."""
+    """A FlexEdit model on disk. Opening it reads the config and the list of keys, no weights.
 
-    def __init__(self, path: str | Path) -> None:
+    A system in training brings its ``config`` along and finds its frozen parts in the folder.
+    """
+
+    def __init__(self, path: str | Path, config: SystemConfig | None = None) -> None:
         self.path = Path(path)
         if not self.path.is_dir():
             raise FlexEditError(
                 f"There is no model folder {self.path}. Check the name or the path."
             )
-        try:
-            text = self._file(CONFIG_FILE).read_text(encoding="utf-8")
-        except UnicodeDecodeError:
-            text = ""  # not JSON either
-        self.config = SystemConfig.from_json(text, f"{self.path.name}/{CONFIG_FILE}")
+        self.config = self._read_config() if config is None else config
 
     @classmethod
     def embedded(cls) -> ModelFolder:
@@ -58,6 +57,13 @@ class ModelFolder:
                 "Train them with `make mini`, or choose another model folder."
             )
         return cls(PRETRAINED / EMBEDDED)
+
+    def _read_config(self) -> SystemConfig:
+        try:
+            text = self._file(CONFIG_FILE).read_text(encoding="utf-8")
+        except UnicodeDecodeError:
+            text = ""  # not JSON either
+        return SystemConfig.from_json(text, f"{self.path.name}/{CONFIG_FILE}")
 
     def _file(self, name: str) -> Path:
         file = self.path / name

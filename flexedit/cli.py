@@ -24,7 +24,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser().parse_args(arguments)
     try:
         report = options.run(options)
-    except FlexEditError as error:
+    except (FlexEditError, OSError) as error:  # OSError: a path that cannot be read or written
         print(f"flexedit: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     if getattr(options, "json", False):

@@ -131,6 +131,17 @@ def predictor(unet: FlexEditUNet, mea: MEA, branches: Branches) -> sampling.Pred
     return predict
 
 
+def usable_device(device: torch.device | str | None = None) -> torch.device:
+    """``device``, or the GPU if there is one; raises FlexEditError for one that is not there."""
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        return torch.empty(0, device=device).device
+    except (RuntimeError, AssertionError) as error:  # torch asserts that it was built for CUDA
+        raise FlexEditError(
+            f"The device {str(device)!r} cannot be used here ({error}). Choose cpu or cuda."
+        ) from error
+
+
 class FlexEditPipeline:
     """A whole FlexEdit model on one device; each part is loaded when it is first needed."""
 
@@ -140,14 +151,7 @@ class FlexEditPipeline:
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        self.folder = folder
-        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        try:
-            self.device = torch.empty(0, device=device).device
-        except (RuntimeError, AssertionError) as error:  # torch asserts that it was built for CUDA
-            raise FlexEditError(
-                f"The device {str(device)!r} cannot be used here ({error}). Choose cpu or cuda."
-            ) from error
+        self.folder, self.device = folder, usable_device(device)
         self.dtype = dtype or (torch.float16 if self.device.type == "cuda" else torch.float32)
 
     @classmethod

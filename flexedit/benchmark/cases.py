@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, BinaryIO, Literal, get_args
 
 import numpy as np
 import torch
@@ -25,6 +26,7 @@ from ..request import EditRequest
 from ..training.batch import pictures
 
 FORMAT = 1
+SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")  # an id becomes a file's name
 INDEX = "cases.jsonl"
 META = "benchmark.json"
 OPERATIONS = ("add", "replace", "remove")
@@ -65,6 +67,11 @@ class Case:
     note: str = ""  # a reviewer's remark
 
     def __post_init__(self) -> None:
+        if not isinstance(self.id, str) or not SAFE_NAME.fullmatch(self.id):
+            raise FlexEditError(
+                f"The id {self.id!r} cannot name a file. Use letters, digits, '.', '_' and '-', "
+                "and begin with a letter or digit."
+            )
         allowed = {
             "group": ("single", "multi"),
             "operation": OPERATIONS,
@@ -107,9 +114,10 @@ class Benchmark:
                 f"{self.folder} is no benchmark: {META} cannot be read ({error}). "
                 "Make one with `python -m flexedit bench build`."
             ) from error
-        if meta.get("format") != FORMAT:
+        found = meta.get("format") if isinstance(meta, dict) else None
+        if found != FORMAT:
             raise FlexEditError(
-                f"{self.folder} has format {meta.get('format')!r}; this FlexEdit reads {FORMAT}."
+                f"{self.folder} has format {found!r}; this FlexEdit reads {FORMAT}."
             )
         return meta
 
@@ -139,11 +147,10 @@ class Benchmark:
         assert file is not None
         is_mask = name in ("mask", "full_mask", "region")
         try:
-            with Image.open(self.folder / file) as opened:
-                array = np.asarray(opened.convert("L" if is_mask else "RGB"))
-        except (OSError, SyntaxError) as error:  # a broken PNG raises SyntaxError
+            array = read_picture(self.folder / file, "L" if is_mask else "RGB")
+        except FlexEditError as error:
             raise FlexEditError(
-                f"The case {case.id!r} has no readable {name} ({error}). Build the benchmark again."
+                f"The case {case.id!r} has no readable {name}: {error}. Build the benchmark again."
             ) from error
         return array > 127 if is_mask else array
 
@@ -181,3 +188,13 @@ def write_index(folder: Path, cases: Iterable[Case]) -> None:
         for case in cases:
             file.write(json.dumps(asdict(case), ensure_ascii=False) + "\n")
     os.replace(temporary, folder / INDEX)
+
+
+def read_picture(file: Path | BinaryIO, mode: str = "RGB") -> np.ndarray:
+    """A picture (H, W) or (H, W, C) uint8 of a Pillow mode. Raises FlexEditError."""
+    try:
+        with Image.open(file) as opened:
+            return np.asarray(opened.convert(mode))
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:  # broken PNG: SyntaxError
+        name = file if isinstance(file, Path) else "a picture"
+        raise FlexEditError(f"{name} cannot be read as a picture ({error})") from error

@@ -25,14 +25,13 @@ import numpy as np
 
 from ..errors import FlexEditError
 from ..prompts import BACKGROUND
-from .cases import OPERATIONS, SETTINGS
+from .cases import OPERATIONS, SETTINGS, read_picture
 from .sources import (
     SUBJECT_SETTINGS,
     Draft,
     Pool,
     Slot,
     edited_region,
-    read_picture,
     require,
     shape_over,
 )

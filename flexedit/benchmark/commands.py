@@ -88,6 +88,8 @@ def run_run(options: argparse.Namespace) -> dict[str, Any]:
         raise FlexEditError("Measuring needs torchmetrics: pip install torchmetrics")
     pictures = number_of_pictures(options.pictures)
     benchmark = Benchmark(options.benchmark)
+    encoders = Encoders.load(options.clip, options.dino, options.lpips, options.device)
+    judge = Judge.load()
     systems = systems_from(options.system or SYSTEMS, options.device)
     runs = [
         run(
@@ -100,8 +102,6 @@ def run_run(options: argparse.Namespace) -> dict[str, Any]:
         )
         for system in systems
     ]
-    encoders = Encoders.load(options.clip, options.dino, options.lpips, options.device)
-    judge = Judge.load()
     report(
         benchmark,
         [row for one in runs for row in score(benchmark, one, encoders, judge)],

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..errors import FlexEditError
+from ..pipeline import usable_device
 
 ALEXNET = "alexnet-owt-7be5be79.pth"  # torchvision's IMAGENET1K_V1, as torch's hub folder names it
 SMALLEST = 64  # LPIPS was calibrated on patches of 64 pixels; smaller pictures are enlarged to it
@@ -174,7 +175,7 @@ class Encoders:
         default · ``lpips``: a file of AlexNet weights, by default torch's hub folder · ``device``:
         a GPU by default if there is one.
         """
-        place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        place = usable_device(device)
         sources = {
             "clip": clip,
             "dino": dino,

@@ -22,6 +22,7 @@ from scipy import ndimage
 
 from ..errors import FlexEditError
 from ..prompts import BACKGROUND
+from .cases import read_picture
 from .sources import (
     CHANGED,
     Draft,
@@ -29,7 +30,6 @@ from .sources import (
     Skipped,
     Slot,
     edited_region,
-    read_picture,
     require,
     shape_over,
 )

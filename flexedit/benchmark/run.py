@@ -24,7 +24,7 @@ from PIL import Image
 from .. import __version__
 from ..errors import FlexEditError
 from ..prompts import BACKGROUND
-from .cases import FILES, FORMS, Benchmark, Case, MaskForm
+from .cases import FILES, FORMS, Benchmark, Case, MaskForm, read_picture
 from .systems import Answer, BenchmarkTask, System, Work, fingerprint, folder_name, one_line
 
 FORMAT = 1
@@ -94,14 +94,10 @@ class Run:
             )
         if result.status != "ok":
             return None
-        path = picture_path(self.folder, key)
         try:
-            with Image.open(path) as opened:
-                return np.asarray(opened.convert("RGB"))
-        except (OSError, SyntaxError) as error:
-            raise FlexEditError(
-                f"{path} cannot be read ({error}). Delete {self.folder} and run again."
-            ) from error
+            return read_picture(picture_path(self.folder, key))
+        except FlexEditError as error:
+            raise FlexEditError(f"{error}. Delete {self.folder} and run again.") from error
 
 
 def run(

@@ -12,10 +12,9 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
-from PIL import Image
 from scipy import ndimage
 
 from .. import masks
@@ -210,13 +209,3 @@ def edited_region(scene: np.ndarray, truth: np.ndarray, full_mask: np.ndarray) -
     if not region.any():
         raise FlexEditError("the edited picture shows no change; leave this row out")
     return region | full_mask
-
-
-def read_picture(file: Path | BinaryIO, mode: str = "RGB") -> np.ndarray:
-    """A picture (H, W) or (H, W, C) uint8 of a Pillow mode. Raises FlexEditError."""
-    try:
-        with Image.open(file) as opened:
-            return np.asarray(opened.convert(mode))
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:  # broken PNG: SyntaxError
-        name = file if isinstance(file, Path) else "a picture"
-        raise FlexEditError(f"{name} cannot be read as a picture ({error})") from error

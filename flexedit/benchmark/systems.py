@@ -16,16 +16,15 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from .. import compositing, masks, prompts
 from ..checkpoint import CONFIG_FILE
 from ..errors import FlexEditError
-from ..pipeline import FlexEditPipeline, ReplyMode, decode, scene_latent, vae_ratio
+from ..pipeline import FlexEditPipeline, ReplyMode, decode, scene_latent, usable_device, vae_ratio
 from ..request import EditRequest
 from ..training.batch import pictures
-from .cases import Benchmark, Case, MaskForm
+from .cases import Benchmark, Case, MaskForm, read_picture
 
 if TYPE_CHECKING:
     from diffusers import StableDiffusionInstructPix2PixPipeline
@@ -178,7 +177,7 @@ class InstructPix2Pix(System):
                 f"There is no folder {source}. A repository on the hub is written with its "
                 "revision: instructpix2pix:REPOSITORY@REVISION."
             )
-        self.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        self.device = usable_device(device).type
         self.dtype = torch.float32 if self.device == "cpu" else torch.float16
         self.num_steps, self.edit_cfg, self.scene_cfg = num_steps, edit_cfg, scene_cfg
         self.size = size
@@ -344,11 +343,7 @@ class Finished(System):
         path = next((file for file in files if file.is_file()), None)
         if path is None:
             raise FlexEditError(f"There is no {case.id}.png in {self.folder} or {files[0].parent}.")
-        try:
-            with Image.open(path) as opened:
-                picture = np.asarray(opened.convert("RGB"))
-        except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-            raise FlexEditError(f"{path} cannot be read as a picture ({error}).") from error
+        picture = read_picture(path)
         found = f"{picture.shape[1]}×{picture.shape[0]}"
         stretch = (picture.shape[1] / picture.shape[0]) / (width / height)
         if abs(np.log(stretch)) > SAME_SHAPE:

@@ -116,6 +116,14 @@ def footprint(layers: Sequence[Layer], index: int, size: int) -> np.ndarray:
     return seen
 
 
+def owner_map(layers: Sequence[Layer], size: int) -> np.ndarray:
+    """Which layer is seen where: (H, W) uint8, 0 or 1 + its index; later ones are in front."""
+    owner = np.zeros((size, size), np.uint8)
+    for number, layer in enumerate(layers, 1):
+        owner[layer.window][layer.solid] = number
+    return owner
+
+
 def class_map(owner: np.ndarray, layers: Sequence[Layer]) -> np.ndarray:
     """owner (H, W), 0 or 1 + index of the layer → uint8, 0 or 1 + index of its class"""
     return np.array([0] + [1 + layer.look.label for layer in layers], np.uint8)[owner]

@@ -30,6 +30,7 @@ from .objects import (
     compose,
     draw,
     footprint,
+    owner_map,
     paint_color,
     recolored,
     upright,
@@ -71,6 +72,7 @@ class Sample:
     region: np.ndarray | None  # (H, W) bool: outside it target equals scene
     object_mask: np.ndarray  # (H, W) bool, the visible target object (add, insert: the added one)
     classes: np.ndarray  # (H, W) uint8: 0 background, 1 + index in CLASSES
+    result_classes: np.ndarray  # the same of what the result shows
     rotation: float | None  # degrees clockwise by which the mask is turned; None: a random walk
     setting: str  # where the scene is: indoor, outdoor or none
     subject_setting: str | None  # "simple": the subject alone; "complex": busy background
@@ -236,8 +238,9 @@ class World:
         return self._sample(
             operation, rng, words, name, present, scene=scene, mask=mask, kind=kind,
             subject=subject, target=target, region=region, object_mask=object_mask,
-            classes=class_map(owner, layers), rotation=rotation, setting=backdrop.setting,
-            subject_setting=subject_setting,
+            classes=class_map(owner, layers),
+            result_classes=class_map(owner_map(after, self.size), after), rotation=rotation,
+            setting=backdrop.setting, subject_setting=subject_setting,
         )  # fmt: skip
 
     def _at_place(
@@ -257,7 +260,7 @@ class World:
         mask, rotation = place
         scene = compose(backdrop.picture, layers)
         subject, subject_setting, target, region = None, None, None, None
-        object_mask = np.zeros_like(mask)
+        object_mask, after = np.zeros_like(mask), list(layers)
         words = {"old": BACKGROUND}
         if operation != "ask":
             center, extent = box_of(mask)
@@ -267,7 +270,8 @@ class World:
                 look = upright(self._look(fresh, rng), size)
                 subject, subject_setting = self._portrait(look, rng)
             added = at(look, draw(look, self.size), center, self.size)
-            target = compose(backdrop.picture, [*layers, added])
+            after.append(added)
+            target = compose(backdrop.picture, after)
             region = footprint([added], 0, self.size)
             object_mask[added.window] = added.solid
             words |= {"new": CLASSES[fresh], "a_new": article(CLASSES[fresh])}
@@ -275,8 +279,9 @@ class World:
         return self._sample(
             operation, rng, words, BACKGROUND, present, scene=scene, mask=mask, kind=kind,
             subject=subject, target=target, region=region, object_mask=object_mask,
-            classes=class_map(owner, layers), rotation=rotation, setting=backdrop.setting,
-            subject_setting=subject_setting,
+            classes=class_map(owner, layers),
+            result_classes=class_map(owner_map(after, self.size), after), rotation=rotation,
+            setting=backdrop.setting, subject_setting=subject_setting,
         )  # fmt: skip
 
     def _scribble_place(

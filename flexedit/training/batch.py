@@ -23,7 +23,7 @@ from ..request import EditRequest
 class Batch:
     """request · captions and replies per row · target (B, 3, H, W), the scene for questions ·
     has_target (B,), 0 for questions · region (B, H, W), where the target differs ·
-    object_mask (B, H, W) · classes (B, H, W), 0 background
+    object_mask (B, H, W) · classes, result_classes (B, H, W) of scene and target, 0 background
     """
 
     request: EditRequest
@@ -34,6 +34,7 @@ class Batch:
     region: Tensor
     object_mask: Tensor
     classes: Tensor
+    result_classes: Tensor
     samples: tuple[Sample, ...]
 
     def to(self, device: torch.device) -> Batch:
@@ -46,6 +47,7 @@ class Batch:
             self.region.to(device),
             self.object_mask.to(device),
             self.classes.to(device),
+            self.result_classes.to(device),
             self.samples,
         )
 
@@ -79,7 +81,8 @@ def collate(samples: Sequence[Sample]) -> Batch:
             for sample in samples
         ),
         object_mask=stack(sample.object_mask for sample in samples),
-        classes=torch.from_numpy(np.stack([sample.classes for sample in samples])).long(),
+        classes=class_maps(sample.classes for sample in samples),
+        result_classes=class_maps(sample.result_classes for sample in samples),
         samples=tuple(samples),
     )
 
@@ -92,6 +95,10 @@ def pictures(arrays: Any) -> Tensor:
 
 def stack(masks: Any) -> Tensor:
     return torch.from_numpy(np.stack(list(masks))).float()
+
+
+def class_maps(arrays: Any) -> Tensor:
+    return torch.from_numpy(np.stack(list(arrays))).long()
 
 
 class _Rows(Dataset):

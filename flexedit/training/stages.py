@@ -4,8 +4,8 @@ parts → vae → clip → vision → vllm → base → align → joint → expo
 others download. ``base`` trains UNet and MEA on CLIP's text embedding of captions that name
 everything (what Stable Diffusion is to FlexEdit). ``align`` is the paper's stage 1: the Q-Former
 learns to say by the VLLM's hidden states what CLIP's text encoder says by the caption; it needs
-nothing of ``base``, so two machines may do them side by side. ``joint`` is stage 2:
-L = L_VLLM + L_diffusion, all of FlexEdit's parts together, starting from both.
+nothing of ``base``. ``joint`` is stage 2: L = L_VLLM + L_diffusion, all of FlexEdit's parts
+together, starting from both.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from ..checkpoint import CONFIG_FILE, WEIGHTS_FILE, ModelFolder, load_stock_vllm, save_model_folder
+from ..checkpoint import WEIGHTS_FILE, ModelFolder, load_stock_vllm, save_model_folder
 from ..config import SystemConfig, TextBridgeConfig
 from ..data.assets import CLASSES
 from ..data.world import World
@@ -37,7 +37,7 @@ from .system import Recipe, System
 from .trainer import TrainConfig, Trainer
 from .validation import VALIDATION_SEED, PictureGrid
 
-HELPERS = {"region": 4.0, "helper_classes": 0.1, "helper_mask": 0.2}
+HELPERS = {"region": 4.0, "helper_classes": 0.1, "helper_result": 0.1, "helper_mask": 0.2}
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ MINI_PLAN = Plan(
         "vision": Stage(mini_train(9000, 32, 1e-3)),
         "vllm": Stage(mini_train(10000, 16, 8e-4)),
         "base": Stage(
-            mini_train(20000, 32, 8e-4, ema=0.997),
+            mini_train(18000, 32, 8e-4, ema=0.997),
             Recipe(stage="joint", parts=("unet", "mea"), **HELPERS),
         ),
         "align": Stage(
@@ -79,7 +79,18 @@ MINI_PLAN = Plan(
         ),
     }
 )
-ORDER = ("parts", "vae", "clip", "vision", "vllm", "base", "align", "joint", "export")
+NEEDS: dict[str, tuple[str, ...]] = {
+    "parts": (),
+    "vae": ("parts",),
+    "clip": ("parts",),
+    "vision": ("parts",),
+    "vllm": ("vision",),
+    "base": ("vae", "clip"),
+    "align": ("clip", "vllm"),
+    "joint": ("base", "align"),
+    "export": ("joint",),
+}
+ORDER = tuple(NEEDS)
 
 
 class MiniTraining:
@@ -98,6 +109,11 @@ class MiniTraining:
         end = None if max_seconds is None else time.monotonic() + max_seconds
         for name in names:
             if not self._done(name).is_file():
+                if missing := [one for one in NEEDS[name] if not self._done(one).is_file()]:
+                    raise FlexEditError(
+                        f"The stage {name} starts from {' and '.join(missing)}, which "
+                        f"{self.folder} has not finished. Run that first."
+                    )
                 stage: Callable[..., bool] = getattr(self, name)
                 finished = stage(None if end is None else max(0.0, end - time.monotonic()))
                 self.processes.wait_for_everyone()
@@ -234,11 +250,8 @@ class MiniTraining:
         """Fresh FlexEdit parts beside the pretrained ones."""
         recipe = self.plan.stages[name].recipe
         assert recipe is not None
-        with self.processes.main_process_first():
-            (self.model / CONFIG_FILE).write_text(config.to_json(), encoding="utf-8")
-            folder = ModelFolder(self.model)
         torch.manual_seed(ORDER.index(name))
-        return System(folder, recipe, len(CLASSES))
+        return System(ModelFolder(self.model, config), recipe, len(CLASSES))
 
     def export(self, max_seconds: float | None = None) -> bool:
         """The model folder to ship: everything in half precision."""

@@ -80,8 +80,9 @@ class Recipe:
     """What a stage trains, and how much each loss counts.
 
     ``region`` weighs latent pixels inside the edited region (outside is 1). The helpers are for
-    training only: classes and the target's mask, read off the UNet's last features, teach it what
-    it looks at; the saved model has no such head.
+    training only: read off the UNet's last features, the classes of scene and result and the mask
+    of what is meant teach it what it looks at and what it has to draw; the saved model has no such
+    head.
     """
 
     stage: Literal["align", "joint"]
@@ -94,6 +95,7 @@ class Recipe:
     align: float = 1.0
     region: float = 1.0
     helper_classes: float = 0.0
+    helper_result: float = 0.0
     helper_mask: float = 0.0
 
 
@@ -123,7 +125,7 @@ class System(nn.Module):
         self.unet = FlexEditUNet(config.unet)
         self.mea = MEA(config.mea, config.context_length, self.unet.layers)
         self.mea.start_from(self.unet.unet)
-        self.helper = nn.Conv2d(config.unet["block_out_channels"][0], num_classes + 2, 1)
+        self.helper = nn.Conv2d(config.unet["block_out_channels"][0], 2 * (num_classes + 1) + 1, 1)
         self.schedule = sampling.training_schedule(config.diffusion)
         for frozen in (self.text, self.clip, self.vae, self.vllm):
             if frozen is not None:
@@ -234,22 +236,31 @@ class System(nn.Module):
         weight = 1 + (self.recipe.region - 1) * region
         error = (prediction.float() - wanted).square() * weight
         losses["diffusion"] = self.recipe.diffusion * error.mean((1, 2, 3)) * batch.has_target
-        if self.recipe.helper_classes or self.recipe.helper_mask:
-            self.help(features[0], batch, draw, losses)
+        if self.recipe.helper_classes or self.recipe.helper_result or self.recipe.helper_mask:
+            known = batch.has_target * (draw.branch == 0)
+            for name, loss in self.help(features[0], batch, weight[:, 0]).items():
+                losses[name] = getattr(self.recipe, name) * loss.mean((1, 2)) * known
 
-    def help(self, features: Tensor, batch: Batch, draw: Draw, losses: dict[str, Tensor]) -> None:
-        """What is where in the scene, and which of it is meant, from the UNet's last features."""
-        height, width = features.shape[-2:]
+    def help(self, features: Tensor, batch: Batch, weight: Tensor) -> dict[str, Tensor]:
+        """Losses (B, h, w) of what the UNet's last features say: what is where in the scene, what
+        in the result (``weight`` (B, h, w) counts the edited region more), and which is meant.
+        """
+        side = (features.shape[-2], features.shape[-1])
         output = self.helper(features).float()
-        classes = F.interpolate(
-            batch.classes[:, None].float(), (height, width), mode="nearest-exact"
-        )[:, 0].long()
-        meant = F.adaptive_avg_pool2d(batch.object_mask[:, None], (height, width))[:, 0]
-        known = batch.has_target * (draw.branch == 0)
-        by_class = F.cross_entropy(output[:, :-1], classes, reduction="none").mean((1, 2))
-        by_mask = F.binary_cross_entropy_with_logits(output[:, -1], meant, reduction="none")
-        losses["helper_classes"] = self.recipe.helper_classes * by_class * known
-        losses["helper_mask"] = self.recipe.helper_mask * by_mask.mean((1, 2)) * known
+        scene, result = output[:, :-1].chunk(2, dim=1)
+
+        def small(classes: Tensor) -> Tensor:
+            return F.interpolate(classes[:, None].float(), side, mode="nearest-exact")[:, 0].long()
+
+        meant = F.adaptive_avg_pool2d(batch.object_mask[:, None], side)[:, 0]
+        return {
+            "helper_classes": F.cross_entropy(scene, small(batch.classes), reduction="none"),
+            "helper_result": weight
+            * F.cross_entropy(result, small(batch.result_classes), reduction="none"),
+            "helper_mask": F.binary_cross_entropy_with_logits(
+                output[:, -1], meant, reduction="none"
+            ),
+        }
 
 
 def choose(branches: Branches, branch: Tensor) -> Conditioning:

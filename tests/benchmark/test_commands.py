@@ -3,13 +3,14 @@
 import json
 import re
 import shlex
+import shutil
 from pathlib import Path
 
 import pytest
 
 from flexedit import cli
 from flexedit.benchmark import commands
-from flexedit.benchmark.cases import Benchmark
+from flexedit.benchmark.cases import INDEX, META, Benchmark
 
 
 def bench(*words: object) -> int:
@@ -87,6 +88,8 @@ def test_what_measuring_needs_is_told_before_anything_is_run(built, tmp_path, mo
         (("run", "{built}", "--out", "{tmp}", "--form", "half"), "Unknown mask form 'half'"),
         (("run", "{built}", "--out", "{tmp}", "--pictures", "-1"), "--pictures is '-1'"),
         (("run", "{tmp}", "--out", "{tmp}"), "is no benchmark"),
+        (("run", "{built}", "--out", "{built}/cases.jsonl"), "Not a directory"),
+        (("run", "{built}", "--out", "{tmp}", "--device", "nonsense"), "'nonsense' cannot be used"),
         (("build", "--out", "{tmp}/x", "--single", "0", "--multi", "0"), "nothing to build"),
         (("build", "--out", "{tmp}/x", "--source", "nowhere"), "Unknown source 'nowhere'"),
         (("compare", "{tmp}", "{tmp}"), "cannot be read as a report"),
@@ -98,6 +101,25 @@ def test_a_mistake_is_one_line_and_exit_2(words, message, built, tmp_path, capsy
     assert bench(*with_system) == 2
     error = capsys.readouterr().err
     assert message in error and error.count("\n") == 1
+
+
+@pytest.mark.parametrize("name", ["../escape", "/tmp/escape", "", ".hidden", "a/b", None, 7])
+def test_an_id_that_leads_out_of_the_folder_is_refused(name, built, tmp_path, capsys):
+    copy = shutil.copytree(built, tmp_path / "copy")
+    first, *others = (copy / INDEX).read_text().splitlines()
+    changed = json.loads(first) | {"id": name}
+    (copy / INDEX).write_text("\n".join([json.dumps(changed), *others]) + "\n")
+    assert bench("run", copy, "--out", tmp_path / "out", "--system", "truth") == 2
+    assert "cannot name a file" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("meta", ["[]", "7", '{"format": 99}', "no JSON"])
+def test_a_folder_of_another_format_is_refused(meta, built, tmp_path, capsys):
+    copy = shutil.copytree(built, tmp_path / "copy")
+    (copy / META).write_text(meta)
+    assert bench("run", copy, "--out", tmp_path / "out", "--system", "truth") == 2
+    assert str(copy) in capsys.readouterr().err
 
 
 def test_the_five_minutes_of_the_documentation_work_word_for_word(tmp_path, monkeypatch):

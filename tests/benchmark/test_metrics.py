@@ -124,7 +124,13 @@ def test_iou_counts_pixels():
 
 def known(truth: np.ndarray, region: np.ndarray, **changes: object) -> Known:
     fields = dict.fromkeys((field.name for field in dataclasses.fields(Case)), "")
-    fields |= {"group": "single", "operation": "add", "kind": "circle", "setting": "none"}
+    fields |= {
+        "id": "one",
+        "group": "single",
+        "operation": "add",
+        "kind": "circle",
+        "setting": "none",
+    }
     fields |= {"subject": None, "caption": "a turtle", "source": "world", "review": "open"}
     fields |= {"label": "dog", "result_label": BACKGROUND, **changes}
     case = Case(**fields)  # type: ignore[arg-type]

@@ -13,8 +13,10 @@ from transformers import CLIPModel
 from flexedit.checkpoint import WEIGHTS_FILE, ModelFolder, load_stock_vllm
 from flexedit.data import World
 from flexedit.errors import FlexEditError
+from flexedit.models.vllm import VLLM
 from flexedit.pipeline import FlexEditPipeline
 from flexedit.training.batch import collate
+from flexedit.training.pretrain import RESTATE, VLLMPretraining
 from flexedit.training.stages import MINI_PLAN, ORDER, MiniTraining, Plan, curve
 from flexedit.training.trainer import CHECKPOINT
 from tests.tiny import TINY
@@ -56,7 +58,7 @@ def test_every_stage_trains_in_its_order_and_leaves_a_curve(trained):
     for name in TRAINED:
         assert [row["step"] for row in curve(trained / name)] == [1, 2]
     losses = {name: set(curve(trained / name)[0]) - {"step", "seconds"} for name in TRAINED}
-    helpers = {"helper_classes", "helper_mask"}
+    helpers = {"helper_classes", "helper_result", "helper_mask"}
     assert losses == {
         "vae": {"l1", "l2", "kl"},
         "clip": {"contrast", "classes", "covered"},
@@ -74,6 +76,7 @@ def run_in_a_process(folder: Path) -> None:
     AcceleratorState._reset_state(reset_partial_state=True)  # a forked process inherits one
     training = MiniTraining(folder, tiny_plan())
     assert training.processes.num_processes == 2
+    training.run(max_seconds=0.0)  # stopped at once
     training.run()
 
 
@@ -88,6 +91,32 @@ def test_two_processes_train_one_mini(trained, tmp_path):
     assert alone.keys == shared.keys
     result = FlexEditPipeline(shared, "cpu")(collate([World(64)[0]]).request, num_steps=1)
     assert torch.isfinite(result.picture).all()
+
+
+def test_a_stage_asks_for_those_it_starts_from(tmp_path):
+    with pytest.raises(FlexEditError, match=r"joint starts from base and align.* Run that first"):
+        MiniTraining(tmp_path, tiny_plan()).run(("joint",))
+    assert not any(tmp_path.iterdir())
+
+
+def test_the_vllm_learns_to_say_half_of_the_edits_again_in_full(trained, monkeypatch):
+    vllm = load_stock_vllm(trained / "model" / "vllm")
+    said = {}
+
+    def tokenize(texts, replies, **kept):
+        said.update(texts=texts, replies=replies)
+        return VLLM.tokenize(vllm, texts, replies, **kept)
+
+    monkeypatch.setattr(vllm, "tokenize", tokenize)
+    batch, pretraining = collate([World(64)[index] for index in range(40)]), VLLMPretraining(vllm)
+    with torch.no_grad():
+        pretraining(batch, pretraining.draw(0, 40))
+    again = [RESTATE in text for text in said["texts"]]
+    edits = [sample.task != "ask" for sample in batch.samples]
+    assert 0.3 < sum(again) / sum(edits) < 0.7
+    assert not any(a and not edit for a, edit in zip(again, edits, strict=True))
+    for a, reply, sample in zip(again, said["replies"], batch.samples, strict=True):
+        assert reply == (sample.caption if a else sample.reply)
 
 
 def test_the_exported_folder_is_a_model_that_edits(trained):

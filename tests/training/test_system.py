@@ -17,7 +17,8 @@ from tests.tiny import TINY, make_tiny_folder
 
 JOINT = Recipe(stage="joint", parts=("unet", "mea", "qformer", "vllm"), drop_edit=0, drop_scene=0)
 ALIGN = Recipe(stage="align", parts=("qformer", "vllm"))
-HELPED = dataclasses.replace(JOINT, helper_classes=0.5, helper_mask=2.0)
+HELPERS = ("helper_classes", "helper_result", "helper_mask")
+HELPED = dataclasses.replace(JOINT, helper_classes=0.5, helper_result=0.25, helper_mask=2.0)
 
 
 def build(folder: Path, recipe: Recipe = JOINT) -> System:
@@ -90,7 +91,7 @@ def test_each_row_takes_the_branch_it_was_dealt():
 
 def test_a_question_is_scored_by_its_reply_alone(tiny):
     found = losses(build(tiny, HELPED), batch_of("ask", "remove", "insert"))
-    assert set(found) == {"reply", "diffusion", "helper_classes", "helper_mask"}
+    assert set(found) == {"reply", "diffusion", *HELPERS}
     for name, loss in found.items():
         assert loss.shape == (3,)
         assert (loss[1:] > 0).all()
@@ -124,11 +125,12 @@ def test_weights_of_the_recipe_scale_their_losses(tiny):
     batch = batch_of("remove")
     plain = losses(build(tiny, HELPED), batch)
     doubled = dataclasses.replace(
-        HELPED, reply=2.0, diffusion=3.0, helper_classes=2.0, helper_mask=2.0
+        HELPED, reply=2.0, diffusion=3.0, helper_classes=2.0, helper_result=1.5, helper_mask=2.0
     )
     found = losses(build(tiny, doubled), batch)
     factors = {name: float(found[name] / plain[name]) for name in plain}
-    expected = {"reply": 2.0, "diffusion": 3.0, "helper_classes": 4.0, "helper_mask": 1.0}
+    expected = {"reply": 2.0, "diffusion": 3.0}
+    expected |= {"helper_classes": 4.0, "helper_result": 6.0, "helper_mask": 1.0}
     assert factors == pytest.approx(expected, rel=1e-4)
 
 
@@ -204,8 +206,30 @@ def test_the_edited_region_counts_more(tiny):
 def test_helpers_ask_only_where_the_unet_knows_the_edit(tiny):
     system, batch = build(tiny, HELPED), batch_of("remove", "remove", "remove", "ask")
     found = losses(system, batch, dealt(system.draw(0, 4), 0, 1, 2, 0))
-    for name in ("helper_classes", "helper_mask"):
+    for name in HELPERS:
         assert (found[name] > 0).tolist() == [True, False, False, False]
+
+
+def test_a_helper_that_knows_scene_result_and_mask_has_nothing_to_learn(tiny):
+    """Right answers cost nothing, wrong ones do: of the scene, the result, and what is meant."""
+    system, batch = build(tiny, HELPED), batch_of("replace")
+    count, side = len(CLASSES) + 1, (16, 16)
+    one_hot = [
+        F.one_hot(classes[:, 2::4, 2::4], count).permute(0, 3, 1, 2).float()
+        for classes in (batch.classes, batch.result_classes)
+    ]
+    assert not torch.equal(*one_hot)
+    meant = F.adaptive_avg_pool2d(batch.object_mask[:, None], side).round() * 2 - 1
+    answers = {"right": torch.cat([*one_hot, meant], 1), "wrong": torch.cat([*one_hot, -meant], 1)}
+    answers["mixed up"] = torch.cat([*one_hot[::-1], meant], 1)
+    system.helper = torch.nn.Identity()
+    found = {
+        name: {k: float(v.mean()) for k, v in system.help(50 * a, batch, torch.ones(1)).items()}
+        for name, a in answers.items()
+    }
+    for name in HELPERS[:2]:
+        assert found["right"][name] < 0.1 * found["mixed up"][name]
+    assert found["right"]["helper_mask"] < 0.1 * found["wrong"]["helper_mask"]
 
 
 # Gradients
