@@ -436,7 +436,7 @@ def test_a_broken_benchmark_is_no_failure_of_the_system(benchmark_copy, tmp_path
     with pytest.raises(FlexEditError, match="'world-replace' has no readable mask"):
         work_through(benchmark_copy, Painter(), tmp_path / "out")
     file.unlink()
-    with pytest.raises(FlexEditError, match=r"no readable mask: .*world-replace\.png cannot be read"):
+    with pytest.raises(FlexEditError, match=r"world-replace\.png cannot be read"):
         work_through(benchmark_copy, Painter(), tmp_path / "other")
 
 
