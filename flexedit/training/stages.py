@@ -37,7 +37,15 @@ from .system import Recipe, System
 from .trainer import TrainConfig, Trainer
 from .validation import VALIDATION_SEED, PictureGrid
 
-HELPERS = {"region": 4.0, "helper_classes": 0.1, "helper_result": 0.1, "helper_mask": 0.2}
+BASE = Recipe(
+    stage="joint",
+    parts=("unet", "mea"),
+    noises=2,
+    region=4.0,
+    helper_classes=0.1,
+    helper_result=0.1,
+    helper_mask=0.2,
+)
 
 
 @dataclass(frozen=True)
@@ -65,17 +73,14 @@ MINI_PLAN = Plan(
         "clip": Stage(mini_train(6000, 32, 1e-3)),
         "vision": Stage(mini_train(9000, 32, 1e-3)),
         "vllm": Stage(mini_train(10000, 16, 8e-4)),
-        "base": Stage(
-            mini_train(18000, 32, 8e-4, ema=0.997),
-            Recipe(stage="joint", parts=("unet", "mea"), **HELPERS),
-        ),
+        "base": Stage(mini_train(15500, 32, 8e-4, ema=0.997), BASE),
         "align": Stage(
             mini_train(6000, 16, 1e-3),
             Recipe(stage="align", parts=("qformer", "vllm")),
         ),
         "joint": Stage(
-            mini_train(3000, 16, 3e-4, ema=0.997),
-            Recipe(stage="joint", parts=("unet", "mea", "qformer", "vllm"), **HELPERS),
+            mini_train(1500, 16, 3e-4, ema=0.997),
+            dataclasses.replace(BASE, parts=("unet", "mea", "qformer", "vllm")),
         ),
     }
 )

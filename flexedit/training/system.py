@@ -1,7 +1,8 @@
 """A system in training: the stages of an edit, with each loss beside the prediction it scores.
 
 L = L_VLLM + L_diffusion (eq. 5); in stage 1 L_align in place of the diffusion term. Every loss is
-a vector over rows, (B,); rows it does not concern have 0. B batch, h × w the latent's size
+a vector over rows, (B,); rows it does not concern have 0. B batch, K noises of one row, h × w the
+latent's size
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
-from einops import rearrange
+from einops import rearrange, repeat
 from torch import Tensor, nn
 
 from .. import prompts, sampling
@@ -31,7 +32,7 @@ from .batch import Batch
 class Draw:
     """All that is random in one step, drawn for the global batch so that processes agree.
 
-    noise (B, C, h, w) · timesteps (B,) · branch (B,): 0 positive, 1 scene-only, 2 negative ·
+    noise (B, K, C, h, w) · timesteps, branch (B, K); 0 positive, 1 scene-only, 2 negative ·
     generic (B,): which edits are answered with the generic reply · positional (B,): which phrase
     """
 
@@ -51,11 +52,12 @@ class Draw:
         num_train_timesteps: int = 1000,
     ) -> Draw:
         generator = torch.Generator().manual_seed(seed * 1_000_003 + step)
-        batch = shape[0]
-        choice = torch.rand(batch, generator=generator)
+        batch, *latent = shape
+        noises = (batch, recipe.noises)
+        choice = torch.rand(noises, generator=generator)
         return cls(
-            noise=torch.randn(shape, generator=generator),
-            timesteps=torch.randint(num_train_timesteps, (batch,), generator=generator),
+            noise=torch.randn((*noises, *latent), generator=generator),
+            timesteps=torch.randint(num_train_timesteps, noises, generator=generator),
             branch=(choice < recipe.drop_edit + recipe.drop_scene).long()
             + (choice < recipe.drop_scene).long(),
             generic=torch.rand(batch, generator=generator) < recipe.generic_reply,
@@ -79,16 +81,18 @@ class Draw:
 class Recipe:
     """What a stage trains, and how much each loss counts.
 
-    ``region`` weighs latent pixels inside the edited region (outside is 1). The helpers are for
-    training only: read off the UNet's last features, the classes of scene and result and the mask
-    of what is meant teach it what it looks at and what it has to draw; the saved model has no such
-    head.
+    ``noises`` is K: on how many noises and timesteps a row is scored; what comes before the UNet is
+    computed once for all of them. ``region`` weighs latent pixels inside the edited region (outside
+    is 1). The helpers are for training only: read off the UNet's last features, the classes of
+    scene and result and the mask of what is meant teach it what it looks at and what it has to
+    draw; the saved model has no such head.
     """
 
     stage: Literal["align", "joint"]
     parts: tuple[str, ...]  # of "unet", "mea", "qformer", "vllm" (its LoRA and edit tokens)
     drop_edit: float = 0.05  # guidance dropout: the scene-only branch
     drop_scene: float = 0.05  # guidance dropout: the negative branch
+    noises: int = 1
     generic_reply: float = 0.5  # how many edits are answered with the reply ``direct`` forces
     reply: float = 1.0
     diffusion: float = 1.0
@@ -217,63 +221,75 @@ class System(nn.Module):
     def diffusion(self, e: Tensor, batch: Batch, draw: Draw, losses: dict[str, Tensor]) -> None:
         """L_diffusion (eq. 4) in the config's prediction type; questions have no such term."""
         conditioning = choose(self.condition(e, batch), draw.branch)
+        noise, timesteps = draw.noise.flatten(0, 1), draw.timesteps.flatten()
+        num_noises = draw.timesteps.shape[1]
         with torch.no_grad():
             clean = scene_latent(self.vae, batch.target) * self.vae.config.scaling_factor
-        noisy = self.schedule.add_noise(clean, draw.noise, draw.timesteps)
+            clean = repeat(clean, "b ... -> (b k) ...", k=num_noises)
+        noisy = self.schedule.add_noise(clean, noise, timesteps)
         features: list[Tensor] = []
         hook = self.unet.unet.conv_norm_out.register_forward_pre_hook(
             lambda _, inputs: features.append(inputs[0])
         )
-        prediction = self.unet(noisy, draw.timesteps, conditioning, self.mea)
+        prediction = self.unet(noisy, timesteps, conditioning, self.mea)
         hook.remove()
         wanted = {
-            "epsilon": lambda: draw.noise,
+            "epsilon": lambda: noise,
             "sample": lambda: clean,
-            "v_prediction": lambda: self.schedule.get_velocity(clean, draw.noise, draw.timesteps),
+            "v_prediction": lambda: self.schedule.get_velocity(clean, noise, timesteps),
         }[self.config.diffusion.prediction_type]()
         height, width = clean.shape[-2:]
         region = F.adaptive_max_pool2d(batch.region[:, None], (height, width))
-        weight = 1 + (self.recipe.region - 1) * region
-        error = (prediction.float() - wanted).square() * weight
-        losses["diffusion"] = self.recipe.diffusion * error.mean((1, 2, 3)) * batch.has_target
+        weight = 1 + (self.recipe.region - 1) * region  # (B, 1, h, w)
+        error = (prediction.float() - wanted).square()
+        error = rearrange(error, "(b k) ... -> b k ...", k=num_noises) * weight[:, None]
+        error = error.mean((1, 2, 3, 4))
+        losses["diffusion"] = self.recipe.diffusion * error * batch.has_target
         if self.recipe.helper_classes or self.recipe.helper_result or self.recipe.helper_mask:
-            known = batch.has_target * (draw.branch == 0)
-            for name, loss in self.help(features[0], batch, weight[:, 0]).items():
-                losses[name] = getattr(self.recipe, name) * loss.mean((1, 2)) * known
+            known = batch.has_target[:, None] * (draw.branch == 0)
+            for name, loss in self.help(features[0], batch, weight).items():
+                losses[name] = getattr(self.recipe, name) * (loss.mean((2, 3)) * known).mean(1)
 
     def help(self, features: Tensor, batch: Batch, weight: Tensor) -> dict[str, Tensor]:
-        """Losses (B, h, w) of what the UNet's last features say: what is where in the scene, what
-        in the result (``weight`` (B, h, w) counts the edited region more), and which is meant.
+        """Losses (B, K, h, w) of what the UNet's last features (B·K, C, h, w) say: what is where in
+        the scene, what in the result (``weight`` (B, 1, h, w) counts the edited region more), and
+        what is meant.
         """
-        side = (features.shape[-2], features.shape[-1])
-        output = self.helper(features).float()
+        height, width = features.shape[-2:]
+        rows = len(batch.captions)
+        output = rearrange(self.helper(features).float(), "(b k) c h w -> b c k h w", b=rows)
         scene, result = output[:, :-1].chunk(2, dim=1)
 
-        def small(classes: Tensor) -> Tensor:
-            return F.interpolate(classes[:, None].float(), side, mode="nearest-exact")[:, 0].long()
+        def small(picture: Tensor) -> Tensor:  # (B, H, W) → (B, K, h, w)
+            picked = F.interpolate(picture[:, None].float(), (height, width), mode="nearest-exact")
+            return picked.expand(-1, output.shape[2], -1, -1)
 
-        meant = F.adaptive_avg_pool2d(batch.object_mask[:, None], side)[:, 0]
+        def by_class(logits: Tensor, classes: Tensor) -> Tensor:
+            return F.cross_entropy(logits, small(classes).long(), reduction="none")
+
+        meant = F.adaptive_avg_pool2d(batch.object_mask[:, None], (height, width))
         return {
-            "helper_classes": F.cross_entropy(scene, small(batch.classes), reduction="none"),
-            "helper_result": weight
-            * F.cross_entropy(result, small(batch.result_classes), reduction="none"),
+            "helper_classes": by_class(scene, batch.classes),
+            "helper_result": weight * by_class(result, batch.result_classes),
             "helper_mask": F.binary_cross_entropy_with_logits(
-                output[:, -1], meant, reduction="none"
+                output[:, -1], meant.expand_as(output[:, -1]), reduction="none"
             ),
         }
 
 
 def choose(branches: Branches, branch: Tensor) -> Conditioning:
-    """Guidance dropout: each row takes the branch it was dealt (0, 1 or 2)."""
+    """Guidance dropout: each row takes the branches (B, K) it was dealt (0, 1 or 2): B·K rows."""
 
     def pick(tensors: list[Tensor]) -> Tensor:
         stacked = rearrange(tensors, "n b ... -> b n ...")
-        return stacked[torch.arange(len(branch), device=branch.device), branch]
+        row = torch.arange(len(branch), device=branch.device)[:, None]
+        return stacked[row, branch].flatten(0, 1)
 
     options: list[Any] = list(branches)
+    f2 = options[0].f2
     return Conditioning(
         pick([option.f1 for option in options]),
-        options[0].f2,
+        None if f2 is None else repeat(f2, "b ... -> (b k) ...", k=branch.shape[1]),
         pick([option.strength for option in options]),
         pick([option.scene_latent for option in options]),
     )

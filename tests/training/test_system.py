@@ -36,7 +36,7 @@ def losses(system: System, batch: Batch, draw: Draw | None = None) -> dict[str, 
 
 
 def dealt(draw: Draw, *branches: int) -> Draw:
-    return dataclasses.replace(draw, branch=torch.tensor(branches))
+    return dataclasses.replace(draw, branch=torch.tensor(branches)[:, None])
 
 
 # What is random
@@ -68,7 +68,7 @@ def test_processes_take_their_rows_of_one_draw():
 def test_branches_are_dropped_as_often_as_the_recipe_says(drop_edit, drop_scene, shares):
     recipe = dataclasses.replace(JOINT, drop_edit=drop_edit, drop_scene=drop_scene)
     dice = Draw.make(0, 0, (5000, 1, 1, 1), recipe)
-    counted = dice.branch.bincount(minlength=3) / 5000
+    counted = dice.branch.flatten().bincount(minlength=3) / 5000
     assert counted.tolist() == pytest.approx(shares, abs=0.03)
 
 
@@ -78,12 +78,17 @@ def test_each_row_takes_the_branch_it_was_dealt():
         f2 = torch.full((4, 2, 1), 7.0)
         return Conditioning(f1, f2, f1[:, 0, 0], f1.view(4, 1, 1, 1))
 
-    chosen = choose(Branches(*map(option, range(3))), torch.tensor([2, 0, 1, 1]))
+    chosen = choose(Branches(*map(option, range(3))), torch.tensor([[2], [0], [1], [1]]))
     expected = [20.0, 1.0, 12.0, 13.0]
     assert chosen.f1.flatten().tolist() == expected
     assert chosen.strength.tolist() == expected
     assert chosen.scene_latent.flatten().tolist() == expected
     assert chosen.f2.shape == (4, 2, 1)
+
+    dealt_twice = torch.tensor([[2, 0], [0, 1], [1, 1], [0, 2]])
+    chosen = choose(Branches(*map(option, range(3))), dealt_twice)
+    assert chosen.f1.flatten().tolist() == [20.0, 0.0, 1.0, 11.0, 12.0, 12.0, 3.0, 23.0]
+    assert chosen.f2.shape == (8, 2, 1)
 
 
 # Which losses concern which row
@@ -184,12 +189,13 @@ def test_diffusion_scores_what_the_config_says_is_predicted(tiny, tmp_path, pred
     with torch.no_grad():
         mode = system.vae.encode(batch.target * 2 - 1).latent_dist.mode()
     clean = mode * system.vae.config.scaling_factor
+    noise = draw.noise[:, 0]
     alpha = system.schedule.alphas_cumprod[draw.timesteps].view(2, 1, 1, 1)
-    torch.testing.assert_close(noisy, alpha**0.5 * clean + (1 - alpha) ** 0.5 * draw.noise)
+    torch.testing.assert_close(noisy, alpha**0.5 * clean + (1 - alpha) ** 0.5 * noise)
     wanted = {
         "sample": clean,
-        "epsilon": draw.noise,
-        "v_prediction": alpha**0.5 * draw.noise - (1 - alpha) ** 0.5 * clean,
+        "epsilon": noise,
+        "v_prediction": alpha**0.5 * noise - (1 - alpha) ** 0.5 * clean,
     }[prediction_type]
     torch.testing.assert_close(found, (prediction - wanted).square().mean((1, 2, 3)))
 
@@ -201,6 +207,30 @@ def test_the_edited_region_counts_more(tiny):
         found[weight] = losses(system, batch)["diffusion"]
     assert found[4.0] > found[1.0]
     torch.testing.assert_close(found[7.0] - found[4.0], found[4.0] - found[1.0])
+
+
+def test_several_noises_of_a_row_score_as_each_would_alone(tiny):
+    system = build(tiny, dataclasses.replace(HELPED, noises=3, region=4.0, drop_scene=0.3))
+    batch = batch_of("insert", "remove")
+    draw = system.draw(0, 2)
+    assert draw.noise.shape == (2, 3, 4, 16, 16) and draw.branch.shape == (2, 3)
+    together = losses(system, batch, draw)
+    alone = [
+        losses(
+            system,
+            batch,
+            dataclasses.replace(
+                draw,
+                noise=draw.noise[:, [k]],
+                timesteps=draw.timesteps[:, [k]],
+                branch=draw.branch[:, [k]],
+            ),
+        )
+        for k in range(3)
+    ]
+    for name, loss in together.items():
+        mean = torch.stack([one[name] for one in alone]).mean(0)
+        torch.testing.assert_close(loss, mean, atol=1e-5, rtol=1e-4)
 
 
 def test_helpers_ask_only_where_the_unet_knows_the_edit(tiny):
@@ -372,7 +402,7 @@ def test_what_was_trained_is_a_model_folder_that_computes_the_same(tiny, tmp_pat
         embeds, _, _ = pipeline.embed(batch.request)
         torch.testing.assert_close(embeds.e, e, atol=1e-4, rtol=1e-4)
         trained, loaded = system.condition(e, batch), pipeline.condition(embeds)
-        noisy, timesteps = draw.noise, draw.timesteps
+        noisy, timesteps = draw.noise[:, 0], draw.timesteps[:, 0]
         for one, other in zip(trained, loaded, strict=True):
             torch.testing.assert_close(
                 system.unet(noisy, timesteps, one, system.mea),

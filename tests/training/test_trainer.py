@@ -52,7 +52,7 @@ class Painter(nn.Module):
 
     def forward(self, batch: Batch, draw: Draw) -> dict[str, Tensor]:
         time.sleep(self.pause)
-        scene = batch.request.scene + 0.1 * draw.noise
+        scene = batch.request.scene + 0.1 * draw.noise[:, 0]
         seen = torch.cat([scene, batch.request.mask[:, None]], 1)
         logits = self.net(seen + 0 * self.frozen(seen))[:, 0]
         wrong = F.binary_cross_entropy_with_logits(logits, batch.object_mask, reduction="none")
