@@ -79,8 +79,8 @@ MINI_PLAN = Plan(
             Recipe(stage="align", parts=("qformer", "vllm")),
         ),
         "joint": Stage(
-            mini_train(1500, 16, 3e-4, ema=0.997),
-            dataclasses.replace(BASE, parts=("unet", "mea", "qformer", "vllm")),
+            mini_train(2800, 16, 3e-4, ema=0.997),
+            dataclasses.replace(BASE, parts=("unet", "mea", "qformer", "vllm"), noises=4),
         ),
     }
 )
