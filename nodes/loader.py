@@ -33,7 +33,7 @@ class Loader(io.ComfyNode):
                     options=folders.model_names(),
                     default=EMBEDDED,
                     tooltip="A folder below models/flexedit, or flexedit-mini, this pack's small "
-                    "model for 64-pixel pictures, if its weights are there.",
+                    "model for 64-pixel pictures.",
                 ),
                 io.Combo.Input(
                     "precision",
