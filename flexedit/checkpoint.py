@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from .config import SystemConfig
 from .errors import FlexEditError
+from .models.chat_vllm import LLAVA_CHAT, ChatVLLM
 from .models.clip import ImageEncoder, TextEncoder
 from .models.mea import MEA
 from .models.preprocess import Preprocess
@@ -242,6 +243,11 @@ class _part_errors:
             log.set_verbosity(level)
         if self.bars:
             self.logs[0].enable_progress_bar()
+        if isinstance(error, ImportError):
+            raise FlexEditError(
+                f"{self.folder} needs a package that is not installed ({_first_line(error)}). "
+                "Install it into the Python that runs FlexEdit, then start again."
+            ) from error
         complaints = (OSError, ValueError, KeyError, TypeError, SafetensorError, RuntimeError)
         if isinstance(error, complaints) and not isinstance(error, torch.OutOfMemoryError):
             raise FlexEditError(
@@ -283,6 +289,49 @@ def load_stock_vllm(
     return VLLM(llava, tokenizer, preprocess, num_edit_tokens, hidden_state).eval()
 
 
+def load_chat_vllm(folder: Path, dtype: torch.dtype = torch.float32) -> ChatVLLM:
+    """Any transformers image-text-to-text folder with its processor, to be asked in plain words."""
+    from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
+
+    with _part_errors(folder):
+        config = AutoConfig.from_pretrained(folder, local_files_only=True)
+        if getattr(config, "quantization_config", None) is not None:
+            raise FlexEditError(
+                f"{folder} holds quantised weights, which ComfyUI cannot place. Choose a folder "
+                "with plain fp16, bf16 or fp32 weights, and the precision in the node."
+            )
+        model, info = AutoModelForImageTextToText.from_pretrained(
+            folder,
+            config=config,
+            dtype=dtype,
+            use_safetensors=True,
+            local_files_only=True,
+            output_loading_info=True,
+        )
+        _require_tokenizer(folder)
+        processor = AutoProcessor.from_pretrained(folder, local_files_only=True)
+    _require_all(info, folder)
+    if model.config.model_type == "llava":
+        _complete_llava(processor, model.config)
+    if processor.chat_template is None or model.config.is_encoder_decoder:
+        raise FlexEditError(
+            f"{folder} holds a {type(model).__name__} that does not chat (it has no chat template)."
+            " Choose an instruction-tuned VLLM, such as LLaVA, Qwen2.5-VL or SmolVLM."
+        )
+    return ChatVLLM(model, processor).eval()
+
+
+def _complete_llava(processor: Any, config: Any) -> None:
+    """Folders of the first LLaVA models leave to the code what later ones say themselves."""
+    if processor.patch_size is None:
+        processor.patch_size = config.vision_config.patch_size
+        processor.vision_feature_select_strategy = config.vision_feature_select_strategy
+        class_token = config.vision_config.model_type == "clip_vision_model"
+        processor.num_additional_image_tokens = int(class_token)
+    if processor.chat_template is None:
+        processor.chat_template = LLAVA_CHAT
+
+
 def load_image_encoder(folder: Path, dtype: torch.dtype = torch.float32) -> ImageEncoder:
     from transformers import CLIPVisionModelWithProjection
 
@@ -301,13 +350,17 @@ def load_text_encoder(folder: Path, dtype: torch.dtype = torch.float32) -> TextE
 
 
 def _load_tokenizer(folder: Path) -> Any:
-    """transformers makes up an empty vocabulary where some tokenizers' files are missing."""
     from transformers import AutoTokenizer
 
+    _require_tokenizer(folder)
+    return AutoTokenizer.from_pretrained(folder, local_files_only=True)
+
+
+def _require_tokenizer(folder: Path) -> None:
+    """transformers makes up an empty vocabulary where some tokenizers' files are missing."""
     names = ("tokenizer.json", "vocab.json", "tokenizer.model")
     if not any((folder / name).is_file() for name in names):
         raise OSError("there is no tokenizer.json")
-    return AutoTokenizer.from_pretrained(folder, local_files_only=True)
 
 
 def _require_all(info: dict[str, Any], folder: Path) -> None:

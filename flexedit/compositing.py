@@ -18,6 +18,7 @@ from .errors import FlexEditError
 from .request import common_batch, prepare_picture
 
 REGIONS = ("mask", "mask + connected change")
+FLAT = 0.02  # a spread of brightness too small to tell a gain from
 VAE_RATIOS = (4, 8)  # what a decoded picture's sides may have been padded to
 
 
@@ -95,12 +96,14 @@ def put_edit(
     grow: int = 0,
     feather: int = 0,
     crop: Crop | None = None,
+    color_match: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """→ the scene with the edit inside its region (B, 3, H, W), and that region (B, H, W).
 
     scene, edited, mask: any channels, each one picture or the same number; an edit of another size
     is cut back (a VAE's padding) or scaled. ``region``: one of REGIONS · ``grow``, ``feather`` in
-    pixels · ``crop``: edited, and a mask of the crop's size, are crops to be put back first.
+    pixels · ``crop``: edited, and a mask of the crop's size, are crops to be put back first ·
+    ``color_match``: give the edit the scene's colours first, see `match_colors`.
     Outside the region every pixel keeps the scene's own value bit for bit.
     """
     if region not in REGIONS:
@@ -113,21 +116,65 @@ def put_edit(
     batch = common_batch(counts)
     scene, edited = (x.expand(batch, -1, -1, -1) for x in (scene, edited))
     height, width = scene.shape[2:]
-    unedited = scene
+    unedited, seen = scene, torch.ones_like(scene[:, 0])
     if crop is None:
         mask = masks.prepare_mask(mask, height, width, batch)
         edited = fit(edited, height, width)
     else:
         edited = put_back(scene, edited, crop)
         unedited = put_back(scene, extract(scene, crop), crop)  # detail lost is no change
+        seen = box_mask(crop, batch).to(scene)
         if mask.shape[-2:] == (crop.size, crop.size) != (height, width):
             cropped = masks.prepare_mask(mask, crop.size, crop.size, batch).unsqueeze(1)
             mask = put_back(torch.zeros_like(scene[:, :1]), cropped, crop)[:, 0]
         mask = masks.prepare_mask(mask, height, width, batch)
+    if color_match:
+        edited = match_colors(edited, unedited, (mask == 0) & (seen > 0))
     if region == "mask + connected change":
-        mask = torch.maximum(mask, masks.connected_change(unedited, edited, mask))
-    mask = masks.feather(masks.grow(mask, grow), feather)
+        changed = masks.connected_change(unedited, edited, mask, seen=seen)
+        mask = torch.maximum(mask, changed)
+    mask = masks.feather(masks.grow(mask, grow) * seen, feather)
     return masks.composite(scene, edited, mask), mask
+
+
+def match_colors(edited: Tensor, scene: Tensor, same: Tensor) -> Tensor:
+    """edited (B, 3, H, W) with the scene's contrast and brightness in each channel.
+
+    One gain and offset per channel, fitted where both should show the same: ``same`` (B, H, W), of
+    which the pixels that fit worst, where the edit changed more than it was asked to, are left out.
+    """
+    rows = [_match_one(*row) for row in zip(edited, scene, same, strict=True)]
+    return torch.stack(rows)
+
+
+def _match_one(edited: Tensor, scene: Tensor, same: Tensor) -> Tensor:
+    if not same.any():
+        raise FlexEditError(
+            "color_match has nothing to compare: the mask covers the whole picture. Turn it off."
+        )
+    # Fine detail is lost in an edit: it would make the edit look low in contrast.
+    x, y = (F.avg_pool2d(picture, 5, 1, 2, count_include_pad=False) for picture in (edited, scene))
+    x, y = x[:, same], y[:, same]
+    gain = torch.ones_like(x[:, :1])
+    offset = (y - x).median(1, keepdim=True).values
+    for _ in range(3):
+        error = (y - gain * x - offset).abs().amax(0)
+        fits = error <= 2 * error.median()
+        mean_x, mean_y = (one[:, fits].mean(1, keepdim=True) for one in (x, y))
+        dx, dy = x[:, fits] - mean_x, y[:, fits] - mean_y
+        excess = ((dy - dx) * dx).mean(1, keepdim=True)
+        gain = 1 + excess / (dx.square().mean(1, keepdim=True) + FLAT**2)
+        offset = mean_y - gain * mean_x
+    return (gain[..., None] * edited + offset[..., None]).clamp(0, 1)
+
+
+def box_mask(crop: Crop, batch: int) -> Tensor:
+    """1 inside each picture's box: (batch, H, W)"""
+    seen = torch.zeros(batch, crop.height, crop.width)
+    for row in range(batch):
+        left, top, right, bottom = crop.boxes[row if len(crop.boxes) > 1 else 0]
+        seen[row, top:bottom, left:right] = 1
+    return seen
 
 
 def fit(picture: Tensor, height: int, width: int) -> Tensor:

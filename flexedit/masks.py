@@ -33,6 +33,7 @@ COLORS: dict[str, tuple[float, float, float]] = {
 }
 
 SPECK = 0.002  # of the picture: smaller islands and holes of a mask that was read back are noise
+MAX_SHIFT = 0.05  # of a channel: what a VAE may do to a picture's colours as a whole
 EMPTY = "The mask is empty. Paint over the thing to edit, then queue again."
 
 Box = tuple[int, int, int, int]  # left, top, right, bottom
@@ -438,22 +439,40 @@ def unpad(image: Tensor, height: int, width: int) -> Tensor:
 
 
 def connected_change(
-    scene: Tensor, edited: Tensor, mask: Tensor, threshold: float = 0.08
+    scene: Tensor,
+    edited: Tensor,
+    mask: Tensor,
+    threshold: float = 0.07,
+    seen: Tensor | None = None,
 ) -> Tensor:
     """mask joined with the area connected to it that really changed, (B, H, W) of 0 and 1.
 
-    scene, edited (B, 3, H, W), mask (B, H, W); `threshold` is the mean change of a pixel and its
-    neighbours that counts. What was added and outgrows the mask belongs to it, changes elsewhere
-    do not.
+    scene, edited (B, 3, H, W), mask (B, H, W); `threshold` is the change of a pixel and its
+    neighbours, on average, that counts. What was added and outgrows the mask belongs to it, changes
+    elsewhere do not. The fine detail that a VAE loses averages out, and the shift of colours that
+    it gives to the whole picture is no change; `seen` (B, H, W): where there is an edit at all.
     """
-    change = F.avg_pool2d((edited - scene).abs().amax(1, keepdim=True).float(), 3, 1, 1)[:, 0]
+    moved = edited.float() - scene.float()
+    outside = mask == 0 if seen is None else (mask == 0) & (seen > 0)
+    shift = torch.stack(
+        [_color_shift(one[:, out]) for one, out in zip(moved, outside, strict=True)]
+    )
+    around = F.avg_pool2d(moved - shift.view(-1, 3, 1, 1), 3, 1, 1).abs().amax(1)
     regions = []
-    for moved, seed in zip((change > threshold).numpy(force=True), _support(mask), strict=True):
-        moved = ndimage.binary_opening(moved, np.ones((3, 3))) | seed
-        labels, _ = ndimage.label(moved, np.ones((3, 3)))
+    for changed, seed in zip((around > threshold).numpy(force=True), _support(mask), strict=True):
+        changed = ndimage.binary_opening(changed, np.ones((3, 3))) | seed
+        labels, _ = ndimage.label(changed, np.ones((3, 3)))
         touched = np.unique(labels[seed])
         regions.append(np.isin(labels, touched[touched > 0]))
     return torch.from_numpy(np.stack(regions)).to(mask)
+
+
+def _color_shift(moved: Tensor) -> Tensor:
+    """moved (3, N) → how far most pixels moved (3,); 0 if that is too far for a mere shift."""
+    if not moved.numel():
+        return moved.new_zeros(3)
+    shift = moved.median(1).values
+    return shift if shift.abs().amax() <= MAX_SHIFT else torch.zeros_like(shift)
 
 
 def grow(mask: Tensor, pixels: int) -> Tensor:

@@ -18,6 +18,7 @@ from . import masks, prompts, sampling
 from .checkpoint import ModelFolder
 from .config import SystemConfig
 from .errors import FlexEditError
+from .models.chat_vllm import ChatVLLM
 from .models.mea import MEA, Branches, Conditioning
 from .models.unet import FlexEditUNet, Subject
 from .models.vllm import VLLM, Reading
@@ -55,14 +56,19 @@ class EditResult:
 
 
 def interpret(
-    vllm: VLLM,
+    vllm: VLLM | ChatVLLM,
     request: EditRequest,
     reply: str = "direct",
     mark_alpha: float = 0.5,
     on_token: Callable[[int], None] | None = None,
 ) -> Intent:
-    """The VLLM reads the marked scene. A question is always answered; it has no edit tokens."""
+    """The VLLM reads the marked scene. A question is always answered; it has no edit tokens.
+
+    A stock VLLM always speaks: it names what is meant and says an edit's instruction anew.
+    """
     marked = request.marked(mark_alpha)
+    if isinstance(vllm, ChatVLLM):
+        return Intent(request, marked, vllm.read(request, marked, on_token))
     texts = prompts.prompts_for(request)
     pixels = vllm.pictures(marked, request.subject, request.has_subject)
     device = next(vllm.parameters()).device
@@ -78,6 +84,11 @@ def interpret(
 
 def edit_states(intent: Intent) -> Tensor:
     """H (B, N, D_llm) of an intent that carries an edit."""
+    if intent.reading.hidden_states is None and "ask" not in intent.request.tasks:
+        raise FlexEditError(
+            "This intent comes from a stock VLLM, which has no edit tokens. Use the VLLM of "
+            "FlexEdit Loader, or give reply and label to another graph."
+        )
     if intent.reading.hidden_states is None:
         raise FlexEditError(
             "This intent answers a question and carries no edit. Set the task to 'edit' or "

@@ -19,10 +19,12 @@ class FlexEditExtension(ComfyExtension):
         from .qformer import QFormerEmbed
         from .runtime import folders
         from .sampler import KSampler
+        from .vllm_loader import VLLMLoader
 
         folders.register()
         return [
             Loader,
+            VLLMLoader,
             FreeShapeMask,
             MaskInterpreter,
             QFormerEmbed,

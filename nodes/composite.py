@@ -49,6 +49,13 @@ class Composite(io.ComfyNode):
                     optional=True,
                     tooltip="From FlexEdit Crop, when the edit was made on a crop of the scene.",
                 ),
+                io.Boolean.Input(
+                    "color_match",
+                    optional=True,
+                    default=False,
+                    tooltip="Gives the edit the scene's brightness and contrast, measured where "
+                    "nothing was to change: against a tint or a veil over the whole edit.",
+                ),
             ],
             outputs=[
                 io.Image.Output("image", display_name="image", tooltip="The scene with the edit."),
@@ -61,7 +68,9 @@ class Composite(io.ComfyNode):
         return one_of("region", region, compositing.REGIONS)
 
     @classmethod
-    def execute(cls, scene, edited, mask, region, grow, feather, crop=None) -> io.NodeOutput:
+    def execute(
+        cls, scene, edited, mask, region, grow, feather, crop=None, color_match=False
+    ) -> io.NodeOutput:
         picture, edited_region = compositing.put_edit(
             to_bchw(scene),
             to_bchw(edited),
@@ -70,5 +79,6 @@ class Composite(io.ComfyNode):
             grow=grow,
             feather=feather,
             crop=crop,
+            color_match=color_match,
         )
         return io.NodeOutput(to_bhwc(picture), edited_region)

@@ -28,7 +28,10 @@ class MaskInterpreter(io.ComfyNode):
             "with the instruction, and finds out which object or place you mean.",
             search_aliases=["scribble", "VLM", "LLaVA", "grounding", "what is under the mask"],
             inputs=[
-                Vllm.Input("vllm", tooltip="From FlexEdit Loader."),
+                Vllm.Input(
+                    "vllm",
+                    tooltip="From FlexEdit Loader, or a stock one from FlexEdit VLLM Loader.",
+                ),
                 io.Image.Input("scene", tooltip="The picture to edit."),
                 io.String.Input(
                     "instruction",
@@ -50,7 +53,8 @@ class MaskInterpreter(io.ComfyNode):
                     options=list(REPLIES),
                     default="direct",
                     tooltip="direct: fast, without words (reply and label stay empty). generate: "
-                    "the model first says what it understood. A question is always answered.",
+                    "the model first says what it understood. A question is always answered, and a "
+                    "stock VLLM always speaks.",
                 ),
                 io.Mask.Input(
                     "mask",
@@ -69,7 +73,10 @@ class MaskInterpreter(io.ComfyNode):
                     "intent", display_name="intent", tooltip="The request and what was understood."
                 ),
                 io.String.Output(
-                    "reply_text", display_name="reply", tooltip="One line per picture."
+                    "reply_text",
+                    display_name="reply",
+                    tooltip="One line per picture. For an edit, a stock VLLM says the instruction "
+                    "anew, so that any other editor can follow it.",
                 ),
                 io.String.Output(
                     "label",

@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from flexedit import compositing, masks
+from flexedit.data.world import World
 from flexedit.errors import FlexEditError
 
 
@@ -126,3 +127,106 @@ def test_an_edit_scaled_to_a_multiple_of_a_large_ratio_is_scaled_not_cut():
     shrunk = compositing.resize(before, 64, 64)
     after, _ = compositing.put_edit(before, shrunk, torch.ones(1, 50, 50))
     assert (after - before).abs().mean() < 0.1
+
+
+def world(index: int = 0, size: int = 128):
+    """→ scene, exact edit (1, 3, H, W) and scribble (1, H, W) of the synthetic world"""
+    sample = World(size=size, split="heldout", seed=7, operations={"replace": 1.0})[index]
+    pictures = (torch.tensor(picture) / 255 for picture in (sample.scene, sample.target))
+    scene, edited = (picture.movedim(-1, 0).unsqueeze(0) for picture in pictures)
+    return scene, edited, torch.tensor(sample.mask).float().unsqueeze(0)
+
+
+def through_a_vae(picture: torch.Tensor, gain: float = 1.0, offset: float = 0.0) -> torch.Tensor:
+    """Fine detail is lost, and contrast and brightness shift."""
+    height, width = picture.shape[-2:]
+    small = compositing.resize(picture, height // 2, width // 2)
+    return (compositing.resize(small, height, width) * gain + offset).clamp(0, 1)
+
+
+def test_matched_colours_remove_a_veil_over_the_edit():
+    tint = torch.tensor([0.08, 0.0, -0.06]).view(1, 3, 1, 1)
+    for index in range(6):
+        before, truth, mask = world(index)
+        good = through_a_vae(truth)
+        veiled = (through_a_vae(truth, gain=0.85) + 0.05 + tint).clamp(0, 1)
+        errors = {}
+        for name, edited, match in (
+            ("good", good, False),
+            ("good, matched", good, True),
+            ("veiled", veiled, False),
+            ("matched", veiled, True),
+        ):
+            after, _ = compositing.put_edit(before, edited, mask, color_match=match)
+            inside = (mask > 0).unsqueeze(1).expand_as(after)
+            errors[name] = float((after - truth)[inside].abs().mean())
+        assert errors["matched"] < errors["good"] + 0.25 * (errors["veiled"] - errors["good"])
+        assert errors["good, matched"] < errors["good"] + 0.003
+
+
+def test_matched_colours_leave_the_outside_bit_for_bit():
+    before, truth, mask = world()
+    after, region = compositing.put_edit(
+        before, through_a_vae(truth, 0.8, 0.1), mask, feather=3, color_match=True
+    )
+    outside = (region == 0).unsqueeze(1).expand_as(before)
+    assert torch.equal(after[outside], before[outside]) and not outside.all()
+
+
+def test_colours_of_a_crop_are_matched_within_its_box():
+    before, _, _ = world(size=256)
+    mask = circle(256, 256, x=0.3, y=0.3, shape_width=0.15, shape_height=0.15)
+    cropped, _, crop = compositing.cut(before, mask, 64, context=2.0)
+    after, region = compositing.put_edit(
+        before,
+        cropped * 0.8 + 0.1,
+        mask,
+        region="mask + connected change",
+        crop=crop,
+        color_match=True,
+    )
+    unveiled, _ = compositing.put_edit(before, cropped, mask, crop=crop)
+    assert (after - unveiled).abs().max() < 0.02
+    assert torch.equal(region > 0, mask > 0)
+
+
+def test_a_mask_over_everything_leaves_no_colours_to_match():
+    with pytest.raises(FlexEditError, match=r"nothing to compare.*Turn it off"):
+        compositing.put_edit(scene(), scene(), torch.ones(1, 40, 60), color_match=True)
+
+
+def test_the_seam_fades_along_the_edges_of_the_crop():
+    before = torch.zeros(1, 3, 100, 100)
+    mask = circle(100, 100, shape_width=0.2, shape_height=0.2)
+    _, _, crop = compositing.cut(before, mask, 40, context=2.0)
+    left, top, right, bottom = crop.boxes[0]
+    after, region = compositing.put_edit(
+        before, torch.ones(1, 3, 40, 40), mask, grow=50, feather=4, crop=crop
+    )
+    assert region[0, 50, 50] == 1 and after[0, 0, 50, 50] == 1
+    assert 0 < region[0, 50, left] < 0.5 and 0 < region[0, 50, right - 1] < 0.5
+    assert not region[0, :top].any() and not region[0, bottom:].any()
+
+
+@pytest.mark.parametrize("shift", [0.0, 0.04])
+def test_the_region_is_what_changed_and_not_what_a_vae_lost(shift):
+    found = added = total = 0.0
+    for index in range(12):
+        before, truth, mask = world(index, size=64)
+        _, region = compositing.put_edit(
+            before, through_a_vae(truth, offset=shift), mask, region="mask + connected change"
+        )
+        changed = ((truth - before).abs().amax(1) > 0.08) & (mask == 0)
+        found += float(((region > 0) & changed).sum())
+        added += float(((region > 0) & ~changed & (mask == 0)).float().mean()) / 12
+        total += float(changed.sum())
+    assert found > 0.95 * total and added < 0.02
+
+
+def test_an_edit_of_most_of_the_picture_is_no_shift_of_colours():
+    before = torch.full((1, 3, 64, 64), 0.5)
+    edited = before.clone()
+    edited[:, 0, :48] = 0.9  # the sky turns red
+    mask = circle(64, 64, y=0.25, shape_width=0.3, shape_height=0.3)
+    _, region = compositing.put_edit(before, edited, mask, region="mask + connected change")
+    assert region[0, :47].all() and not region[0, 50:].any()

@@ -94,12 +94,9 @@ class VLLM(nn.Module):
         return patches + (self.config.vision_feature_select_strategy == "full")
 
     def memory_required(self, num_rows: int, num_pictures: int) -> int:
-        """About how many bytes reading takes: of each token and layer a key and a value, and the
-        widest layer's working copies; 512 tokens of text."""
-        text = self.config.text_config
+        """About how many bytes it takes to read a request with so many rows, of so many pictures"""
         num_tokens = num_rows * (num_pictures * self.num_image_tokens + 512)
-        per_token = 2 * text.num_hidden_layers * text.hidden_size + 4 * text.intermediate_size
-        return num_tokens * per_token * self._dtype.itemsize
+        return reading_memory(self.config.text_config, num_tokens, self._dtype)
 
     def pictures(
         self, marked: Tensor, subject: Tensor | None, has_subject: Sequence[bool]
@@ -233,7 +230,7 @@ class VLLM(nn.Module):
             use_cache=True,
             eos_token_id=stops,
             pad_token_id=self.tokenizer.pad_token_id,
-            stopping_criteria=[_Watch(prompt_length, on_token)] if on_token else None,
+            stopping_criteria=[Watch(prompt_length, on_token)] if on_token else None,
             return_dict_in_generate=True,
         )
         spoken = output.sequences[:, prompt_length:]
@@ -318,7 +315,14 @@ def _plain_weight(layer: Any) -> Tensor:
     return layer.weight
 
 
-class _Watch:
+def reading_memory(text: Any, num_tokens: int, dtype: torch.dtype) -> int:
+    """Bytes that a language model (its config) takes: of each token and layer a key and a value,
+    and the widest layer's working copies."""
+    per_token = 2 * text.num_hidden_layers * text.hidden_size + 4 * text.intermediate_size
+    return num_tokens * per_token * dtype.itemsize
+
+
+class Watch:
     """A stopping criterion that never stops: it reports progress, and lets a cancel through."""
 
     def __init__(self, prompt_length: int, on_token: Callable[[int], None]) -> None:

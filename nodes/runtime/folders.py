@@ -1,8 +1,12 @@
-"""Where model folders lie: below ``models/flexedit``, and the embedded one inside this package."""
+"""Where models lie: FlexEdit's below ``models/flexedit`` and inside this package, stock VLLMs below
+``models/LLM``, which other packs use as well.
+"""
 
 from __future__ import annotations
 
+import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import folder_paths
@@ -11,12 +15,16 @@ from ...flexedit.checkpoint import CONFIG_FILE, EMBEDDED, ModelFolder
 from ...flexedit.errors import FlexEditError
 
 MODELS = "flexedit"
+VLLMS = "LLM"
 
 
 def register() -> None:
-    """Makes ``models/flexedit`` a place for models; paths from extra_model_paths.yaml stay."""
-    default = os.path.join(folder_paths.models_dir, MODELS)
-    folder_paths.add_model_folder_path(MODELS, default)
+    """Makes both folders places for models; paths from extra_model_paths.yaml stay.
+
+    LLM is not ours alone: which files of it are listed is left to whoever lists files.
+    """
+    for name in (MODELS, VLLMS):
+        folder_paths.add_model_folder_path(name, os.path.join(folder_paths.models_dir, name))
     paths, _ = folder_paths.folder_names_and_paths[MODELS]
     folder_paths.folder_names_and_paths[MODELS] = (paths, {"folder"})
 
@@ -47,7 +55,56 @@ def open_model(name: str) -> ModelFolder:
     return ModelFolder(folder)
 
 
+def vllm_folders() -> dict[str, Path]:
+    """Name → folder of every stock VLLM: ``models/LLM/<name>`` or ``models/LLM/<maker>/<name>``."""
+    found: dict[str, Path] = {}
+    for root in map(Path, folder_paths.get_folder_paths(VLLMS)):
+        for config in _configs(root):
+            if "vision_config" in _read(config):
+                found.setdefault(config.parent.relative_to(root).as_posix(), config.parent)
+    return found
+
+
+def _configs(root: Path) -> Iterator[Path]:
+    """A model's own folders are not looked into."""
+    for folder in sorted(root.glob("*/")):
+        if (folder / "config.json").is_file():
+            yield folder / "config.json"
+        else:
+            yield from sorted(folder.glob("*/config.json"))
+
+
+def _read(config: Path) -> dict[str, object]:
+    try:
+        content = json.loads(config.read_text(encoding="utf-8"))
+    except (OSError, ValueError):  # no model that transformers could read
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def open_vllm(name: str) -> Path:
+    """A stock VLLM's folder by its name in the list; no other path can be reached."""
+    found = vllm_folders()
+    if name not in found:
+        known = f"Choose one of {', '.join(found)}, or put" if found else "Put"
+        raise FlexEditError(
+            f"There is no VLLM {name!r}. {known} its folder (config.json, processor and "
+            f".safetensors weights, as transformers saves them) into models/{VLLMS}."
+        )
+    return found[name]
+
+
+def stored_in_bf16(folder: Path) -> bool:
+    """Whether a model's weights were made for bfloat16, whose range half precision lacks."""
+    config = _read(folder / "config.json")
+    return (config.get("dtype") or config.get("torch_dtype")) == "bfloat16"
+
+
 def fingerprint(name: str) -> list[float]:
-    """Changes when any of the model's files does."""
-    files = sorted(path for path in open_model(name).path.rglob("*") if path.is_file())
+    """Changes when any of a FlexEdit model's files does."""
+    return file_times(open_model(name).path)
+
+
+def file_times(folder: Path) -> list[float]:
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
     return [path.stat().st_mtime for path in files]

@@ -7,6 +7,7 @@ from tests.comfyui.workflows import input_specs
 
 NODES = [
     "FlexEditLoader",
+    "FlexEditVLLMLoader",
     "FlexEditFreeShapeMask",
     "FlexEditMaskInterpreter",
     "FlexEditQFormerEmbed",

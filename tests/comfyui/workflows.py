@@ -48,7 +48,7 @@ def _to_api(
     inputs = {}
     for name, spec in input_specs(info):
         if is_widget(spec):
-            inputs[name] = next(values)
+            inputs[name] = next(values, spec[1].get("default"))  # a graph older than the widget
             if has_control(name, spec):
                 next(values)
             if len(spec) > 1 and spec[1].get("image_upload"):

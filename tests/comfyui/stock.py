@@ -1,0 +1,102 @@
+"""A stock VLLM in ComfyUI's care, for test_vllm_loader.py."""
+
+from __future__ import annotations
+
+import gc
+import sys
+import weakref
+from typing import Any
+
+import inside
+
+pack = inside.enter()
+
+import folder_paths  # noqa: E402
+import torch  # noqa: E402
+from comfy import model_management  # noqa: E402
+from flexedit_pack.nodes.interpreter import MaskInterpreter  # noqa: E402
+from flexedit_pack.nodes.runtime import folders  # noqa: E402
+from flexedit_pack.nodes.vllm_loader import VLLMLoader  # noqa: E402
+
+
+def interpret(vllm: Any, task: str = "edit", **inputs: Any) -> tuple[Any, ...]:
+    scene, mask = torch.rand(1, 32, 48, 3), torch.ones(1, 32, 48)
+    request = {"instruction": "remove this", "task": task, "reply": "direct", "mask": mask}
+    return MaskInterpreter.execute(vllm, scene, **(request | inputs)).args
+
+
+def names(root: str) -> dict[str, Any]:
+    """What is listed, with a place of other packs that was there before."""
+    folder_paths.folder_names_and_paths["LLM"] = (["/elsewhere"], {".gguf"})
+    folders.register()
+    folder_paths.add_model_folder_path("LLM", root)
+    paths, extensions = folder_paths.folder_names_and_paths["LLM"]
+    return {
+        "names": list(folders.vllm_folders()),
+        "paths": paths,
+        "extensions": sorted(extensions),
+        "default": folder_paths.models_dir,
+    }
+
+
+def life(name: str) -> dict[str, Any]:
+    """A model from the node that opens it until nothing holds it."""
+    (vllm,) = VLLMLoader.execute(name, "auto").args
+    figures: dict[str, Any] = {"bytes before use": vllm.get_ram_usage()}
+    _, reply, label, marked = interpret(vllm)
+    figures |= {
+        "reply": reply,
+        "label": label,
+        "marked": list(marked.shape),
+        "bytes": vllm.get_ram_usage(),
+        "loaded": [type(one.model.model).__name__ for one in models()],
+    }
+    module = weakref.ref(vllm.patcher.model)
+    again = interpret(vllm)
+    figures["same reply again"] = (again[1], again[2]) == (reply, label)
+    figures["same module again"] = vllm.patcher.model is module()
+    del vllm, again
+    gc.collect()
+    model_management.cleanup_models_gc()
+    figures["kept"] = module() is not None
+    figures["loaded in the end"] = len(models())
+    return figures
+
+
+def models() -> list[Any]:
+    return [one for one in model_management.current_loaded_models if one.model is not None]
+
+
+def cancelled(name: str) -> dict[str, Any]:
+    """A reading that is cancelled before its first token, and the one after it."""
+    (vllm,) = VLLMLoader.execute(name, "auto").args
+    model_management.interrupt_current_processing(True)
+    try:
+        interpret(vllm)
+    except model_management.InterruptProcessingException:
+        return {"raised": True, "label": interpret(vllm)[2]}
+    return {"raised": False}
+
+
+def precisions(name: str, device_has_bf16: bool) -> dict[str, str]:
+    """What a model computes in, by the precision chosen."""
+    model_management.should_use_bf16 = lambda *_: device_has_bf16
+    return {
+        chosen: str(VLLMLoader.execute(name, chosen).args[0].dtype)
+        for chosen in ("auto", "fp16", "fp32")
+    }
+
+
+def everything(root: str) -> dict[str, Any]:
+    return {
+        "names": names(root),
+        "life": life("tiny-llava"),
+        "cancelled": cancelled("tiny-llava"),
+        "bf16 weights": precisions("Qwen/tiny", True),
+        "bf16 weights without bf16": precisions("Qwen/tiny", False),
+        "other weights": precisions("tiny-llava", True),
+    }
+
+
+if __name__ == "__main__":
+    inside.main({"everything": everything}, sys.argv[1:])
