@@ -2,6 +2,15 @@
 
 from .assets import CLASSES, all_styles
 from .export import contact_sheet, write
-from .world import OPERATIONS, Sample, World
+from .world import FULL_MASK, OPERATIONS, Sample, World
 
-__all__ = ["CLASSES", "OPERATIONS", "Sample", "World", "all_styles", "contact_sheet", "write"]
+__all__ = [
+    "CLASSES",
+    "FULL_MASK",
+    "OPERATIONS",
+    "Sample",
+    "World",
+    "all_styles",
+    "contact_sheet",
+    "write",
+]

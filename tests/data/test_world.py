@@ -10,6 +10,7 @@ from PIL import Image
 from flexedit import masks, prompts
 from flexedit.data import (
     CLASSES,
+    FULL_MASK,
     OPERATIONS,
     Sample,
     World,
@@ -25,6 +26,11 @@ from flexedit.errors import FlexEditError
 def fingerprint(sample: Sample) -> list:
     values = dataclasses.astuple(sample)
     return [v.tobytes() if isinstance(v, np.ndarray) else v for v in values]
+
+
+def place(name: str) -> str:
+    """What a photograph shows, without the number of the view."""
+    return name.rsplit("-", 1)[0] if name.startswith("panorama") else name
 
 
 def some(operation: str, count: int = 25, **settings) -> list[Sample]:
@@ -47,12 +53,10 @@ def test_seeds_and_splits_are_other_worlds(other):
     ("split", "index", "operation", "kind", "instruction", "area"),
     [
         ("train", 0, "insert", "rectangle open", "put the object of the second picture here", 239),
-        ("train", 1, "add", "irregular open", "add a duck", 128),
+        ("train", 1, "insert", "circle", "place the light bulb from the second picture here", 361),
         ("train", 2, "replace", "rectangle", "replace it with a dog", 75),
-        ("heldout", 0, "insert", "rectangle open",
-         "place the bicycle from the second picture here", 351),
-        ("heldout", 1, "swap", "random walk", "turn it into the ice cream of the second picture",
-         230),
+        ("heldout", 0, "insert", "full mask", "insert the subject of [pic2] here", 374),
+        ("heldout", 1, "swap", "full mask", "replace it with the object in [pic2]", 484),
         ("heldout", 3, "remove", "irregular", "remove the marked object", 98),
     ],
 )  # fmt: skip
@@ -68,9 +72,15 @@ def test_a_world_can_have_only_some_kinds_of_masks():
     assert all(World(kinds=[masks.RANDOM_WALK])[i].rotation is None for i in range(10))
 
 
-def test_a_turn_is_known_for_every_shape_but_a_random_walk():
+@pytest.mark.parametrize("operation", [name for name in OPERATIONS if name != "ask"])
+def test_a_full_mask_is_the_object_meant_or_the_one_that_will_stand_there(operation):
+    for sample in some(operation, 5, kinds=[FULL_MASK]):
+        assert (sample.mask == sample.object_mask).all() and sample.kind == FULL_MASK
+
+
+def test_a_turn_is_known_for_every_shape_but_for_nothing_else():
     for sample in (World()[index] for index in range(80)):
-        assert (sample.rotation is None) >= (sample.kind == masks.RANDOM_WALK)
+        assert (sample.rotation is None) >= (sample.kind in (masks.RANDOM_WALK, FULL_MASK))
     turned = [World(kinds=["rectangle"])[index].rotation for index in range(40)]
     assert sum(turn is None for turn in turned) <= 4  # objects too thin or crowded
     assert np.ptp([turn for turn in turned if turn is not None]) > 40
@@ -105,7 +115,8 @@ def test_scenes_say_where_they_are_and_subjects_how_busy():
 @pytest.mark.parametrize("split", backgrounds.SPLITS)
 def test_a_split_uses_no_photograph_of_the_other(split, monkeypatch):
     train, heldout = (set(assets.photo_names(split)) for split in backgrounds.SPLITS)
-    assert len(heldout) >= 3 and not train & heldout
+    assert len(heldout) >= 8 and not train & heldout
+    assert not {place(name) for name in train} & {place(name) for name in heldout}
     used = set()
 
     def watched(name: str, size: int) -> tuple[np.ndarray, ...]:
@@ -125,7 +136,7 @@ def test_every_operation_works_at_every_size(operation, size):
     for sample in some(operation, 4, size=size):
         assert sample.scene.shape == (size, size, 3) and sample.scene.dtype == np.uint8
         assert sample.mask.shape == (size, size) and sample.mask.dtype == bool
-        assert sample.mask.any() and sample.kind in (*masks.KINDS, masks.RANDOM_WALK)
+        assert sample.mask.any() and sample.kind in (*masks.KINDS, masks.RANDOM_WALK, FULL_MASK)
         assert (sample.subject is not None) == (operation in ("insert", "swap"))
         assert (sample.target is None) == (operation == "ask") == (sample.region is None)
         assert sample.task == {"segment": "segment", "ask": "ask"}.get(operation, "edit")
