@@ -61,7 +61,12 @@ def parser() -> argparse.ArgumentParser:
     interpret.set_defaults(run=run_interpret)
 
     mask = commands.add_parser("mask", help="draw a free-shape mask")
-    mask.add_argument("kind", help="circle, rectangle, triangle or irregular; each also + ' open'")
+    mask.add_argument(
+        "kind",
+        nargs="?",
+        help="circle, rectangle, triangle or irregular; each also + ' open'",
+    )
+    mask.add_argument("--strokes", type=Path, help="instead of a kind: a drawing, as JSON")
     mask.add_argument("--out", type=Path, required=True)
     mask.add_argument("--size", type=int, nargs=2, metavar=("WIDTH", "HEIGHT"), default=(512, 512))
     for name, default in (
@@ -163,23 +168,35 @@ def run_interpret(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def run_mask(options: argparse.Namespace) -> dict[str, Any]:
-    from . import masks
+    from . import masks, strokes
 
     width, height = options.size
-    drawn = masks.draw(
-        options.kind,
-        height,
-        width,
-        x=options.x,
-        y=options.y,
-        shape_width=options.shape_width,
-        shape_height=options.shape_height,
-        rotation=options.rotation,
-        stroke=options.stroke,
-        seed=options.seed,
-    )
+    if (options.kind is None) == (options.strokes is None):
+        raise FlexEditError("Give either a kind of mask, or --strokes FILE with a drawing.")
+    if options.strokes is not None:
+        drawn = strokes.rasterise(strokes.parse(_read(options.strokes)), height, width)
+    else:
+        drawn = masks.draw(
+            options.kind,
+            height,
+            width,
+            x=options.x,
+            y=options.y,
+            shape_width=options.shape_width,
+            shape_height=options.shape_height,
+            rotation=options.rotation,
+            stroke=options.stroke,
+            seed=options.seed,
+        )
     write_picture(drawn[None], options.out)
     return {"out": str(options.out), "share": round(float(drawn.mean()), 4)}
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise FlexEditError(f"{path} cannot be read ({error}). Give a text file.") from error
 
 
 def run_info(options: argparse.Namespace) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from flexedit import __version__, masks
+from flexedit import __version__, masks, strokes
 from flexedit.cli import main
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -129,6 +129,28 @@ def test_samples_of_the_synthetic_world_are_written(tmp_path, capsys):
 
 
 # Pictures as people have them
+
+
+def test_a_drawing_becomes_a_mask(tmp_path):
+    drawing = {"version": 1, "strokes": [{"tool": "circle", "points": [[0.2, 0.3], [0.7, 0.9]]}]}
+    (tmp_path / "drawing.json").write_text(json.dumps(drawing))
+    out, source = tmp_path / "drawn.png", tmp_path / "drawing.json"
+    assert run("mask", "--strokes", source, "--out", out, "--size", "60", "40") == 0
+    drawn = strokes.rasterise(strokes.parse(json.dumps(drawing)), 40, 60)
+    assert (pixels(out) == 255 * drawn.numpy()).all()
+
+
+@pytest.mark.parametrize("given", [(), ("circle", "--strokes", "drawing.json")])
+def test_a_mask_is_either_a_kind_or_a_drawing(tmp_path, capsys, given):
+    assert run("mask", *given, "--out", tmp_path / "a.png") == 2
+    assert "either a kind of mask, or --strokes" in capsys.readouterr().err
+
+
+def test_an_unreadable_drawing_is_refused(tmp_path, capsys):
+    (tmp_path / "drawing.json").write_bytes(b"\xff\xfe")
+    for name in ("drawing.json", "nowhere.json"):
+        assert run("mask", "--strokes", tmp_path / name, "--out", tmp_path / "a.png") == 2
+        assert f"{name} cannot be read" in capsys.readouterr().err
 
 
 def test_the_opaque_part_of_a_transparent_mask_is_the_mask(tiny, scene, mask, capsys):
