@@ -94,6 +94,16 @@ def parser() -> argparse.ArgumentParser:
     train.add_argument("--minutes", type=float, help="stop about then; run again to go on")
     train.set_defaults(run=run_train)
 
+    ablation = commands.add_parser("ablation", help="the paper's ablation on flexedit-mini")
+    ablation.add_argument("what", choices=("run", "tables"))
+    ablation.add_argument("--logs", type=Path, default=Path("docs/ablation"))
+    ablation.add_argument("--mini", type=Path, default=Path("runs/mini"), help="a finished run")
+    ablation.add_argument("--out", type=Path, default=Path("runs/ablation"))
+    ablation.add_argument("--variant", action="append", help="default: all")
+    ablation.add_argument("--seed", type=_seed, action="append", help="default: 0, 1 and 2")
+    ablation.add_argument("--threads", type=_positive, help="CPU threads")
+    ablation.set_defaults(run=run_ablation)
+
     data = commands.add_parser("data", help="write samples of the synthetic world")
     data.add_argument("--out", type=Path, required=True)
     data.add_argument("--count", type=_positive, default=16)
@@ -238,6 +248,24 @@ def run_data(options: argparse.Namespace) -> dict[str, Any]:
 
     write(World(options.size, options.split, options.seed), range(options.count), options.out)
     return {"out": str(options.out), "samples": options.count}
+
+
+def run_ablation(options: argparse.Namespace) -> dict[str, Any]:
+    if options.what == "tables":
+        from .benchmark.ablation import read_logs, tables
+        from .benchmark.report import as_markdown
+
+        print(as_markdown("Ablation", tables(read_logs(options.logs))))
+        return {}
+    import torch
+
+    from .training.ablation import SEEDS, VARIANTS, Ablation
+
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    ablation = Ablation(options.mini, options.out, options.logs)
+    ablation.run(tuple(options.variant or VARIANTS), tuple(options.seed or SEEDS))
+    return {"logs": str(options.logs)}
 
 
 def _pipeline(options: argparse.Namespace) -> Any:

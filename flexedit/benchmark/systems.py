@@ -83,7 +83,7 @@ class FlexEdit(System):
     ``reply``: how edits are asked for. The segment task always generates: the label it is judged
     by is part of the reply, which ``direct`` leaves out · ``composite``: the edit is put into the
     scene by the mask and the connected change; a painted mask is read from the raw output ·
-    sampling settings that are None are the model's own advice.
+    ``strength``: λ of the subject · sampling settings that are None are the model's own advice.
     """
 
     def __init__(
@@ -95,12 +95,14 @@ class FlexEdit(System):
         num_steps: int | None = None,
         edit_cfg: float | None = None,
         scene_cfg: float | None = None,
+        strength: float = 1.0,
         name: str | None = None,
     ) -> None:
         if reply not in REPLIES:
             raise FlexEditError(f"Unknown reply {reply!r}; choose one of {', '.join(REPLIES)}.")
         advice = pipeline.config.sampling
         self.pipeline, self.reply, self.composite = pipeline, reply, composite
+        self.strength = strength
         self.num_steps = advice.num_steps if num_steps is None else num_steps
         self.edit_cfg = advice.edit_cfg if edit_cfg is None else edit_cfg
         self.scene_cfg = advice.scene_cfg if scene_cfg is None else scene_cfg
@@ -111,6 +113,7 @@ class FlexEdit(System):
             *(["generate"] if reply == "generate" else []),
             *(["composite"] if composite else []),
             *(f"{key}{value:g}" for key, value in changed.items() if value is not None),
+            *([f"strength{strength:g}"] if strength != 1 else []),
         ]
         self.name = name or "-".join(parts)
 
@@ -123,6 +126,7 @@ class FlexEdit(System):
             "num_steps": self.num_steps,
             "edit_cfg": self.edit_cfg,
             "scene_cfg": self.scene_cfg,
+            "strength": self.strength,
         }
 
     def load(self) -> None:
@@ -138,6 +142,7 @@ class FlexEdit(System):
             num_steps=self.num_steps,
             edit_cfg=self.edit_cfg,
             scene_cfg=self.scene_cfg,
+            subject_strength=self.strength,
         )
         picture = result.picture.cpu()
         if self.composite and work.task == "edit":
@@ -469,7 +474,7 @@ def systems_from(texts: Sequence[str], device: str | None = None) -> list[System
         "flexedit": Choice(
             lambda source, **options: FlexEdit(folders(source), **options),
             "[:FOLDER]",
-            {"reply": str, "composite": flag, **SAMPLING},
+            {"reply": str, "composite": flag, "strength": float, **SAMPLING},
         ),
         "instructpix2pix": Choice(
             lambda source, **options: InstructPix2Pix(source, device, **options),

@@ -300,8 +300,8 @@ def view(light: np.ndarray, yaw: float, pitch: float = -8, field: float = 90) ->
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m flexedit.data.import_assets")
-    for source in ("fluent", "icons", "wallpapers", "skimage", "getty", "panoramas"):
-        parser.add_argument(f"--{source}", type=Path, required=True)
+    for folder in ("fluent", "icons", "wallpapers", "skimage", "getty", "panoramas"):
+        parser.add_argument(f"--{folder}", type=Path, required=True)
     options = parser.parse_args(arguments)
 
     shutil.rmtree(ASSETS, ignore_errors=True)
@@ -313,11 +313,11 @@ def main(arguments: list[str] | None = None) -> None:
         (ASSETS / path).parent.mkdir(parents=True, exist_ok=True)
         picture.save(ASSETS / path, quality=88, method=6)
         sources["sprites"].setdefault(style.name, {}).setdefault(label, []).append(path.name)
-    for name, photo, source in backgrounds(options):
-        path = ASSETS / "backgrounds" / name
+    for file, photo, source in backgrounds(options):
+        path = ASSETS / "backgrounds" / file
         path.parent.mkdir(exist_ok=True)
         photo.save(path, quality=85, optimize=True)
-        sources["backgrounds"][name] = source
+        sources["backgrounds"][file] = source
     (ASSETS / "sources.json").write_text(json.dumps(sources, indent=1, ensure_ascii=False) + "\n")
 
 

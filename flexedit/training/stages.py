@@ -262,19 +262,28 @@ class MiniTraining:
         """The model folder to ship: everything in half precision."""
         if not self.processes.is_main_process:
             return True
-        target = self.folder / "flexedit-mini"
-        shutil.rmtree(target, ignore_errors=True)
-        target.mkdir(parents=True)
-        for part in ("vllm", "clip", "vae"):
-            shutil.copytree(self.model / part, target / part)
-            for file in (target / part).glob("*.safetensors"):
-                halved = {key: tensor.half() for key, tensor in load_file(file).items()}
-                save_file(halved, file, metadata={"format": "pt"})
         tensors = load_file(self.folder / "joint" / WEIGHTS_FILE)
-        save_model_folder(target, mini.system_config(self.plan.shape), tensors)
-        for file in target.rglob("*.safetensors"):
-            file.chmod(0o644)  # safetensors writes files that only their owner may read
+        config = mini.system_config(self.plan.shape)
+        export_folder(self.model, self.folder / "flexedit-mini", config, tensors)
         return True
+
+
+def export_folder(
+    parts: Path, target: Path, config: SystemConfig, tensors: dict[str, Tensor]
+) -> None:
+    """A model folder to use or ship, replacing ``target``: the frozen parts in half precision
+    beside what was trained.
+    """
+    shutil.rmtree(target, ignore_errors=True)
+    target.mkdir(parents=True)
+    for part in ("vllm", "clip", "vae"):
+        shutil.copytree(parts / part, target / part)
+        for file in (target / part).glob("*.safetensors"):
+            halved = {key: tensor.half() for key, tensor in load_file(file).items()}
+            save_file(halved, file, metadata={"format": "pt"})
+    save_model_folder(target, config, tensors)
+    for file in target.rglob("*.safetensors"):
+        file.chmod(0o644)  # safetensors writes files that only their owner may read
 
 
 def texts(world: World, count: int) -> Iterator[str]:

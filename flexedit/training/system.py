@@ -82,10 +82,11 @@ class Recipe:
     """What a stage trains, and how much each loss counts.
 
     ``noises`` is K: on how many noises and timesteps a row is scored; what comes before the UNet is
-    computed once for all of them. ``region`` weighs latent pixels inside the edited region (outside
-    is 1). The helpers are for training only: read off the UNet's last features, the classes of
-    scene and result and the mask of what is meant teach it what it looks at and what it has to
-    draw; the saved model has no such head.
+    computed once for all of them. ``text`` is what a system without a VLLM reads: words that name
+    everything, or those that a person said. ``region`` weighs latent pixels inside the edited
+    region (outside is 1). The helpers are for training only: read off the UNet's last features, the
+    classes of scene and result and the mask of what is meant teach it what it looks at and what it
+    has to draw; the saved model has no such head.
     """
 
     stage: Literal["align", "joint"]
@@ -93,6 +94,7 @@ class Recipe:
     drop_edit: float = 0.05  # guidance dropout: the scene-only branch
     drop_scene: float = 0.05  # guidance dropout: the negative branch
     noises: int = 1
+    text: Literal["caption", "instruction"] = "caption"
     generic_reply: float = 0.5  # how many edits are answered with the reply ``direct`` forces
     reply: float = 1.0
     diffusion: float = 1.0
@@ -159,7 +161,10 @@ class System(nn.Module):
             return {k[len(start) :]: v for k, v in tensors.items() if k.startswith(start)}
 
         self.unet.unet.load_state_dict(under("unet"))
-        self.mea.load_state_dict(under("mea") | {"null_edit": tensors["null.edit"]})
+        if under("mea"):
+            self.mea.load_state_dict(under("mea") | {"null_edit": tensors["null.edit"]})
+        else:
+            self.mea.start_from(self.unet.unet)
         if self.qformer is not None and under("qformer"):
             self.qformer.load_state_dict(under("qformer"))
         if self.vllm is not None and "vllm" in self.recipe.parts and under("lora"):
@@ -184,7 +189,8 @@ class System(nn.Module):
     def embed(self, batch: Batch, draw: Draw, losses: dict[str, Tensor]) -> Tensor:
         """Edit embeddings e (B, Q, D); scores the VLLM's reply on the way."""
         if self.vllm is None:
-            return self.text(batch.captions)
+            read = self.recipe.text == "caption"
+            return self.text(batch.captions if read else batch.request.instructions)
         assert self.qformer is not None
         request = batch.request
         marked = request.marked(self.config.mark_alpha)

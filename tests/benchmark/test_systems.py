@@ -147,6 +147,14 @@ def test_flexedit_answers_what_its_pipeline_paints_and_says(pipeline, tiny_bench
     assert all(answer.reply for answer in answers) == (reply == "generate")
 
 
+def test_a_subject_counts_as_much_as_its_strength_says(pipeline, tiny_benchmark):
+    given = work(tiny_benchmark, *SUBJECTS)
+    half = FlexEdit(pipeline, strength=0.5, **FAST).answer(given)
+    result = pipeline(given.request, subject_strength=0.5, seed=given.seeds, num_steps=2)
+    assert same(half, [Answer(one) for one in to_uint8(result.picture)])
+    assert not same(half, FlexEdit(pipeline, **FAST).answer(given))
+
+
 def test_the_segment_task_is_always_answered_in_words_too(pipeline, tiny_benchmark):
     given = work(tiny_benchmark, *SQUARE, task="segment")
     direct, generate = (
@@ -396,6 +404,7 @@ def test_fingerprints_tell_files_words_and_their_order_apart(tmp_path):
     "text, name",
     [
         ("flexedit:{tiny}", "tiny"),
+        ("flexedit:{tiny},strength=0.5", "tiny-strength0.5"),
         ("flexedit:{tiny},composite", "tiny-composite"),
         (
             "flexedit:{tiny},reply=generate,num_steps=9,edit_cfg=2.5",

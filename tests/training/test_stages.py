@@ -1,7 +1,5 @@
-import dataclasses
 import json
 import os
-import shutil
 from functools import partial
 from pathlib import Path
 
@@ -17,38 +15,11 @@ from flexedit.models.vllm import VLLM
 from flexedit.pipeline import FlexEditPipeline
 from flexedit.training.batch import collate
 from flexedit.training.pretrain import RESTATE, VLLMPretraining
-from flexedit.training.stages import MINI_PLAN, ORDER, MiniTraining, Plan, curve
+from flexedit.training.stages import MINI_PLAN, ORDER, MiniTraining, curve
 from flexedit.training.trainer import CHECKPOINT
-from tests.tiny import TINY
+from tests.training.plan import tiny_plan
 
 TRAINED = [name for name in ORDER if name not in ("parts", "export")]
-
-
-def tiny_plan(steps: int = 2) -> Plan:
-    """The plan of the mini, with its recipes and precision, but hardly any steps."""
-    stages = {
-        name: dataclasses.replace(
-            stage,
-            train=dataclasses.replace(
-                stage.train, steps=steps, batch_size=2, warmup=1, log_every=1, lr=1e-2
-            ),
-        )
-        for name, stage in MINI_PLAN.stages.items()
-    }
-    return Plan(TINY, stages, num_texts=50)
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory) -> Path:
-    """A mini that was stopped at once, resumed, and trained to its end"""
-    folder = tmp_path_factory.mktemp("mini")
-    MiniTraining(folder, tiny_plan()).run(max_seconds=0.0)
-    assert {path.name for path in folder.iterdir()} == {"parts", "model", "vae"}
-    assert not (folder / "vae" / "done").exists()
-    MiniTraining(folder, tiny_plan()).run(("vae", "clip", "vision"))
-    shutil.copytree(folder / "model" / "vllm", folder / "after vision")
-    MiniTraining(folder, tiny_plan()).run()
-    return folder
 
 
 def test_every_stage_trains_in_its_order_and_leaves_a_curve(trained):

@@ -1,0 +1,262 @@
+"""What the ablation found: its logs, and tables in the shape of the paper's Tables 3 and 4.
+
+A log is a JSONL file ``VARIANT-SEED.jsonl``: first the facts of one training, then its curve, then
+a row of metrics for each case (`metrics.score`). Variants that were only run otherwise (another
+reply, another λ) have a log of their own with the curve of the model that was run.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..errors import FlexEditError
+from .tables import (
+    Cell,
+    Column,
+    Estimate,
+    Row,
+    Rows,
+    Table,
+    difference,
+    estimate,
+    metric_columns,
+    select,
+)
+
+DIGITS = 4
+KEYS = ("case", "form", "group", "operation", "kind", "subject_setting", "status")
+NUMBERS = (
+    "success", "label_right", "iou", "scribble_iou",
+    "psnr", "fg_psnr", "bg_psnr", "bg_ssim",
+)  # fmt: skip
+
+TITLES = {
+    "full": "FlexEdit",
+    "no-ca": "without CA",
+    "no-dca": "without DCA (general cross-attention)",
+    "no-segmentation": "without segmentation co-training",
+    "full-masks": "full masks only in training",
+    "instructpix2pix": "text encoder instead of the VLLM (InstructPix2Pix)",
+    "literal-eq6": "eq. 6 to the letter (no residual)",
+    "shared-kv": "eq. 7 to the letter (shared K and V)",
+    "clean-input": "clean scene to the VAE",
+    "generate": "FlexEdit, generate instead of direct",
+}
+AUTHORS = ("full", "no-ca", "no-dca", "no-segmentation", "full-masks", "instructpix2pix")
+READINGS = ("literal-eq6", "shared-kv", "clean-input", "generate")
+STRENGTH = "strength-"
+
+# Tables 3 and 4 of the paper: foreground PSNR, CLIP-T, whole PSNR, LPIPS; PSNR, SSIM, LPIPS, CLIP-T
+PAPER_MULTI = {
+    "full": {"fg_psnr": 12.5794, "fg_clip_t": 22.4391, "psnr": 17.9068, "lpips": 0.1585},
+    "no-ca": {"fg_psnr": 12.1836, "fg_clip_t": 21.6230, "psnr": 17.5058, "lpips": 0.1806},
+    "no-dca": {"fg_psnr": 11.8367, "fg_clip_t": 21.3692, "psnr": 17.0976, "lpips": 0.1813},
+}
+PAPER_SINGLE = {
+    "full": {"bg_psnr": 22.8081, "bg_ssim": 0.7712, "bg_lpips": 0.0727, "fg_clip_t": 20.7081},
+    "no-ca": {"bg_psnr": 21.8579, "bg_ssim": 0.7546, "bg_lpips": 0.0931, "fg_clip_t": 19.8630},
+    "no-dca": {"bg_psnr": 20.4195, "bg_ssim": 0.7230, "bg_lpips": 0.1186, "fg_clip_t": 19.8566},
+}
+
+
+@dataclass(frozen=True)
+class Log:
+    """facts: variant, seed, how long it trained … · curve: a row per logged step · rows: metrics"""
+
+    facts: Mapping[str, Any]
+    curve: tuple[Mapping[str, float], ...]
+    rows: tuple[Mapping[str, Any], ...]
+
+    def write(self, path: Path) -> None:
+        lines = [{"facts": self.facts}]
+        lines += [{"curve": rounded(row)} for row in self.curve]
+        lines += [{"row": {k: row[k] for k in KEYS} | rounded(row, NUMBERS)} for row in self.rows]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        text = "".join(json.dumps(line, separators=(",", ":")) + "\n" for line in lines)
+        path.write_text(text, encoding="utf-8", newline="\n")
+
+    @classmethod
+    def read(cls, path: Path) -> Log:
+        """FlexEditError for a file that is no log."""
+        try:
+            lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+            facts = lines[0]["facts"]
+            curve = tuple(line["curve"] for line in lines[1:] if "curve" in line)
+            rows = tuple(
+                dict.fromkeys(NUMBERS) | line["row"] for line in lines[1:] if "row" in line
+            )
+        except (OSError, ValueError, KeyError, IndexError, TypeError) as error:
+            raise FlexEditError(
+                f"{path} is no log of the ablation ({error!r}). Delete it, run the variant again."
+            ) from error
+        return cls(facts, curve, rows)
+
+
+def rounded(row: Mapping[str, Any], keys: Iterable[str] | None = None) -> dict[str, float]:
+    """The numbers of a row that has them, to a few digits."""
+    kept = row if keys is None else {key: row.get(key) for key in keys}
+    return {key: round(value, DIGITS) for key, value in kept.items() if value is not None}
+
+
+def read_logs(folder: Path) -> list[Log]:
+    logs = [Log.read(path) for path in sorted(folder.glob("*.jsonl"))]
+    if not logs:
+        raise FlexEditError(f"There are no logs in {folder}. Run the ablation first.")
+    return logs
+
+
+def tables(logs: Sequence[Log]) -> list[Table]:
+    """All that the logs have something to say about."""
+    found = {name: averaged(logs, name) for name in distinct_variants(logs)}
+    seeds = {name: len([log for log in logs if log.facts["variant"] == name]) for name in found}
+    return [
+        table
+        for table in (
+            in_the_papers_shape(
+                found, "multi", "Multi-image editing, as in the paper's Table 3",
+                ("success", "fg_psnr", "psnr", "bg_psnr", "fg_clip_t", "lpips"), PAPER_MULTI,
+            ),
+            in_the_papers_shape(
+                found, "single", "Single-image editing, as in the paper's Table 4",
+                ("success", "bg_psnr", "bg_ssim", "fg_psnr", "bg_lpips", "fg_clip_t"), PAPER_SINGLE,
+            ),
+            by_variant(found, seeds),
+            against_full(found),
+            by_mask(found),
+            by_strength(found),
+        )
+        if table.is_measured
+    ]  # fmt: skip
+
+
+def distinct_variants(logs: Sequence[Log]) -> list[str]:
+    """In the order of TITLES; the λ sweep after them."""
+    names = {str(log.facts["variant"]) for log in logs}
+    known = [name for name in TITLES if name in names]
+    return known + sorted((n for n in names if n.startswith(STRENGTH)), key=strength_of)
+
+
+def strength_of(name: str) -> float:
+    return float(name.removeprefix(STRENGTH))
+
+
+def averaged(logs: Sequence[Log], variant: str) -> list[dict[str, Any]]:
+    """One row per case and form: the mean over the seeds, so that cases are what is resampled."""
+    groups: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
+    for log in logs:
+        if log.facts["variant"] == variant:
+            for row in log.rows:
+                groups.setdefault((row["case"], row["form"]), []).append(row)
+    return [
+        {key: rows[0][key] for key in KEYS} | {key: mean_of(rows, key) for key in NUMBERS}
+        for rows in groups.values()
+    ]
+
+
+def mean_of(rows: Rows, key: str) -> float | None:
+    values = [row[key] for row in rows if row[key] is not None]
+    return float(np.mean(values)) if values else None
+
+
+def in_the_papers_shape(
+    found: Mapping[str, Rows],
+    group: str,
+    title: str,
+    metrics: Sequence[str],
+    paper: Mapping[str, Mapping[str, float]],
+) -> Table:
+    """Rows full, without CA, without DCA; then the paper's own."""
+    rows = []
+    for name in paper:
+        if cases := select(found.get(name, []), group=group, form="free"):
+            cells = {key: estimate(cases, key) for key in metrics if key in NUMBERS}
+            rows.append(Row("", TITLES[name], {"cases": str(len(cases)), **cells}))
+    for name, numbers in paper.items():
+        known: dict[str, Cell] = {key: Estimate(key, value) for key, value in numbers.items()}
+        rows.append(Row("", f"{TITLES[name]} (paper)", known, is_reference=True))
+    note = (
+        "Means over cases of the mean over seeds. The paper's rows were measured at full scale, on "
+        "other pictures and with other encoders: what can be compared is the order of the rows."
+    )
+    return Table(group, title, note, "variant", metric_columns(metrics), tuple(rows))
+
+
+def by_variant(found: Mapping[str, Rows], seeds: Mapping[str, int]) -> Table:
+    """What each variant understands and achieves, with free-shape masks."""
+    columns = (
+        Column("seeds", "seeds"),
+        Column("label_right", "label accuracy %"),
+        Column("iou", "painted IoU"),
+        *(Column(f"single {name}", name, "success %") for name in ("remove", "replace", "add")),
+        *(Column(f"multi {name}", f"subject {name}", "success %") for name in ("add", "replace")),
+        Column("success", "all", "success %"),
+        Column("bg_psnr", "background PSNR"),
+    )
+    rows = []
+    for section, names in (("The authors' choices", AUTHORS), ("Our readings", READINGS)):
+        for name in names:
+            if cases := select(found.get(name, []), form="free"):
+                cells: dict[str, Any] = {"seeds": str(seeds[name])}
+                for column in columns[1:]:
+                    group, _, operation = column.key.partition(" ")
+                    part = select(cases, group=group, operation=operation) if operation else cases
+                    cells[column.key] = estimate(part, "success" if operation else column.key)
+                rows.append(Row(section, TITLES[name], cells))
+    return Table("variants", "All variants", "Free-shape masks.", "variant", columns, tuple(rows))
+
+
+def against_full(found: Mapping[str, Rows]) -> Table:
+    columns = tuple(
+        Column(f"{group} {metric}", name, f"{group}-image")
+        for group in ("single", "multi")
+        for metric, name in (("success", "success"), ("fg_psnr", "fg PSNR"), ("bg_psnr", "bg PSNR"))
+    )
+    rows = []
+    for name in (*AUTHORS[1:], *READINGS):
+        cells: dict[str, Cell] = {}
+        for column in columns:
+            group, _, metric = column.key.partition(" ")
+            a, b = (select(found.get(one, []), group=group, form="free") for one in (name, "full"))
+            cells[column.key] = difference(a, b, metric, "case")
+        if any(cells.values()):
+            rows.append(Row("", TITLES[name], cells))
+    note = (
+        "Each variant minus FlexEdit, paired by case, with 95 % bootstrap intervals over cases. An "
+        "interval that leaves out 0 is a difference that other cases would most likely show too; "
+        "what other seeds would show, three seeds hardly tell."
+    )
+    return Table("differences", "Against FlexEdit", note, "variant", columns, tuple(rows))
+
+
+def by_mask(found: Mapping[str, Rows]) -> Table:
+    """What it is worth to have trained on rough masks."""
+    columns = metric_columns(("success", "label_right", "iou"))
+    rows = []
+    for name in ("full", "full-masks"):
+        for form, title in (("free", "free-shape masks"), ("full", "full masks")):
+            if cases := select(found.get(name, []), form=form):
+                rows.append(Row(TITLES[name], title, cells_of(cases, columns)))
+    return Table("masks", "Run with rough and with full masks", "", "mask", columns, tuple(rows))
+
+
+def cells_of(cases: Rows, columns: Sequence[Column]) -> dict[str, Cell]:
+    """``columns``: of `metric_columns`"""
+    counted: dict[str, Cell] = {"cases": str(len(cases))}
+    return counted | {column.key: estimate(cases, column.key) for column in columns[1:]}
+
+
+def by_strength(found: Mapping[str, Rows]) -> Table:
+    columns = metric_columns(("success", "fg_psnr", "bg_psnr"))
+    rows = []
+    for name in found:
+        if name.startswith(STRENGTH):
+            cases = select(found[name], group="multi", form="free")
+            rows.append(Row("", f"λ = {strength_of(name):g}", cells_of(cases, columns)))
+    note = "Cases with a subject; the weight λ of its attention (eq. 7), FlexEdit trained with 1."
+    return Table("strength", "The subject's weight", note, "λ", columns, tuple(rows))

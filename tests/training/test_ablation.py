@@ -1,0 +1,107 @@
+import dataclasses
+import json
+
+import pytest
+
+from flexedit.benchmark.ablation import TITLES, Log, read_logs, tables
+from flexedit.benchmark.report import as_markdown
+from flexedit.checkpoint import ModelFolder
+from flexedit.cli import main
+from flexedit.errors import FlexEditError
+from flexedit.training.ablation import STRENGTHS, TRAIN, VARIANTS, Ablation
+from tests.tiny import TINY
+
+
+@pytest.fixture(scope="module")
+def ablation(trained, tmp_path_factory) -> Ablation:
+    folder = tmp_path_factory.mktemp("ablation")
+    train = dataclasses.replace(TRAIN, steps=1, batch_size=2, log_every=1)
+    return Ablation(trained, folder, folder / "logs", train, TINY, num_single=3, num_multi=2)
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_every_variant_trains_and_becomes_a_model(ablation, name):
+    ablation.fit(VARIANTS[name], 0, ablation.out / f"{name}-0")
+    config = ModelFolder(ablation.out / f"{name}-0" / "model").config
+    full = ModelFolder(ablation.out / "full-0" / "model").config
+    changed = {
+        key
+        for key, value in dataclasses.asdict(config).items()
+        if value != dataclasses.asdict(full)[key]
+    }
+    expected = {
+        "no-ca": {"mea"},
+        "no-dca": {"mea"},
+        "literal-eq6": {"mea"},
+        "shared-kv": {"mea"},
+        "clean-input": {"vae_input"},
+        "instructpix2pix": {"bridge", "text", "qformer", "lora", "num_edit_tokens", "mea"},
+    }
+    assert changed - {"name"} == expected.get(name, set())
+
+
+def test_the_adapter_starts_anew_and_all_else_from_the_finished_training(ablation, trained):
+    start = ablation.start()
+    assert {key.split(".")[0] for key in start} == {"unet", "qformer", "tokens", "lora", "null"}
+
+
+def test_a_training_that_is_not_finished_is_named(tmp_path):
+    with pytest.raises(FlexEditError, match=r"no finished stage 'align'.*--stages align"):
+        Ablation(tmp_path, tmp_path, tmp_path).start()
+
+
+def test_variants_are_measured_once_and_their_tables_printed(ablation, capsys):
+    names = ("full", "no-dca")
+    ablation.run(names, seeds=(0,))
+    written = {path: path.stat().st_mtime_ns for path in ablation.logs.iterdir()}
+    runs = {f"{name}-0" for name in (*names, "generate", *(f"strength-{s:g}" for s in STRENGTHS))}
+    assert {path.stem for path in written} == runs
+    ablation.run(names, seeds=(0,))
+    assert {path: path.stat().st_mtime_ns for path in ablation.logs.iterdir()} == written
+
+    log = Log.read(ablation.logs / "full-0.jsonl")
+    assert log.facts["steps"] == 1 and len(log.curve) == 1
+    assert {row["form"] for row in log.rows} == {"free", "full"} and len(log.rows) == 10
+    capsys.readouterr()
+    assert main(["ablation", "tables", "--logs", str(ablation.logs)]) == 0
+    printed = capsys.readouterr().out
+    for name in ("full", "no-dca", "generate"):
+        assert TITLES[name] in printed
+    assert "λ = 0.25" in printed and "22.4391" not in printed and "(paper)" in printed
+
+
+def test_an_unknown_variant_is_refused(ablation):
+    with pytest.raises(FlexEditError, match="Unknown variant 'half'; choose from full, no-ca"):
+        ablation.run(("half",))
+
+
+def row(case: str, success: float) -> dict:
+    keys = {"form": "free", "group": "multi", "operation": "add", "kind": "circle"}
+    return {"case": case, **keys, "subject_setting": "simple", "status": "ok", "success": success}
+
+
+def test_seeds_are_averaged_before_cases_are_resampled(tmp_path):
+    results = {("full", 0): (1, 1), ("full", 1): (1, 0), ("no-ca", 0): (0, 0), ("no-ca", 1): (1, 0)}
+    for (name, seed), success in results.items():
+        rows = tuple(row(case, value) for case, value in zip("ab", success, strict=True))
+        Log({"variant": name, "seed": seed}, (), rows).write(tmp_path / f"{name}-{seed}.jsonl")
+    found = {table.key: table for table in tables(read_logs(tmp_path))}
+    cells = {one.name: one.cells["success"] for one in found["multi"].rows if not one.is_reference}
+    assert cells[TITLES["full"]].mean == 0.75 and cells[TITLES["full"]].count == 2
+    (difference,) = found["differences"].rows
+    assert difference.name == TITLES["no-ca"]
+    assert difference.cells["multi success"].mean == pytest.approx(-0.5)
+    assert "single" not in found
+    assert as_markdown("Ablation", list(found.values()))
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", json.dumps({"curve": {}})])
+def test_a_file_that_is_no_log_is_named(tmp_path, text):
+    (tmp_path / "full-0.jsonl").write_text(text)
+    with pytest.raises(FlexEditError, match=r"full-0.jsonl is no log of the ablation"):
+        read_logs(tmp_path)
+
+
+def test_a_folder_without_logs_says_so(tmp_path):
+    with pytest.raises(FlexEditError, match="There are no logs in"):
+        read_logs(tmp_path)
