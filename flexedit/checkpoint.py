@@ -197,7 +197,7 @@ class ModelFolder:
     def load_vae(self, dtype: torch.dtype = torch.float32) -> Any:
         from diffusers import AutoencoderKL
 
-        with _part_errors(self.part("vae")) as folder:
+        with part_errors(self.part("vae")) as folder:
             vae, info = AutoencoderKL.from_pretrained(
                 folder,
                 torch_dtype=dtype,
@@ -205,7 +205,7 @@ class ModelFolder:
                 low_cpu_mem_usage=False,
                 output_loading_info=True,
             )
-        _require_all(info, folder)
+        require_all(info, folder)
         return vae.eval()
 
     def _load(self, module: Any, prefix: str, dtype: torch.dtype) -> Any:
@@ -220,7 +220,7 @@ class ModelFolder:
             )
 
 
-class _part_errors:
+class part_errors:
     """Loads a part quietly, and turns a library's complaint into one sentence for the user."""
 
     def __init__(self, folder: Path) -> None:
@@ -270,7 +270,7 @@ def load_stock_vllm(
     """Any transformers LLaVA-class folder; ``num_edit_tokens`` are added, untrained."""
     from transformers import AutoModelForImageTextToText
 
-    with _part_errors(folder):
+    with part_errors(folder):
         llava, info = AutoModelForImageTextToText.from_pretrained(
             folder,
             dtype=dtype,
@@ -279,7 +279,7 @@ def load_stock_vllm(
             output_loading_info=True,
         )
         tokenizer = _load_tokenizer(folder)
-    _require_all(info, folder)
+    require_all(info, folder)
     if llava.config.model_type != "llava":
         raise FlexEditError(
             f"{folder} holds a {type(llava).__name__}; FlexEdit reads LLaVA 1.5's class only "
@@ -293,7 +293,7 @@ def load_chat_vllm(folder: Path, dtype: torch.dtype = torch.float32) -> ChatVLLM
     """Any transformers image-text-to-text folder with its processor, to be asked in plain words."""
     from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
-    with _part_errors(folder):
+    with part_errors(folder):
         config = AutoConfig.from_pretrained(folder, local_files_only=True)
         if getattr(config, "quantization_config", None) is not None:
             raise FlexEditError(
@@ -310,7 +310,7 @@ def load_chat_vllm(folder: Path, dtype: torch.dtype = torch.float32) -> ChatVLLM
         )
         _require_tokenizer(folder)
         processor = AutoProcessor.from_pretrained(folder, local_files_only=True)
-    _require_all(info, folder)
+    require_all(info, folder)
     if model.config.model_type == "llava":
         _complete_llava(processor, model.config)
     if processor.chat_template is None or model.config.is_encoder_decoder:
@@ -344,7 +344,7 @@ def load_text_encoder(folder: Path, dtype: torch.dtype = torch.float32) -> TextE
     from transformers import CLIPTextModelWithProjection
 
     model = _load_half_of_clip(CLIPTextModelWithProjection, folder, dtype)
-    with _part_errors(folder):
+    with part_errors(folder):
         tokenizer = _load_tokenizer(folder)
     return TextEncoder(model.text_model, tokenizer).eval()
 
@@ -363,7 +363,7 @@ def _require_tokenizer(folder: Path) -> None:
         raise OSError("there is no tokenizer.json")
 
 
-def _require_all(info: dict[str, Any], folder: Path) -> None:
+def require_all(info: dict[str, Any], folder: Path) -> None:
     """A library fills what a folder lacks with random weights; here it is an error."""
     if missing := sorted(info["missing_keys"]):
         raise FlexEditError(
@@ -373,7 +373,7 @@ def _require_all(info: dict[str, Any], folder: Path) -> None:
 
 def _load_half_of_clip(kind: Any, folder: Path, dtype: torch.dtype) -> Any:
     """A CLIP folder holds both towers; loading one of them ignores the other's weights."""
-    with _part_errors(folder):
+    with part_errors(folder):
         model, info = kind.from_pretrained(
             folder,
             dtype=dtype,
@@ -381,7 +381,7 @@ def _load_half_of_clip(kind: Any, folder: Path, dtype: torch.dtype) -> Any:
             local_files_only=True,
             output_loading_info=True,
         )
-    _require_all(info, folder)
+    require_all(info, folder)
     return model
 
 

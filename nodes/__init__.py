@@ -17,7 +17,9 @@ class FlexEditExtension(ComfyExtension):
         from .mea import MEAConditioning
         from .painted import ReadPaintedMask
         from .qformer import QFormerEmbed
+        from .resolve import ResolveMask
         from .runtime import folders
+        from .sam_loader import SAMLoader
         from .sampler import KSampler
         from .vllm_loader import VLLMLoader
 
@@ -25,12 +27,14 @@ class FlexEditExtension(ComfyExtension):
         return [
             Loader,
             VLLMLoader,
+            SAMLoader,
             FreeShapeMask,
             MaskInterpreter,
             QFormerEmbed,
             MEAConditioning,
             KSampler,
             ReadPaintedMask,
+            ResolveMask,
             Crop,
             Composite,
         ]

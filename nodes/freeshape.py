@@ -1,14 +1,16 @@
-"""A free-shape mask drawn by numbers: what a person would scribble, for tests and batches."""
+"""A free-shape mask: drawn on the node by hand, or by numbers for tests and batches."""
 
 from __future__ import annotations
 
 from comfy_api.latest import io
 
 from ..flexedit import masks
+from ..flexedit import strokes as drawing
 from .runtime.options import one_of
+from .runtime.preview import show
 from .runtime.types import CATEGORY, schema
 
-KINDS = [*masks.KINDS, masks.RANDOM_WALK]
+KINDS = [drawing.DRAWN, *masks.KINDS, masks.RANDOM_WALK]
 
 
 class FreeShapeMask(io.ComfyNode):
@@ -23,16 +25,18 @@ class FreeShapeMask(io.ComfyNode):
             node_id="FlexEditFreeShapeMask",
             display_name="FlexEdit Free-Shape Mask",
             category=CATEGORY,
-            description="Draws a rough mask without a mouse: a circle, rectangle, triangle or "
-            "irregular blob, filled or as an open stroke, or a random walk over a given mask.",
-            search_aliases=["scribble", "mask shape", "random mask"],
+            description="Draw a rough mask right on the picture. Or without a mouse, by numbers: a "
+            "circle, rectangle, triangle or irregular blob, filled or as an open stroke, or a "
+            "random walk over a given mask.",
+            search_aliases=["scribble", "draw", "paint mask", "mask shape", "random mask"],
             inputs=[
                 io.Combo.Input(
                     "kind",
                     options=KINDS,
-                    default="circle",
-                    tooltip="The shape. The open kinds are an outline; a random walk scribbles "
-                    "over the mask that is connected, as a hand would.",
+                    default=drawing.DRAWN,
+                    tooltip="drawn: what you draw on the node. The other shapes follow the numbers "
+                    "below; the open kinds are an outline. A random walk scribbles over the mask "
+                    "that is connected, as a hand would.",
                 ),
                 fraction("x", 0.5, 0.0, "Centre from the left, as a fraction of the width."),
                 fraction("y", 0.5, 0.0, "Centre from the top, as a fraction of the height."),
@@ -81,7 +85,14 @@ class FreeShapeMask(io.ComfyNode):
                     optional=True,
                     tooltip="The object that a random walk covers. The other kinds ignore it.",
                 ),
+                io.String.Input(
+                    "strokes",
+                    default="",
+                    optional=True,
+                    tooltip="What was drawn on the node, as JSON. Only the kind 'drawn' uses it.",
+                ),
             ],
+            hidden=[io.Hidden.unique_id],
             outputs=[io.Mask.Output("free_shape", display_name="mask")],
         )
 
@@ -91,12 +102,16 @@ class FreeShapeMask(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, kind, seed, image_width, image_height, image=None, mask=None, **shape
+        cls, kind, seed, image_width, image_height, image=None, mask=None, strokes="", **shape
     ) -> io.NodeOutput:
         batch, height, width = 1, image_height, image_width
         if image is not None:
             batch, height, width = image.shape[:3]
         elif kind == masks.RANDOM_WALK and mask is not None:
             batch, height, width = mask.reshape(-1, *mask.shape[-2:]).shape
+        if kind == drawing.DRAWN:
+            picture = None if image is None else show(image, cls.hidden.unique_id)
+            drawn = drawing.rasterise(drawing.parse(strokes), height, width)
+            return io.NodeOutput(drawn.expand(batch, -1, -1), ui=picture)
         drawn = masks.free_shape(kind, height, width, batch, object_mask=mask, seed=seed, **shape)
         return io.NodeOutput(drawn)

@@ -27,6 +27,7 @@ class MaskInterpreter(io.ComfyNode):
             description="Shows the scene with your scribble to a vision language model, together "
             "with the instruction, and finds out which object or place you mean.",
             search_aliases=["scribble", "VLM", "LLaVA", "grounding", "what is under the mask"],
+            is_output_node=True,  # it shows what was said, needed by another node or not
             inputs=[
                 Vllm.Input(
                     "vllm",
@@ -110,6 +111,14 @@ class MaskInterpreter(io.ComfyNode):
             pipeline.interpret(model, request, reply, mark_alpha, step_callback(MAX_NEW_TOKENS))
         )
         reading = intent.reading
+        replies, labels = reading.replies, reading.labels
+        said = [
+            {"reply": reply, "label": label} for reply, label in zip(replies, labels, strict=True)
+        ]
         return io.NodeOutput(
-            intent, "\n".join(reading.replies), "\n".join(reading.labels), to_bhwc(intent.marked)
+            intent,
+            "\n".join(replies),
+            "\n".join(labels),
+            to_bhwc(intent.marked),
+            ui={"flexedit_reply": said},
         )

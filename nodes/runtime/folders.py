@@ -1,12 +1,12 @@
-"""Where models lie: FlexEdit's below ``models/flexedit`` and inside this package, stock VLLMs below
-``models/LLM``, which other packs use as well.
+"""Where models lie: FlexEdit's below ``models/flexedit`` and inside this package; stock VLLMs below
+``models/LLM`` and Segment Anything models below ``models/sams``, which other packs use as well.
 """
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import folder_paths
@@ -16,14 +16,16 @@ from ...flexedit.errors import FlexEditError
 
 MODELS = "flexedit"
 VLLMS = "LLM"
+SAMS = "sams"
+SAM_TYPES = ("sam", "sam2", "edgetam")  # how config.json's model_type begins
 
 
 def register() -> None:
-    """Makes both folders places for models; paths from extra_model_paths.yaml stay.
+    """Makes all of them places for models; paths from extra_model_paths.yaml stay.
 
-    LLM is not ours alone: which files of it are listed is left to whoever lists files.
+    LLM and sams are not ours alone: which files of them are listed is left to whoever lists files.
     """
-    for name in (MODELS, VLLMS):
+    for name in (MODELS, VLLMS, SAMS):
         folder_paths.add_model_folder_path(name, os.path.join(folder_paths.models_dir, name))
     paths, _ = folder_paths.folder_names_and_paths[MODELS]
     folder_paths.folder_names_and_paths[MODELS] = (paths, {"folder"})
@@ -56,11 +58,21 @@ def open_model(name: str) -> ModelFolder:
 
 
 def vllm_folders() -> dict[str, Path]:
-    """Name → folder of every stock VLLM: ``models/LLM/<name>`` or ``models/LLM/<maker>/<name>``."""
+    return _stock_folders(VLLMS, lambda config: "vision_config" in config)
+
+
+def sam_folders() -> dict[str, Path]:
+    return _stock_folders(
+        SAMS, lambda config: str(config.get("model_type", "")).startswith(SAM_TYPES)
+    )
+
+
+def _stock_folders(place: str, fits: Callable[[dict[str, object]], bool]) -> dict[str, Path]:
+    """Name → folder of every model that fits: ``<place>/<name>`` or ``<place>/<maker>/<name>``."""
     found: dict[str, Path] = {}
-    for root in map(Path, folder_paths.get_folder_paths(VLLMS)):
+    for root in map(Path, folder_paths.get_folder_paths(place)):
         for config in _configs(root):
-            if "vision_config" in _read(config):
+            if fits(_read(config)):
                 found.setdefault(config.parent.relative_to(root).as_posix(), config.parent)
     return found
 
@@ -83,13 +95,20 @@ def _read(config: Path) -> dict[str, object]:
 
 
 def open_vllm(name: str) -> Path:
-    """A stock VLLM's folder by its name in the list; no other path can be reached."""
-    found = vllm_folders()
+    return _open_stock("VLLM", VLLMS, vllm_folders(), name)
+
+
+def open_sam(name: str) -> Path:
+    return _open_stock("SAM", SAMS, sam_folders(), name)
+
+
+def _open_stock(kind: str, place: str, found: dict[str, Path], name: str) -> Path:
+    """A stock model's folder by its name in the list; no other path can be reached."""
     if name not in found:
         known = f"Choose one of {', '.join(found)}, or put" if found else "Put"
         raise FlexEditError(
-            f"There is no VLLM {name!r}. {known} its folder (config.json, processor and "
-            f".safetensors weights, as transformers saves them) into models/{VLLMS}."
+            f"There is no {kind} {name!r}. {known} its folder (config.json, processor and "
+            f".safetensors weights, as transformers saves them) into models/{place}."
         )
     return found[name]
 

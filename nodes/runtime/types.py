@@ -13,6 +13,7 @@ CATEGORY = "FlexEdit"
 Vllm = io.Custom("FLEXEDIT_VLLM")  # ManagedPart around flexedit.models.vllm.VLLM
 Qformer = io.Custom("FLEXEDIT_QFORMER")  # ManagedPart around flexedit.models.qformer.QFormer
 Mea = io.Custom("FLEXEDIT_MEA")  # ManagedPart around flexedit.models.mea.MEA
+Sam = io.Custom("FLEXEDIT_SAM")  # ManagedPart around flexedit.resolve.sam.Sam
 Intent = io.Custom("FLEXEDIT_INTENT")  # flexedit.pipeline.Intent, on the CPU
 Embeds = io.Custom("FLEXEDIT_EMBEDS")  # flexedit.pipeline.Embeds, on the CPU
 CropBox = io.Custom("FLEXEDIT_CROP")  # where a crop came from

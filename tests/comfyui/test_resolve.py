@@ -1,0 +1,168 @@
+"""The resolver in a running ComfyUI, and Segment Anything models in its memory."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from flexedit.resolve.resolver import resolve
+from tests.comfyui import inside
+from tests.comfyui.graph import Graph, free_shape, load, pictures
+from tests.comfyui.server import PromptFailed
+from tests.resolve.scenes import HEIGHT, LEFT, RIGHT, WIDTH, disc, scene
+from tests.resolve.tiny_sams import make_tiny_sam
+
+
+@pytest.fixture(scope="session")
+def sams(tmp_path_factory) -> Path:
+    """A folder as models/sams is: a SAM, a maker's SAM 2, another pack's file, and no SAM."""
+    root = tmp_path_factory.mktemp("models") / "sams"
+    make_tiny_sam("sam", root / "tiny-sam")
+    make_tiny_sam("sam2", root / "maker" / "tiny-sam2")
+    for name, content in (("other", '{"model_type": "llama"}'), ("broken", "{"), ("list", "[]")):
+        (root / name).mkdir()
+        (root / name / "config.json").write_text(content)
+    (root / "sam_vit_b.pth").write_bytes(b"")
+    return root
+
+
+@pytest.fixture(scope="session")
+def listed(comfy, sams) -> tuple[str, str]:
+    for name in ("tiny-sam", "maker"):
+        comfy.link_model(f"sams/{name}", sams / name)
+    return "tiny-sam", "maker/tiny-sam2"
+
+
+SETTINGS = {"candidate": 1, "fill_holes": True, "min_area": 64, "grow": 0, "feather": 0}
+
+
+def resolver(graph: Graph, comfy, scribble, method: str = "classic", **inputs):
+    pixels = (scene().movedim(0, -1) * 255).round().byte().numpy()
+    picture = graph.add("LoadImage", image=comfy.upload_image(Image.fromarray(pixels), "discs.png"))
+    mask = Image.fromarray((scribble.numpy() * 255).astype(np.uint8))
+    drawn = graph.add(
+        "LoadImageMask", image=comfy.upload_image(mask.convert("RGB"), "drawn.png"), channel="red"
+    )
+    return graph.add(
+        "FlexEditResolveMask",
+        **({"scene": picture[0], "mask": drawn[0], "method": method} | SETTINGS | inputs),
+    )
+
+
+def run(comfy, graph: Graph, node) -> tuple[np.ndarray, dict, dict]:
+    """→ the mask (H, W) bool, what the JSON says of the first picture, and the node's own output"""
+    saved = graph.save_mask(node[0])
+    text = graph.add("PreviewAny", source=node[2]).node_id
+    outputs = comfy.run(graph)
+    mask = pictures(comfy, outputs, saved)[0][..., 0] > 127
+    return mask, json.loads(outputs[text]["text"][0])[0], outputs[node.node_id]
+
+
+# In a graph
+
+
+def test_a_scribble_becomes_the_mask_that_the_library_gives(comfy):
+    graph = Graph()
+    node = resolver(graph, comfy, disc(LEFT, 14))
+    mask, report, shown = run(comfy, graph, node)
+    expected = resolve((scene() * 255).round()[None] / 255, disc(LEFT, 14)[None])
+    assert np.array_equal(mask, expected.mask[0].numpy() > 0)
+    assert report == expected.report()[0] and not report["ambiguous"]
+    assert not shown["flexedit_resolution"][0]["ambiguous"]
+
+
+def test_the_page_gets_the_scene_and_a_picture_of_each_candidate(comfy):
+    graph = Graph()
+    node = resolver(graph, comfy, disc(LEFT, 14) + disc(RIGHT, 14), candidate=2)
+    mask, report, shown = run(comfy, graph, node)
+    (resolution,) = shown["flexedit_resolution"]
+    assert resolution["ambiguous"] and resolution["chosen"] == 2
+    assert comfy.fetch_image(resolution["scene"]).size == (WIDTH, HEIGHT)
+    assert len(resolution["candidates"]) == len(report["candidates"])
+    cuts = [comfy.fetch_image(one["mask"]) for one in resolution["candidates"]]
+    alphas = [np.asarray(cut.getchannel("A")) for cut in cuts]
+    assert np.array_equal(alphas[1] > 127, mask) and not (alphas[0] > 127)[mask].any()
+    assert all(cut.convert("RGB").getextrema() == ((255, 255),) * 3 for cut in cuts)
+    assert all(
+        set(one["mask"]) == {"filename", "subfolder", "type"} for one in resolution["candidates"]
+    )
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_a_connected_sam_is_asked(number, comfy, listed):
+    graph = Graph()
+    loader = graph.add("FlexEditSAMLoader", model=listed[number], precision="auto")
+    node = resolver(graph, comfy, disc(LEFT, 28), "sam", sam=loader[0])
+    mask, report, _ = run(comfy, graph, node)
+    assert mask.shape == (HEIGHT, WIDTH) and mask.any() and report["candidates"]
+    assert listed[number] in str(comfy.object_info("FlexEditSAMLoader")["input"]["required"])
+
+
+def test_scenes_and_scribbles_of_other_sizes_and_numbers_are_matched(comfy):
+    graph = Graph()
+    scenes = graph.add("RepeatImageBatch", image=load(graph, comfy, "s.png", 24, 40)[0], amount=3)
+    node = graph.add(
+        "FlexEditResolveMask",
+        scene=scenes[0],
+        mask=free_shape(graph, image_width=80, image_height=48),
+        method="classic",
+        **SETTINGS,
+    )
+    saved, overlay = graph.save_mask(node[0]), graph.save(node[1])
+    outputs = comfy.run(graph)
+    for shown in (saved, overlay):
+        assert [one.shape for one in pictures(comfy, outputs, shown)] == [(24, 40, 3)] * 3
+
+
+@pytest.mark.parametrize(
+    ("inputs", "message"),
+    [
+        ({"method": "guess"}, "Unknown method 'guess'"),
+        ({"method": "sam"}, "Connect a FlexEdit SAM Loader"),
+        ({"candidate": 6}, "no candidate 6"),
+    ],
+)
+def test_what_cannot_be_done_is_explained(inputs, message, comfy):
+    graph = Graph()
+    node = resolver(graph, comfy, disc(LEFT, 14), **inputs)
+    with pytest.raises(PromptFailed, match=message) as failure:
+        run(comfy, graph, node)
+    assert failure.value.node_type == "FlexEditResolveMask"
+
+
+def test_an_unknown_sam_is_refused_before_anything_runs(comfy, listed):
+    graph = Graph()
+    loader = graph.add("FlexEditSAMLoader", model="../secret", precision="auto")
+    graph.save_mask(resolver(graph, comfy, disc(LEFT, 14), "sam", sam=loader[0])[0])
+    with pytest.raises(PromptFailed, match=r"no SAM '\.\./secret'.*models/sams"):
+        comfy.run(graph)
+
+
+# In ComfyUI's memory
+
+
+@pytest.fixture(scope="module")
+def memory(sams) -> dict:
+    return inside.run("sams.py", "everything", sams)
+
+
+def test_other_packs_keep_their_places_and_only_sams_are_listed(memory, sams):
+    found = memory["names"]
+    assert found["names"] == ["maker/tiny-sam2", "tiny-sam"]
+    assert found["paths"] == ["/elsewhere", str(Path(found["default"], "sams")), str(sams)]
+    assert found["extensions"] == [".pth"]
+
+
+@pytest.mark.parametrize("kind", ["sam", "sam2"])
+def test_a_sam_is_read_once_when_it_is_asked_and_not_kept_when_nothing_holds_it(kind, memory):
+    life = memory[kind]
+    assert life["bytes before use"] == life["bytes after classic"] == 0 < life["bytes"]
+    assert life["loaded"] == ["Sam"]
+    assert life["same mask again"] and life["same module again"]
+    assert not life["kept"] and life["loaded in the end"] == 0
+
+
+def test_cancel_ends_a_batch_after_the_picture_at_work(memory):
+    assert memory["cancelled"] == {"raised": True, "after one": True}
