@@ -24,6 +24,10 @@ lint: $(READY)
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
 	$(RUN) -m mypy flexedit
+	@if command -v npm > /dev/null && node -e 'process.exit(+(process.versions.node.split(".")[0] < 20))' \
+	  && { test -d node_modules || npm install --no-audit --no-fund --no-package-lock --silent; }; \
+	then npm run --silent lint; \
+	else echo "web/ is not checked: that needs npm, Node 20.19 or newer and npm's registry."; fi
 
 benchmark: $(READY)
 	$(RUN) -m flexedit bench build --out out/benchmark/cases $(CASES)

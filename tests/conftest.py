@@ -1,11 +1,18 @@
 """Whatever a test imports, it imports it offline and with a torchvision that loads."""
 
+from __future__ import annotations
+
 import os
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.comfyui import torchvision_cpu
+
+if TYPE_CHECKING:
+    from tests.comfyui.server import ComfyServer
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 # Tiny models compute for less time than threads wait for one another on a busy machine.
@@ -19,3 +26,12 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from tests.tiny import make_tiny_folder
 
     return make_tiny_folder(tmp_path_factory.mktemp("models") / "tiny")
+
+
+@pytest.fixture(scope="session")
+def comfy() -> Iterator[ComfyServer]:
+    """The ComfyUI that all tests share, over HTTP and in the browser."""
+    from tests.comfyui.server import ComfyServer
+
+    with ComfyServer() as server:
+        yield server

@@ -1,0 +1,68 @@
+"""The kind `drawn` as the API gets it: strokes as JSON, no browser."""
+
+import json
+
+import numpy as np
+import pytest
+
+from flexedit.strokes import parse, rasterise
+from tests.comfyui.graph import Graph, free_shape, load, pictures
+from tests.comfyui.server import PromptFailed
+
+STROKES = json.dumps(
+    {
+        "version": 1,
+        "strokes": [
+            {"tool": "brush", "width": 0.2, "points": [[0.1, 0.2], [0.8, 0.3], [0.4, 0.9]]},
+            {"tool": "circle", "points": [[0.5, 0.5], [0.9, 0.9]], "open": True},
+            {"tool": "eraser", "points": [[0.3, 0.2]]},
+        ],
+    }
+)
+
+
+def drawn(height: int, width: int) -> np.ndarray:
+    return rasterise(parse(STROKES), height, width).numpy() > 0
+
+
+def test_strokes_of_an_api_graph_make_the_librarys_mask(comfy):
+    graph = Graph()
+    saved = graph.save_mask(free_shape(graph, "drawn", strokes=STROKES))
+    (mask,) = pictures(comfy, comfy.run(graph), saved)
+    assert np.array_equal(mask[..., 0] > 0, drawn(32, 48))
+
+
+def test_a_drawing_has_the_size_and_number_of_the_pictures(comfy):
+    graph = Graph()
+    images = graph.add("EmptyImage", width=30, height=20, batch_size=3, color=0)
+    saved = graph.save_mask(free_shape(graph, "drawn", image=images[0], strokes=STROKES))
+    for mask in pictures(comfy, comfy.run(graph), saved):
+        assert np.array_equal(mask[..., 0] > 0, drawn(20, 30))
+
+
+def test_the_run_shows_the_picture_that_is_drawn_on(comfy):
+    graph = Graph()
+    scene = load(graph, comfy, "scene.png", 40, 56)
+    mask = graph.add(
+        "PreviewAny", source=free_shape(graph, "drawn", image=scene[0], strokes=STROKES)
+    )
+    plain = free_shape(graph, "circle", image=scene[0])
+    graph.save_mask(plain)
+    outputs = comfy.run(graph)
+    node_id = graph[mask.node_id]["inputs"]["source"][0]
+    (entry,) = outputs[node_id]["flexedit_picture"]
+    assert comfy.fetch_image(entry).size == (56, 40)
+    assert plain[0] not in outputs
+
+
+@pytest.mark.parametrize(
+    ("strokes", "message"),
+    [(None, "Nothing is drawn. Draw over"), ("", "Nothing is drawn"), ("[]", "must be a JSON obj")],
+)
+def test_a_drawing_that_makes_no_mask_is_explained(strokes, message, comfy):
+    graph = Graph()
+    images = graph.add("EmptyImage", width=30, height=20, batch_size=1, color=0)
+    graph.save_mask(free_shape(graph, "drawn", image=images[0], strokes=strokes))
+    with pytest.raises(PromptFailed, match=message) as failure:
+        comfy.run(graph)
+    assert failure.value.node_type == "FlexEditFreeShapeMask"
