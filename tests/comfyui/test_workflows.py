@@ -1,10 +1,29 @@
+import itertools
+import json
+from pathlib import PurePosixPath
+from urllib.parse import urlparse
+
 import pytest
+from PIL import Image
 
 from flexedit.checkpoint import EMBEDDED
-from tests.comfyui import workflows
+from tests.comfyui import without_model, workflows
 from tests.comfyui.graph import picture
+from tests.comfyui.workflows import node_of
 
 SCENES = {"Scene": picture(64, 80, channels=4), "Subject": picture(48, 48, seed=1)}
+JOBS = {
+    "edit_one_picture",
+    "insert_a_subject",
+    "large_photo",
+    "what_does_my_scribble_mean",
+    "scribble_to_sd_inpainting",
+    "scribble_to_flux_fill",
+    "scribble_to_qwen_image_edit",
+}
+OWN = [name for name in workflows.NAMES if not name.startswith("scribble_to_")]  # by our models
+OTHERS = [name for name in workflows.NAMES if name not in OWN]  # by models that people have
+TITLE = 30  # pixels that a node's title takes above it
 
 
 @pytest.fixture(scope="module")
@@ -27,13 +46,15 @@ def prepared(comfy, name: str, model: str) -> dict:
 
 
 def saved(name: str) -> str:
-    nodes = workflows.api_workflow(name).items()
-    return next(node_id for node_id, node in nodes if node["class_type"] == "SaveImage")
+    return node_of(workflows.api_workflow(name), "SaveImage")
 
 
-def test_there_are_workflows_for_the_four_jobs():
-    jobs = {"edit_one_picture", "insert_a_subject", "large_photo", "what_does_my_scribble_mean"}
-    assert jobs <= set(workflows.NAMES)
+def model_files(node: dict) -> list[dict]:
+    return node["properties"].get("models", [])
+
+
+def test_there_is_a_workflow_for_each_job():
+    assert set(workflows.NAMES) == JOBS
 
 
 @pytest.mark.parametrize("name", workflows.NAMES)
@@ -47,6 +68,34 @@ def test_the_browser_workflow_names_existing_nodes_and_inputs(name, object_info)
 
 
 @pytest.mark.parametrize("name", workflows.NAMES)
+def test_every_node_is_the_cores_or_ours(name, object_info):
+    for node in workflows.nodes(workflows.browser_workflow(name)):
+        module = object_info[node["type"]]["python_module"]
+        is_ours = node["type"].startswith("FlexEdit")
+        assert module == "custom_nodes.flexedit" if is_ours else not module.startswith("custom")
+
+
+@pytest.mark.parametrize("name", workflows.NAMES)
+def test_every_value_is_one_that_its_input_takes(name, object_info):
+    given = {
+        entry["name"]
+        for node in workflows.nodes(workflows.browser_workflow(name))
+        for entry in model_files(node)
+    }
+    for node in workflows.api_workflow(name).values():
+        for key, spec in workflows.input_specs(object_info[node["class_type"]]):
+            value = node["inputs"].get(key)
+            options = spec[1] if len(spec) > 1 else {}
+            if value is None or isinstance(value, list) or options.get("image_upload"):
+                continue
+            if spec[0] == "COMBO" or isinstance(spec[0], list):
+                choices = options.get("options", spec[0])
+                assert value in given or value in choices, f"{node['class_type']}.{key}: {value}"
+            if spec[0] in ("INT", "FLOAT"):
+                assert options.get("min", value) <= value <= options.get("max", value)
+
+
+@pytest.mark.parametrize("name", workflows.NAMES)
 def test_the_links_of_the_browser_workflow_join_what_both_ends_name(name):
     workflow = workflows.browser_workflow(name)
     by_id = {node["id"]: node for node in workflow["nodes"]}
@@ -55,9 +104,42 @@ def test_the_links_of_the_browser_workflow_join_what_both_ends_name(name):
         assert key in by_id[source]["outputs"][output]["links"]
         assert by_id[source]["outputs"][output]["type"] == kind
         assert by_id[target]["inputs"][slot]["link"] == key
+        assert by_id[target]["inputs"][slot]["type"] in (kind, "*")
     ends = [slot["link"] for node in by_id.values() for slot in node["inputs"]]
     assert sorted(end for end in ends if end is not None) == sorted(links)
     assert workflow["last_link_id"] == max(links) and workflow["last_node_id"] == max(by_id)
+
+
+@pytest.mark.parametrize("name", workflows.NAMES)
+def test_every_node_lies_in_a_titled_group_and_on_no_other(name):
+    workflow = workflows.browser_workflow(name)
+    for node in workflow["nodes"]:
+        assert any(holds(group["bounding"], box(node)) for group in workflow["groups"])
+    for one, other in itertools.combinations(map(box, workflow["nodes"]), 2):
+        assert not meet(one, other)
+    for one, other in itertools.combinations(workflow["groups"], 2):
+        assert not meet(one["bounding"], other["bounding"])
+    assert all(group["title"] for group in workflow["groups"])
+
+
+def box(node: dict) -> list[float]:
+    """left, top, width, height with the title"""
+    (x, y), (width, height) = node["pos"], node["size"]
+    return [x, y - TITLE, width, height + TITLE]
+
+
+def holds(outer: list[float], inner: list[float]) -> bool:
+    starts = all(inner[axis] >= outer[axis] for axis in (0, 1))
+    return starts and all(
+        inner[axis] + inner[axis + 2] <= outer[axis] + outer[axis + 2] for axis in (0, 1)
+    )
+
+
+def meet(one: list[float], other: list[float]) -> bool:
+    return all(
+        one[axis] < other[axis] + other[axis + 2] and other[axis] < one[axis] + one[axis + 2]
+        for axis in (0, 1)
+    )
 
 
 @pytest.mark.parametrize("name", workflows.NAMES)
@@ -67,12 +149,28 @@ def test_the_api_workflow_is_what_the_page_would_send(name, object_info):
 
 
 @pytest.mark.parametrize("name", workflows.NAMES)
+def test_the_browser_shows_a_picture_of_the_workflow(name):
+    with Image.open(workflows.WORKFLOWS / f"{name}.jpg") as thumbnail:
+        assert thumbnail.format == "JPEG"
+        assert thumbnail.width == thumbnail.height and 256 <= thumbnail.width <= 512
+    assert (workflows.WORKFLOWS / f"{name}.jpg").stat().st_size < 60_000
+
+
+@pytest.mark.parametrize("name", workflows.NAMES)
+def test_one_draws_on_the_scene_itself(name):
+    prompt = workflows.api_workflow(name)
+    where = prompt[node_of(prompt, "FlexEditFreeShapeMask")]["inputs"]
+    assert where["kind"] == "drawn" and json.loads(where["strokes"])["strokes"]
+    assert prompt[where["image"][0]]["_meta"]["title"] == "Scene"
+
+
+@pytest.mark.parametrize("name", OWN)
 def test_the_workflow_starts_with_the_embedded_model(name):
     inputs = [node["inputs"] for node in workflows.api_workflow(name).values()]
     assert [one["model"] for one in inputs if "precision" in one] == [EMBEDDED]
 
 
-@pytest.mark.parametrize("name", workflows.NAMES)
+@pytest.mark.parametrize("name", OWN)
 def test_the_workflow_runs(name, comfy, model):
     outputs = comfy.run(prepared(comfy, name, model))
     for node_id, node in workflows.api_workflow(name).items():
@@ -86,3 +184,41 @@ def test_the_workflow_runs(name, comfy, model):
 def test_the_result_has_the_scenes_size(name, comfy, model):
     outputs = comfy.run(prepared(comfy, name, model))
     assert comfy.fetch_image(outputs[saved(name)]["images"][0]).size == SCENES["Scene"].size
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_only_the_named_model_files_are_missing(name, comfy):
+    prompt = workflows.api_workflow(name)
+    prompt[node_of(prompt, "LoadImage")]["inputs"]["image"] = comfy.upload_image(
+        SCENES["Scene"], "Scene.png"
+    )
+    files = {
+        str(node["id"]): {entry["name"] for entry in model_files(node)}
+        for node in workflows.nodes(workflows.browser_workflow(name))
+        if model_files(node)
+    }
+    answer = comfy.post("prompt", json={"prompt": prompt}).json()
+    assert set(answer["node_errors"]) == set(files)
+    for node_id, refusal in answer["node_errors"].items():
+        assert {error["type"] for error in refusal["errors"]} == {"value_not_in_list"}
+        missing = {error["extra_info"]["received_value"] for error in refusal["errors"]}
+        assert missing == files[node_id]
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_the_graph_says_where_its_model_files_are_and_go(name):
+    workflow = workflows.browser_workflow(name)
+    notes = [node for node in workflow["nodes"] if node["type"] == "MarkdownNote"]
+    text = "".join(node["widgets_values"][0] for node in notes)
+    entries = [entry for node in workflows.nodes(workflow) for entry in model_files(node)]
+    assert entries
+    for entry in entries:
+        assert PurePosixPath(urlparse(entry["url"]).path).name == entry["name"]
+        assert f"[{entry['name']}]({entry['url']})" in text
+        assert f"models/{entry['directory']}" in text
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_all_but_the_object_stays_bit_for_bit(name, comfy):
+    """The picture's negative stands in for the edit, as no such model can be had here."""
+    without_model.check_composite(comfy, workflows.api_workflow(name))

@@ -1,4 +1,5 @@
-"""The workflows we ship: as the page saves them, and below api/ as the API takes them.
+"""The workflows we ship: as the page saves them, and below api/ as the API takes them; and the
+subgraph blueprints, each one node that the page offers.
 
 python -m tests.comfyui.workflows      writes the API twin of every workflow anew
 """
@@ -7,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from tests.comfyui.fetch import PACK
@@ -14,9 +16,11 @@ from tests.comfyui.server import ComfyServer, Prompt
 
 WORKFLOWS = PACK / "workflows"
 NAMES = sorted(path.stem for path in WORKFLOWS.glob("*.json"))
+BLUEPRINTS = sorted((PACK / "subgraphs").glob("*.json"))
 
 WIDGETS = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO"}
 NOTES = {"Note", "MarkdownNote"}  # live in the page only
+INPUTS, OUTPUTS = -10, -20  # what a subgraph calls its own ends
 
 
 def browser_workflow(name: str) -> dict[str, Any]:
@@ -27,33 +31,57 @@ def api_workflow(name: str) -> dict[str, Any]:
     return json.loads((WORKFLOWS / "api" / f"{name}.json").read_text(encoding="utf-8"))
 
 
-def to_api(workflow: Mapping[str, Any], object_info: Mapping[str, Any]) -> Prompt:
-    """What the page sends when a person queues this workflow."""
-    sources = {link[0]: [str(link[1]), link[2]] for link in workflow["links"]}
+def to_api(
+    workflow: Mapping[str, Any],
+    object_info: Mapping[str, Any],
+    outside: Mapping[int, list | None] | None = None,
+) -> Prompt:
+    """What the page sends when a person queues this workflow.
+
+    `outside` has what the inputs of a blueprint's subgraph are connected to, by their number; a
+    widget of which nothing is said there keeps its value.
+    """
+    sources = {key: [str(origin), slot] for key, origin, slot, *_ in workflow["links"]}
+    for key, origin, slot, *_ in workflow["links"]:
+        if origin == INPUTS:
+            sources[key] = (outside or {}).get(slot)
     return {
         str(node["id"]): _to_api(node, object_info[node["type"]], sources)
         for node in nodes(workflow)
     }
 
 
+def subgraph(blueprint: Path) -> dict[str, Any]:
+    """What is inside of a blueprint, its links written as those of a workflow."""
+    (found,) = json.loads(blueprint.read_text(encoding="utf-8"))["definitions"]["subgraphs"]
+    ends = ("id", "origin_id", "origin_slot", "target_id", "target_slot", "type")
+    return found | {"links": [[link[end] for end in ends] for link in found["links"]]}
+
+
 def nodes(workflow: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     return (node for node in workflow["nodes"] if node["type"] not in NOTES)
 
 
+def node_of(prompt: Prompt, class_type: str) -> str:
+    """The id of the first node of a kind."""
+    return next(key for key, node in prompt.items() if node["class_type"] == class_type)
+
+
 def _to_api(
-    node: Mapping[str, Any], info: Mapping[str, Any], sources: Mapping[int, list]
+    node: Mapping[str, Any], info: Mapping[str, Any], sources: Mapping[int, list | None]
 ) -> dict[str, Any]:
     slots = {slot["name"]: slot["link"] for slot in node["inputs"]}
     values = iter(node["widgets_values"])
     inputs = {}
     for name, spec in input_specs(info):
         if is_widget(spec):
-            inputs[name] = next(values, spec[1].get("default"))  # a graph older than the widget
+            options = spec[1] if len(spec) > 1 else {}
+            inputs[name] = next(values, options.get("default"))  # a graph older than the widget
             if has_control(name, spec):
                 next(values)
-            if len(spec) > 1 and spec[1].get("image_upload"):
+            if options.get("image_upload"):
                 next(values)
-        if slots.get(name) is not None:
+        if slots.get(name) is not None and sources[slots[name]] is not None:
             inputs[name] = sources[slots[name]]
     assert not list(values), f"{node['type']} has more widget values than widgets"
     title = node.get("title", node["type"])

@@ -1,0 +1,179 @@
+"""Draws the pictures that ComfyUI's template browser shows: what each workflow does, by running it.
+
+python -m tests.comfyui.thumbnails [name …]      writes workflows/<name>.jpg
+
+Workflows of models that cannot be had here are run up to the mask, and show that. Their photographs
+are scikit-image's: coffee (CC0, Rachel Michetti), chelsea (CC0, Stéfan van der Walt) and rocket
+(public domain, SpaceX).
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFilter, ImageFont
+
+from flexedit import strokes
+from flexedit.checkpoint import EMBEDDED
+from flexedit.data.world import World
+from tests.comfyui import workflows
+from tests.comfyui.demo import Demo
+from tests.comfyui.server import ComfyServer
+from tests.comfyui.workflows import node_of
+
+SIDE, CARD, MARGIN = 400, 210, 14  # pixels; a card is one of the two pictures
+TOP, BOTTOM = (58, 63, 143), (20, 23, 47)  # of the ground behind them
+WHITE, ACCENT = (255, 255, 255), (94, 242, 224)
+
+
+@dataclass(frozen=True)
+class Photo:
+    """A square of a photograph, what is scribbled on it, and what comes after it in the graph."""
+
+    name: str
+    box: tuple[int, int, int, int]
+    points: Sequence[tuple[float, float]]
+    model: str
+
+    def picture(self) -> Image.Image:
+        spec = importlib.util.find_spec("skimage")
+        assert spec is not None and spec.origin is not None
+        path = Path(spec.origin).parent / "data" / self.name
+        return Image.open(path).convert("RGB").crop(self.box).resize((512, 512))
+
+    def drawing(self) -> str:
+        stroke = {"tool": "brush", "width": 0.05, "points": self.points}
+        return json.dumps({"version": 1, "strokes": [stroke]})
+
+
+@dataclass(frozen=True)
+class Held:
+    """A case of the synthetic world that no model was trained on."""
+
+    operation: str
+    size: int = 64
+
+
+PHOTOS = {
+    "scribble_to_sd_inpainting": Photo(
+        "coffee.png",
+        (100, 0, 500, 400),
+        ((0.22, 0.15), (0.75, 0.2), (0.25, 0.3), (0.75, 0.4), (0.35, 0.5), (0.62, 0.58)),
+        "SD",
+    ),
+    "scribble_to_flux_fill": Photo(
+        "chelsea.png", (60, 0, 360, 300), ((0.3, 0.3), (0.6, 0.4), (0.4, 0.6)), "FLUX Fill"
+    ),
+    "scribble_to_qwen_image_edit": Photo(
+        "rocket.jpg", (120, 0, 547, 427), ((0.5, 0.3), (0.51, 0.5), (0.5, 0.7)), "Qwen"
+    ),
+}
+HELD = {  # the first of each, not the best
+    "edit_one_picture": Held("remove"),
+    "insert_a_subject": Held("insert"),
+    "large_photo": Held("remove", size=192),
+    "what_does_my_scribble_mean": Held("segment"),
+}
+
+
+def main(names: Sequence[str]) -> None:
+    with ComfyServer() as comfy:
+        for name in names or workflows.NAMES:
+            cards = photo(comfy, name, PHOTOS[name]) if name in PHOTOS else held(comfy, name)
+            path = workflows.WORKFLOWS / f"{name}.jpg"
+            thumbnail(*cards).save(path, quality=88, optimize=True)
+            print(path)
+
+
+def photo(comfy: ComfyServer, name: str, photo: Photo) -> tuple[Image.Image, Image.Image, str]:
+    """The scribble, the mask that the graph finds, and what would come next."""
+    prompt = workflows.api_workflow(name)
+    scene = photo.picture()
+    prompt[node_of(prompt, "LoadImage")]["inputs"]["image"] = comfy.upload_image(scene, "scene.png")
+    where = prompt[node_of(prompt, "FlexEditFreeShapeMask")]["inputs"]
+    where["strokes"] = photo.drawing()
+    resolve = node_of(prompt, "FlexEditResolveMask")
+    kinds = ("LoadImage", "FlexEditFreeShapeMask", "FlexEditResolveMask")
+    kept = {key: prompt[key] for key in (node_of(prompt, kind) for kind in kinds)}
+    kept["mask"] = {"class_type": "MaskToImage", "inputs": {"mask": [resolve, 0]}}
+    kept["save"] = {
+        "class_type": "SaveImage",
+        "inputs": {"images": ["mask", 0], "filename_prefix": "mask"},
+    }
+    mask = comfy.fetch_image(comfy.run(kept)["save"]["images"][0]).convert("L")
+    drawn = strokes.rasterise(strokes.parse(photo.drawing()), scene.height, scene.width)
+    return scribbled(scene, drawn.numpy() > 0), tinted(scene, mask), photo.model
+
+
+def held(comfy: ComfyServer, name: str) -> tuple[Image.Image, Image.Image, str]:
+    """The scribble and the result, by the embedded model."""
+    case = HELD[name]
+    sample = World(case.size, split="heldout", operations={case.operation: 1.0})[0]
+    demo = Demo(comfy, EMBEDDED, seed=0)
+    outputs = demo.run(name, sample, sample.instruction)
+    before = scribbled(Image.fromarray(sample.scene), sample.mask)
+    if name == "what_does_my_scribble_mean":
+        mask = demo.picture(outputs["Its mask"]).convert("L").resize((CARD, CARD))
+        scene = Image.fromarray(sample.scene).resize((CARD, CARD), Image.Resampling.BICUBIC)
+        return before, tinted(scene, mask), f"“{outputs['Its name']['text'][0]}”"
+    if sample.subject is not None:
+        subject = Image.fromarray(sample.subject)
+        before = large(before)
+        before.paste(large(subject).resize((CARD // 3, CARD // 3)), (0, CARD - CARD // 3))
+    return before, demo.picture(outputs["Save"]), ""
+
+
+def scribbled(scene: Image.Image, mask: np.ndarray) -> Image.Image:
+    """The scene with a scribble in white."""
+    opacity = Image.fromarray((mask * 225).astype(np.uint8))
+    return Image.composite(Image.new("RGB", scene.size, WHITE), scene, opacity)
+
+
+def tinted(scene: Image.Image, mask: Image.Image) -> Image.Image:
+    """The scene with a mask in colour, and its outline."""
+    fill = Image.composite(
+        Image.new("RGB", scene.size, ACCENT), scene, mask.point(lambda value: value * 0.45)
+    )
+    thick = max(3, scene.width // 60 * 2 + 1)
+    hard = mask.point(lambda value: 255 if value > 127 else 0)
+    rim = np.asarray(hard.filter(ImageFilter.MaxFilter(thick))) > np.asarray(hard)
+    return Image.composite(
+        Image.new("RGB", scene.size, ACCENT), fill, Image.fromarray((rim * 255).astype(np.uint8))
+    )
+
+
+def thumbnail(before: Image.Image, after: Image.Image, label: str) -> Image.Image:
+    """One card behind the other, top left and bottom right."""
+    shade = np.linspace(0, 1, SIDE)[:, None, None]
+    ground = np.array(TOP) * (1 - shade) + np.array(BOTTOM) * shade
+    page = Image.fromarray(np.broadcast_to(ground, (SIDE, SIDE, 3)).astype(np.uint8))
+    draw = ImageDraw.Draw(page)
+    far = SIDE - MARGIN - CARD
+    for card, at in ((before, MARGIN), (after, far)):
+        frame = (at - 4, at - 4, at + CARD + 3, at + CARD + 3)
+        draw.rounded_rectangle(frame, 10, fill=WHITE)
+        page.paste(large(card), (at, at), corners())
+    font = ImageFont.load_default(30)
+    draw.text((SIDE - MARGIN, 84), label, ACCENT, font, anchor="rm")
+    return page
+
+
+def large(picture: Image.Image) -> Image.Image:
+    return picture.convert("RGB").resize((CARD, CARD), Image.Resampling.BICUBIC)
+
+
+def corners() -> Image.Image:
+    """What of a card is seen."""
+    mask = Image.new("L", (CARD, CARD))
+    ImageDraw.Draw(mask).rounded_rectangle((0, 0, CARD - 1, CARD - 1), 8, fill=255)
+    return mask
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,114 @@
+"""Installing the pack as people do: from its repository, from the registry's archive, by pip."""
+
+import json
+import re
+import shutil
+import sys
+import sysconfig
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from tests.comfyui import workflows
+from tests.comfyui.fetch import PACK
+from tests.install import tools
+
+pytestmark = pytest.mark.slow
+
+NODES = json.loads((PACK / "tests" / "comfyui" / "object_info.json").read_text())
+LEFT_OUT = ("tests/", "benchmarks/", "docs/pictures/", ".ci/", ".cache/", ".venv/", "out/", "runs/")
+
+
+@pytest.fixture(scope="module")
+def repository(tmp_path_factory):
+    if not (PACK / ".git").exists() or shutil.which("git") is None:
+        pytest.skip("needs git and a clone of the repository")
+    return tools.repository(tmp_path_factory.mktemp("source") / "flexedit")
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    return tmp_path_factory.mktemp("home")
+
+
+@pytest.fixture(scope="module")
+def archive(repository, home):
+    """What `comfy node publish` would send to the registry."""
+    tools.comfy("node", "pack", home=home, folder=repository)
+    return (repository / tools.ARCHIVE).rename(home / tools.ARCHIVE)
+
+
+@pytest.fixture(scope="module")
+def names(archive):
+    with zipfile.ZipFile(archive) as opened:
+        return set(opened.namelist())
+
+
+def test_the_registrys_own_checks_find_nothing_to_warn_of(repository, home):
+    printed = tools.comfy("node", "validate", home=home, folder=repository)
+    assert "All validation checks passed" in printed
+    assert not re.search("warning|error", printed, re.IGNORECASE)
+
+
+def test_the_archive_has_all_that_runs_or_is_shown(names):
+    wanted = ["__init__.py", "pyproject.toml", "requirements.txt", "README.md", "LICENSE", "NOTICE"]
+    for folder in ("nodes", "flexedit", "web", "workflows", "subgraphs"):
+        files = (path for path in (PACK / folder).rglob("*") if path.is_file())
+        wanted += [str(path.relative_to(PACK)) for path in files if "__pycache__" not in path.parts]
+    assert [name for name in wanted if name not in names] == []
+
+
+def test_the_archive_has_nothing_else(names, archive):
+    assert [name for name in names if name.startswith(LEFT_OUT)] == []
+    assert not names & {"Makefile", "requirements-dev.txt", ".gitignore", ".comfyignore"}
+    assert archive.stat().st_size < 40e6
+
+
+def test_comfyui_loads_the_archive(archive):
+    with tools.ServerWithArchive(archive) as comfy:
+        assert comfy.import_seconds() < 30  # and no error
+        ours = {name for name in comfy.object_info() if name.startswith("FlexEdit")}
+        assert set(NODES) <= ours
+        assert comfy.get("workflow_templates").json()["flexedit"]
+        assert set(comfy.get("workflow_templates").json()["flexedit"]) == set(workflows.NAMES)
+        for name in workflows.NAMES:
+            thumbnail = comfy.get(f"api/workflow_templates/flexedit/{name}.jpg")
+            assert thumbnail.headers["Content-Type"] == "image/jpeg"
+        assert len(comfy.get("global_subgraphs").json()) == len(workflows.BLUEPRINTS)
+        assert "registerExtension" in comfy.get("extensions/flexedit/flexedit.js").text
+        assert comfy.get("extensions/flexedit/docs/FlexEditLoader.md").text
+
+
+def test_comfy_cli_and_the_manager_install_it_from_its_repository(
+    repository, home, names, tmp_path
+):
+    comfyui = tools.clean_comfyui(tmp_path / "ComfyUI")
+    command = ("--workspace", comfyui, "node", "install", "--no-deps", "--mode", "local")
+    with tools.served(repository) as address:
+        tools.comfy(*command, "--exit-on-fail", f"{address}", home=home, folder=tmp_path)
+    (installed,) = (path for path in (comfyui / "custom_nodes").iterdir() if path.is_dir())
+    for name in names:
+        assert (installed / name).read_bytes() == (repository / name).read_bytes(), name
+
+
+def test_pip_leaves_torch_and_numpy_as_they_are(tmp_path):
+    """Where only they are installed, as in a ComfyUI that never had this pack."""
+    site = tmp_path / "bare"
+    tools.run(sys.executable, "-m", "venv", "--without-pip", site)
+    python = site / "bin" / "python"
+    packages = Path(
+        tools.run(python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))").strip()
+    )
+    here = Path(sysconfig.get_path("purelib"))
+    for pattern in ("torch-*.dist-info", "torchvision-*.dist-info", "numpy-*.dist-info"):
+        (found,) = here.glob(pattern)
+        shutil.copytree(found, packages / found.name)
+    report = tmp_path / "report.json"
+    pip = (sys.executable, "-m", "pip", "--python", python, "install", "--quiet")
+    tools.run(*pip, "--dry-run", "--report", report, "-r", PACK / "requirements.txt")
+    chosen = {
+        item["metadata"]["name"].lower() for item in json.loads(report.read_text())["install"]
+    }
+    assert {"diffusers", "transformers", "scipy"} <= chosen
+    assert not chosen & {"torch", "torchvision", "torchaudio", "numpy"}

@@ -1,0 +1,62 @@
+"""What the documentation quotes and links is there."""
+
+import ast
+import re
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = sorted([*(ROOT / "docs").glob("*.md"), ROOT / "README.md", ROOT / "MODEL_CARD.md"])
+TABLE = (ROOT / "docs" / "troubleshooting.md").read_text(encoding="utf-8")
+MESSAGES = re.findall(r"^\| `(.+?)` \|", TABLE, re.MULTILINE)
+
+
+@cache
+def texts() -> tuple[str, ...]:
+    """Every text of the code; what is filled in at run time is left out."""
+    trees = (
+        ast.parse(path.read_text(encoding="utf-8"))
+        for folder in ("flexedit", "nodes")
+        for path in (ROOT / folder).rglob("*.py")
+    )
+    found = []
+    for node in (node for tree in trees for node in ast.walk(tree)):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            found.append(node.value)
+        if isinstance(node, ast.JoinedStr):
+            parts = (part.value for part in node.values if isinstance(part, ast.Constant))
+            found.append("\0".join(parts))
+    return tuple(found)
+
+
+@pytest.mark.parametrize("message", MESSAGES)
+def test_troubleshooting_quotes_messages_that_the_code_raises(message):
+    parts = [re.escape(part.strip()) for part in message.split("…") if part.strip()]
+    pattern = re.compile(".*".join(parts), re.DOTALL)
+    assert any(pattern.search(text) for text in texts())
+
+
+def test_troubleshooting_has_a_table_of_messages():
+    assert len(MESSAGES) >= 15
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_relative_links_and_pictures_lead_somewhere(page):
+    text = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+    links = re.findall(r"\]\(([^)\s]+)\)|(?:src|href)=\"([^\"]+)\"", text)
+    for link in filter(None, (one or other for one, other in links)):
+        if re.match(r"\w+:", link):
+            continue
+        path, _, anchor = link.partition("#")
+        target = (page.parent / path).resolve() if path else page
+        assert target.exists(), link
+        if anchor:
+            assert anchor in headings(target), link
+
+
+def headings(page: Path) -> set[str]:
+    """The anchors that GitHub gives a page's headings."""
+    titles = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).strip().replace(" ", "-") for title in titles}
