@@ -24,8 +24,9 @@ lint: $(READY)
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
 	$(RUN) -m mypy flexedit
-	@if command -v npm > /dev/null && node -e 'process.exit(+(process.versions.node.split(".")[0] < 20))' \
-	  && { test -d node_modules || npm install --no-audit --no-fund --no-package-lock --silent; }; \
+	@if command -v npm > /dev/null \
+	  && node -e 'let [a, b] = process.versions.node.split("."); process.exit(+(20.19 > a + "." + b))' \
+	  && { npm ls > /dev/null 2>&1 || npm install --no-audit --no-fund --no-package-lock --silent; }; \
 	then npm run --silent lint; \
 	else echo "web/ is not checked: that needs npm, Node 20.19 or newer and npm's registry."; fi
 

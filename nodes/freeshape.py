@@ -112,6 +112,6 @@ class FreeShapeMask(io.ComfyNode):
         if kind == drawing.DRAWN:
             picture = None if image is None else show(image, cls.hidden.unique_id)
             drawn = drawing.rasterise(drawing.parse(strokes), height, width)
-            return io.NodeOutput(drawn.expand(batch, -1, -1), ui=picture)
+            return io.NodeOutput(drawn.repeat(batch, 1, 1), ui=picture)
         drawn = masks.free_shape(kind, height, width, batch, object_mask=mask, seed=seed, **shape)
         return io.NodeOutput(drawn)

@@ -8,9 +8,9 @@ from comfy_api.latest import io
 
 from ..flexedit.compositing import num_masks
 from ..flexedit.resolve import resolver
-from .runtime.candidates import show
 from .runtime.interrupt import step_callback
 from .runtime.options import one_of
+from .runtime.preview import show_candidates
 from .runtime.types import CATEGORY, Sam, schema, to_bchw, to_bhwc
 
 
@@ -116,5 +116,5 @@ class ResolveMask(io.ComfyNode):
             resolved.mask,
             to_bhwc(resolved.overlay),
             json.dumps(resolved.report()),
-            ui=show(scene, resolved),
+            ui=show_candidates(scene, resolved),
         )

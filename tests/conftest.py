@@ -15,8 +15,9 @@ if TYPE_CHECKING:
     from tests.comfyui.server import ComfyServer
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
-# Tiny models compute for less time than threads wait for one another on a busy machine.
-os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Tiny models compute for less time than threads wait for one another on a busy machine; and a
+# process that has threads cannot be forked, as a test of two processes does.
+os.environ["OMP_NUM_THREADS"] = "1"
 torchvision_cpu.install()
 
 

@@ -64,7 +64,8 @@ def resolve(scene: Tensor, mask: Tensor) -> Resolution:
         Candidate(window.paste(part, *scene.shape[1:]), float(confidence[index]))
         for index, part in zip(kept, found, strict=True)
     )
-    return Resolution(candidates, ambiguous=bool(things))
+    both_kept = kept[:2] == order[:2]  # not so if the two things are nearly one
+    return Resolution(candidates, ambiguous=bool(things) and both_kept)
 
 
 @dataclass(frozen=True)

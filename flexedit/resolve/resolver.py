@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 METHODS = ("classic", "sam")
 COLORS = ("red", "cyan", "yellow", "purple", "green", "orange")  # of candidates 1 to 6
 ALPHA = 0.45  # of a filled candidate
-TWO_THINGS = (
+AMBIGUOUS = (
     "The scribble seems to mean two things: candidate 1 and candidate 2. "
     "Choose one of them, or scribble over one thing only."
 )
@@ -89,7 +89,9 @@ def resolve(
         resolutions.append(found)
         if on_picture is not None:
             on_picture(row + 1)
-    wanted = torch.stack([pick(found, candidate) for found in resolutions]).to(scene)
+    wanted = torch.stack(
+        [pick(found, candidate, row + 1) for row, found in enumerate(resolutions)]
+    ).to(scene)
     grown = masks.grow(wanted, grow)
     if not grown.flatten(1).any(1).all():
         raise FlexEditError(
@@ -121,12 +123,12 @@ def tidy(mask: np.ndarray, fill_holes: bool, min_area: int) -> np.ndarray:
     return mask
 
 
-def pick(found: Resolution, candidate: int) -> Tensor:
-    """The mask (H, W) of candidate 1, 2 …"""
+def pick(found: Resolution, candidate: int, picture: int) -> Tensor:
+    """The mask (H, W) of candidate 1, 2 … of picture 1, 2 …"""
     if not 1 <= candidate <= len(found.candidates):
         raise FlexEditError(
-            f"There is no candidate {candidate}: the scribble has {len(found.candidates)}. "
-            "Choose a smaller number; 1 is the best."
+            f"There is no candidate {candidate}: the scribble of picture {picture} has "
+            f"{len(found.candidates)}. Choose a smaller number; 1 is the best."
         )
     return torch.from_numpy(found.candidates[candidate - 1].mask)
 
@@ -162,7 +164,7 @@ def describe(found: Resolution, chosen: int) -> dict[str, Any]:
     return {
         "chosen": chosen,
         "ambiguous": found.ambiguous,
-        "message": TWO_THINGS if found.ambiguous else "",
+        "message": AMBIGUOUS if found.ambiguous else "",
         "candidates": [
             {
                 "candidate": index + 1,

@@ -1,5 +1,6 @@
 """From a scribble to the objects that it may mean, by a Segment Anything model: it is prompted with
-points on the scribble and the box around it, and all masks that it proposes are candidates.
+points on the scribble and the box around it; of the masks that it proposes those are candidates
+that touch the scribble and differ.
 
 H × W a picture's size, h × w a smaller copy's, P prompts, N points, M masks per prompt
 """
@@ -73,7 +74,7 @@ class Sam(nn.Module):
             for one, scribble in zip(ranked, scribbles, strict=True)
         )
         things = [one[0] for one in by_half if one]
-        ambiguous = two_things(scribbles[1:], regions[things])
+        ambiguous = are_two_things(scribbles[1:], regions[things])
         if ambiguous:
             order = [*sorted(things, key=lambda index: -scores[index]), *order]
         kept = distinct(regions.reshape(len(regions), -1), np.ones(whole.size, int), order)
@@ -85,7 +86,8 @@ class Sam(nn.Module):
         found = self._masks(logits[kept], sizes, mask.shape)
         confidence = scores[kept].clip(0, 1).tolist()
         candidates = map(Candidate, found, confidence)
-        return Resolution(tuple(candidates), ambiguous)
+        both_kept = kept[:2] == order[:2]  # not so if the two things are nearly one
+        return Resolution(tuple(candidates), ambiguous and both_kept)
 
     def propose(
         self, scene: Tensor, scribbles: Sequence[np.ndarray]
@@ -173,7 +175,7 @@ def box_around(scribble: np.ndarray) -> np.ndarray:
     return np.array([left, top, right, bottom])
 
 
-def two_things(parts: Sequence[np.ndarray], found: np.ndarray) -> bool:
+def are_two_things(parts: Sequence[np.ndarray], found: np.ndarray) -> bool:
     """Whether each half of a scribble (h, w) lies on an object (2, h, w) that lacks the other."""
     if len(parts) < 2 or len(found) < 2:
         return False

@@ -279,8 +279,8 @@ def pickled(folder):
         ("pickled", pickled, "safetensors"),
     ],
 )
-def test_a_broken_model_folder_is_named(name, spoil, message, comfy, tiny_folder, tmp_path):
-    folder = shutil.copytree(tiny_folder, tmp_path / name)
+def test_a_broken_model_folder_is_named(name, spoil, message, comfy, tiny, tmp_path):
+    folder = shutil.copytree(tiny, tmp_path / name)
     spoil(folder)
     comfy.link_model(f"flexedit/{name}", folder)
     graph = Graph()
@@ -299,8 +299,8 @@ def test_a_model_name_cannot_leave_the_models_folder(name, comfy, model):
     assert failure.value.node_type == "FlexEditLoader"
 
 
-def test_parts_of_two_models_are_refused_with_both_widths(comfy, model, tiny_folder, tmp_path):
-    folder = shutil.copytree(tiny_folder, tmp_path / "wide")
+def test_parts_of_two_models_are_refused_with_both_widths(comfy, model, tiny, tmp_path):
+    folder = shutil.copytree(tiny, tmp_path / "wide")
     widen_qformer(folder)
     comfy.link_model("flexedit/wide", folder)
     graph = Graph()

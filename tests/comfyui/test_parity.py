@@ -38,9 +38,9 @@ SD15 = {  # InstructPix2Pix's UNet
 
 
 @pytest.fixture(scope="module", params=["random weights", EMBEDDED])
-def compared(request, tiny_folder) -> dict:
+def compared(request, tiny) -> dict:
     trained = request.param == EMBEDDED
-    return inside.run("parity.py", "compare", embedded() if trained else tiny_folder)
+    return inside.run("parity.py", "compare", embedded() if trained else tiny)
 
 
 def test_all_branches_agree_after_10_and_20_steps_with_and_without_subject(compared):

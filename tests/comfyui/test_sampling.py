@@ -15,8 +15,8 @@ FELT = 0.01
 
 
 @pytest.fixture(scope="module")
-def behaviour(tiny_folder) -> dict:
-    return inside.run("behaviour.py", "everything", tiny_folder)
+def behaviour(tiny) -> dict:
+    return inside.run("behaviour.py", "everything", tiny)
 
 
 def test_every_core_sampler_gives_finite_latents(behaviour):
@@ -105,8 +105,8 @@ def test_half_precision_gives_nearly_the_same(behaviour):
 
 
 @pytest.mark.parametrize("name", ["tiny", EMBEDDED])
-def test_the_graph_gives_the_picture_of_the_command_line(name, comfy, model, tiny_folder, tmp_path):
-    folder = tiny_folder if name == "tiny" else embedded()
+def test_the_graph_gives_the_picture_of_the_command_line(name, comfy, model, tiny, tmp_path):
+    folder = tiny if name == "tiny" else embedded()
     graph = Graph()
     scene = load(graph, comfy, "parity_scene.png", 50, 70)[0]
     subject = load(graph, comfy, "parity_subject.png", 40, 30, seed=1)[0]

@@ -53,7 +53,7 @@ def test_a_scribble_of_another_size_is_scaled_to_the_scene():
         ({"mask": torch.zeros(1, 64, 64)}, "Paint over the thing"),
         ({"method": "guess"}, "choose one of classic, sam"),
         ({"method": "sam"}, "Connect a FlexEdit SAM Loader"),
-        ({"candidate": 7}, r"no candidate 7: the scribble has \d"),
+        ({"candidate": 7}, r"no candidate 7: the scribble of picture 1 has \d"),
         ({"candidate": 0}, "no candidate 0"),
         ({"grow": -80}, "shrinks by 80 pixels"),
     ],
