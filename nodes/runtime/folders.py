@@ -95,19 +95,19 @@ def _read(config: Path) -> dict[str, object]:
 
 
 def open_vllm(name: str) -> Path:
-    return _open_stock("VLLM", VLLMS, vllm_folders(), name)
+    return _open_stock(vllm_folders(), name, f"There is no VLLM {name!r}.", VLLMS)
 
 
 def open_sam(name: str) -> Path:
-    return _open_stock("SAM", SAMS, sam_folders(), name)
+    return _open_stock(sam_folders(), name, f"There is no SAM {name!r}.", SAMS)
 
 
-def _open_stock(kind: str, place: str, found: dict[str, Path], name: str) -> Path:
+def _open_stock(found: dict[str, Path], name: str, unknown: str, place: str) -> Path:
     """A stock model's folder by its name in the list; no other path can be reached."""
     if name not in found:
         known = f"Choose one of {', '.join(found)}, or put" if found else "Put"
         raise FlexEditError(
-            f"There is no {kind} {name!r}. {known} its folder (config.json, processor and "
+            f"{unknown} {known} its folder (config.json, processor and "
             f".safetensors weights, as transformers saves them) into models/{place}."
         )
     return found[name]
