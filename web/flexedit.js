@@ -2,8 +2,8 @@
 
 import { api } from "../../scripts/api.js";
 import { app } from "../../scripts/app.js";
-import { addDrawing, showRun } from "./drawing/node.js";
-import { keepTouches } from "./graph.js";
+import { addDrawing, keepLooking, showRun } from "./drawing/node.js";
+import { keepTouches, leaveByClick } from "./graph.js";
 import { addReply } from "./results/reply.js";
 import { addResolution } from "./results/resolver.js";
 
@@ -25,6 +25,8 @@ app.registerExtension({
       );
     }
     keepTouches();
+    leaveByClick();
+    keepLooking();
     api.addEventListener("flexedit.picture", ({ detail }) => showRun(detail));
   },
 

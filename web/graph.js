@@ -29,6 +29,15 @@ export function forwardMiddleButton(element) {
   });
 }
 
+/** A click into the graph moves no focus by itself: its keys would still be the drawing's. */
+export function leaveByClick() {
+  const leave = ({ target }) => {
+    const drawing = document.activeElement?.closest(".flexedit-drawing");
+    if (drawing && !drawing.contains(target)) document.activeElement.blur();
+  };
+  document.addEventListener("pointerdown", leave, { capture: true });
+}
+
 /** Leaves fingers on a drawing to it: ComfyUI would zoom the graph as well. */
 export function keepTouches() {
   for (const type of ["touchstart", "touchmove", "touchend", "touchcancel"]) {

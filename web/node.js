@@ -28,6 +28,30 @@ export function isLinked(node, name) {
   return node.inputs?.find((input) => input.name === name)?.link != null;
 }
 
+/** @returns {LGraph[]} a workflow's graph and those of its subgraphs */
+export function graphsOf(rootGraph) {
+  return [rootGraph, ...rootGraph.subgraphs.values()];
+}
+
+/**
+ * Hides the rows of a Vue node's widgets, as `hide` does in the classic rendering; see
+ * flexedit.css.
+ *
+ * @param {LGraphNode} node
+ * @param {HTMLElement} inside an element of one of its widgets, perhaps promoted to another node
+ * @param {(name: string) => boolean} isHidden
+ */
+export function hideRows(node, inside, isHidden) {
+  const vueNode = inside.closest(".lg-node");
+  const isOwn = app.canvas?.graph === node.graph && vueNode?.dataset.nodeId === String(node.id);
+  if (!isOwn) return;
+  for (const slot of vueNode.querySelectorAll(".lg-node-widget [data-slot-key]")) {
+    const [index] = slot.dataset.slotKey.match(/\d+$/); // of its input
+    const name = node.inputs[index]?.widget?.name;
+    slot.closest(".lg-node-widget").toggleAttribute("data-flexedit-hidden", isHidden(name));
+  }
+}
+
 /**
  * Gives a node a size in either rendering.
  *

@@ -35,6 +35,12 @@ HARMLESS = ("user.css", "/api/userdata/", "/api/settings/", "/api/i18n")
 HARMLESS += ("api.comfy.org", "huggingface.co", "Error fetching file size")
 HARMLESS += ("graph that was never set up",)  # the minimap, as one opens a subgraph
 
+# Whether our extension is set up: its style sheets are the last thing to arrive.
+STYLED = """() => {
+  const links = [...document.querySelectorAll("link[href*='/extensions/flexedit/']")];
+  return links.length > 0 && links.every((link) => link.sheet);
+}"""
+
 Place = tuple[float, float]  # fractions of the picture
 
 
@@ -51,7 +57,7 @@ class Editor:
         self.errors: list[str] = []
         self._ids = itertools.count(10, 10)
         page.set_default_timeout(PATIENCE)
-        page.on("pageerror", lambda error: self.errors.append(str(error)))
+        page.on("pageerror", lambda error: self.errors.append(error.stack or str(error)))
         page.on("console", self._hear)
         comfy.upload_image(scene(), "scene.png")
         comfy.post("settings", json={"Comfy.TutorialCompleted": True})  # no welcome
@@ -62,10 +68,16 @@ class Editor:
             self.errors.append(f"{message.text} {where}")
 
     def open(self) -> None:
+        self.errors.clear()
         self.page.goto(f"http://{self.comfy.address}/")
         self.wait("window.app?.graph && LiteGraph.registered_node_types.FlexEditFreeShapeMask")
         self.wait("document.querySelector('.graph-canvas-container, #graph-canvas')")
-        self.errors.clear()  # what the page says while it starts is not ours
+        self.until(lambda: bool(self._our_errors()) or self.evaluate(STYLED))
+        assert not self._our_errors(), self._our_errors()
+        self.errors.clear()  # what else the page says while it starts is not ours
+
+    def _our_errors(self) -> list[str]:
+        return [error for error in self.errors if "flexedit" in error.lower()]
 
     def wait(self, condition: str) -> None:
         self.page.wait_for_function(f"() => Boolean({condition})", timeout=3 * PATIENCE)
@@ -190,7 +202,7 @@ class Editor:
 
     def caption(self) -> str:
         """What is written on the picture."""
-        return self.page.locator(".flexedit-caption").first.text_content()
+        return self.page.locator(".flexedit-drawing:visible .flexedit-caption").text_content()
 
     def box(self) -> tuple[float, float, float, float]:
         """Where the whole picture is on the page: left, top, width, height."""

@@ -80,11 +80,20 @@ class Resolver:
         (saved,) = next(one for one in outputs if "images" in one)["images"]
         fetch = self.editor.comfy.fetch_image
         files = [one["mask"] for one in sent["candidates"]]
+        self.editor.until(lambda: self.shown_masks() == files)
         masks = np.stack([np.asarray(fetch(file).getchannel("A")) > 127 for file in files])
         confidences = [one["confidence"] for one in sent["candidates"]]
         mask = np.asarray(fetch(saved).convert("L")) > 127
         self.editor.until(lambda: self.num_badges() == len(masks))
         return Run(sent["chosen"], sent["ambiguous"], confidences, masks, mask)
+
+    def shown_masks(self) -> list[dict[str, str]]:
+        """The files of the last run that the page was told of."""
+        return self.editor.node(
+            KIND,
+            """app.nodeOutputs[node.id]?.flexedit_resolution[0]
+                .candidates.map((candidate) => candidate.mask) ?? []""",
+        )
 
     def num_badges(self) -> int:
         return self.editor.page.locator(".flexedit-badges .flexedit-number:visible").count()
@@ -97,7 +106,8 @@ class Resolver:
         return [index + 1 for index, is_pressed in enumerate(pressed) if is_pressed]
 
     def status(self) -> str:
-        return self.editor.page.locator(".flexedit-status").first.text_content()
+        shown = self.editor.page.locator(".flexedit-resolution:visible")
+        return shown.locator(".flexedit-status").text_content()
 
     def click(self, place: Place) -> None:
         box = self.editor.page.locator(".flexedit-scene:visible").bounding_box()
@@ -271,3 +281,40 @@ def test_the_scene_is_as_wide_as_the_node(resolver):
     box = resolver.editor.page.locator(".flexedit-scene:visible").bounding_box()
     assert box["width"] / box["height"] == pytest.approx(SCENE[0] / SCENE[1], rel=0.02)
     assert box["width"] > 250
+
+
+def test_a_run_whose_scene_is_gone_shows_nothing_of_the_run_before(resolver):
+    resolver.load(ACROSS)
+    run = resolver.run()
+    place = run.place(2, 3)
+    assert any(resolver.color(place))
+    page = resolver.editor.page
+    page.route("**/view?*type=temp*", lambda route: route.abort())
+    resolver.buttons.last.click()
+    resolver.editor.queue()
+    resolver.editor.until(lambda: not resolver.status().startswith("Run again"))
+    resolver.editor.until(lambda: not any(resolver.color(place)))
+    assert resolver.num_badges() == 0
+    resolver.click(place)
+    assert resolver.candidate() == len(run.masks)
+    page.unroute("**/view?*type=temp*")
+    errors = resolver.editor.errors
+    errors[:] = [error for error in errors if "type=temp" not in error]  # they were meant
+
+
+def test_an_outline_takes_the_place_of_the_one_before_of_its_colour(editor):
+    """The node's width decides how thick it is; every pixel of a drag would leave a canvas."""
+    is_kept = editor.evaluate(
+        """async () => {
+          const { Region } = await import("/extensions/flexedit/results/region.js");
+          window.region = new Region(null, [40, 30]);
+          const widths = Array.from({ length: 10 }, (_, index) => 1 + index / 10);
+          const outlines = widths.map((width) => window.region.outline("white", width));
+          window.outlines = outlines.map((outline) => new WeakRef(outline));
+          return window.region.outline("white", widths.at(-1)) === outlines.at(-1);
+        }"""
+    )
+    assert is_kept
+    editor.page.request_gc()
+    alive = editor.evaluate("window.outlines.map((outline) => Boolean(outline.deref()))")
+    assert alive == [False] * 9 + [True]

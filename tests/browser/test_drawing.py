@@ -7,7 +7,7 @@ import pytest
 
 from flexedit import strokes
 from flexedit.strokes import parse, rasterise
-from tests.browser.editor import SCENE, Editor, Place, graph, swipes
+from tests.browser.editor import SCENE, Editor, Place, graph, scene, swipes
 
 KEYS = {"brush": "b", "lasso": "l", "circle": "c", "rectangle": "r", "triangle": "t", "eraser": "e"}
 ZIGZAG: list[Place] = [(0.2, 0.25), (0.8, 0.4), (0.3, 0.6), (0.75, 0.8)]
@@ -377,6 +377,87 @@ def test_strokes_from_another_node_cannot_be_drawn_over(either):
 # The node
 
 
+def test_a_kind_from_another_node_leaves_drawing_and_numbers(either):
+    either.until(lambda: either.shown_widgets() == ["kind", "strokes"])
+    either.mask_node(
+        """(() => {
+          const source = LiteGraph.createNode("Reroute");
+          app.graph.add(source);
+          source.pos = [60, 600];
+          source.connect(0, node, node.inputs.findIndex((it) => it.name === "kind"));
+        })()"""
+    )
+    either.until(lambda: {"x", "image_width", "strokes"} <= set(either.shown_widgets()))
+    assert either.caption() == "The kind comes from another node."
+    either.until(lambda: either.mask_node("node.size[1] >= node.computeSize()[1]"))
+    either.mask_node("node.disconnectInput(argument)", "kind")
+    either.until(lambda: either.shown_widgets() == ["kind", "strokes"])
+
+
+def test_a_number_from_another_node_stays_to_be_seen(either):
+    either.mask_node(
+        """(() => {
+          const number = LiteGraph.createNode("PrimitiveFloat");
+          app.graph.add(number);
+          number.pos = [60, 600];
+          number.connect(0, node, node.inputs.findIndex((it) => it.name === "rotation"));
+        })()"""
+    )
+    either.until(lambda: either.shown_widgets() == ["kind", "rotation", "strokes"])
+
+
+def test_a_drawing_on_the_node_of_its_subgraph_hides_nothing_there(editor):
+    editor.render("vue")
+    editor.build()
+    outer = editor.evaluate(
+        """() => {
+          const [node] = app.graph.findNodesByType("FlexEditFreeShapeMask");
+          const { node: outer } = app.graph.convertToSubgraph(new Set([node]));
+          outer.properties.proxyWidgets = ["kind", "seed", "rotation", "x", "y", "strokes"].map(
+            (name) => [String(node.id), name],
+          );
+          return String(outer.id);
+        }"""
+    )
+    rows = editor.page.locator(f".lg-node[data-node-id='{outer}'] .lg-node-widget:visible")
+    editor.until(lambda: rows.count() == 6)
+    editor.until(lambda: rows.locator(".flexedit-stage:visible").count() == 1)
+    editor.wait_for_picture()
+    assert rows.count() == 6
+
+
+def test_no_timer_outlives_its_node(classic):
+    """ComfyUI does not tell the nodes inside a subgraph when another graph takes their place."""
+    saved = classic.evaluate(
+        """() => {
+          const [node] = app.graph.findNodesByType("FlexEditFreeShapeMask");
+          app.graph.convertToSubgraph(new Set([node]));
+          return app.graph.serialize();
+        }"""
+    )
+    classic.evaluate(
+        """() => {
+          const { setInterval, clearInterval } = window;
+          window.timers = new Set();
+          window.setInterval = (...details) => {
+            const timer = setInterval(...details);
+            if (new Error().stack.includes("/extensions/flexedit/")) window.timers.add(timer);
+            return timer;
+          };
+          window.clearInterval = (timer) => {
+            window.timers.delete(timer);
+            clearInterval(timer);
+          };
+        }"""
+    )
+    for _ in range(3):
+        classic.load(saved)
+    classic.load(graph(classic.next_id(), "EmptyImage", SCENE))
+    classic.wait_for_node()
+    assert classic.evaluate("window.timers.size") <= 1
+    classic.open()  # whose timers are its own again
+
+
 def test_the_numbers_show_when_they_matter(either):
     def shown() -> list[str]:
         return either.shown_widgets()
@@ -430,6 +511,19 @@ def test_another_picture_shows_as_soon_as_it_is_chosen(either):
         }"""
     )
     either.wait_for_picture(90 / 120)
+
+
+def test_a_picture_that_was_missing_shows_when_one_comes_back_to_draw(either):
+    name = f"late-{either.next_id()}.png"
+    either.load(graph(either.next_id(), "LoadImage", [name]))
+    either.wait_for_node()
+    either.until(lambda: either.caption() == "The picture cannot be loaded.")
+    either.comfy.upload_image(scene(), name)
+    either.click_graph()
+    either.stage.hover()
+    either.wait_for_picture()
+    either.until(lambda: either.caption() == "Draw over the thing to edit.")
+    either.errors[:] = [error for error in either.errors if name not in error]  # it was missing
 
 
 def test_in_a_subgraph_one_draws_on_the_picture_from_outside(either):

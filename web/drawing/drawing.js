@@ -146,16 +146,8 @@ export class Drawing {
     root.addEventListener("keydown", (event) => this.#keydown(event));
     root.addEventListener("keyup", (event) => event.key === " " && this.#holdSpace(false));
     this.#surface.addEventListener("blur", () => this.#holdSpace(false));
-    // A click into the graph moves no focus by itself; the keys would still be ours.
-    const leave = (event) => root.contains(event.target) || this.#blur();
-    root.addEventListener("focusin", () => {
-      captureWheel(stage, true);
-      document.addEventListener("pointerdown", leave, { capture: true });
-    });
-    root.addEventListener("focusout", () => {
-      captureWheel(stage, false);
-      document.removeEventListener("pointerdown", leave, { capture: true });
-    });
+    root.addEventListener("focusin", () => captureWheel(stage, true));
+    root.addEventListener("focusout", () => captureWheel(stage, false));
   }
 
   #blur() {

@@ -39,10 +39,6 @@ export class Gestures {
     stage.addEventListener("pointerleave", () => listener.hover(null));
   }
 
-  get isDrawing() {
-    return this.#mode === "draw";
-  }
-
   /** Gives up the stroke that is being drawn; the pointer that is down does nothing more. */
   abandon() {
     if (this.#mode === "draw") this.#listener.cancel();

@@ -1,7 +1,17 @@
 /** Puts a drawing on a node, in place of the text of its strokes. */
 
 import { app } from "../../../scripts/app.js";
-import { asOneChange, chain, hide, isLinked, lastOutput, resize, takePlace } from "../node.js";
+import {
+  asOneChange,
+  chain,
+  graphsOf,
+  hide,
+  hideRows,
+  isLinked,
+  lastOutput,
+  resize,
+  takePlace,
+} from "../node.js";
 import { Drawing } from "./drawing.js";
 import { pictureOf } from "./picture.js";
 
@@ -12,7 +22,7 @@ const NUMBERS = new Set(
 const SIZES = new Set(["image_width", "image_height"]); // a picture has its own
 const MIN_WIDTH = 360;
 const MIN_HEIGHT = 240;
-const LOOK_AGAIN = 250; // milliseconds: no event tells that another node shows another picture
+const LOOK_AGAIN = 250; // milliseconds
 
 const drawings = new WeakMap();
 
@@ -21,14 +31,24 @@ export function addDrawing(node) {
   drawings.set(node, new NodeDrawing(node));
 }
 
+/** No event tells that another node shows another picture. */
+export function keepLooking() {
+  setInterval(() => {
+    const nodes = graphsOf(rootGraph()).flatMap((graph) => graph.nodes);
+    for (const node of nodes) drawings.get(node)?.look();
+  }, LOOK_AGAIN);
+}
+
 /** @param {{node_id: string, picture: object}} message what a run found at the node's image */
 export function showRun({ node_id, picture }) {
   drawings.get(nodeOf(node_id))?.showRun(picture);
 }
 
+const rootGraph = () => app.rootGraph ?? app.graph;
+
 /** "5:3" is node 3 in the subgraph of node 5. */
 function nodeOf(path) {
-  let graph = app.rootGraph ?? app.graph;
+  let graph = rootGraph();
   let node = null;
   for (const id of path.split(":")) {
     node = graph?.getNodeById(Number(id));
@@ -46,7 +66,6 @@ class NodeDrawing {
   #shownKey = "";
   #image = null;
   #failed = false;
-  #timer;
   /** Of the node, as we set it; a person may set another. */
   #height = NaN;
 
@@ -59,15 +78,17 @@ class NodeDrawing {
     chain(node, "onConfigure", () => this.#configured());
     chain(node, "onConnectionsChange", (...change) => this.#connected(change.at(-1)));
     chain(node, "onExecuted", (output) => this.showRun(output?.flexedit_picture?.[0]));
-    chain(node, "onAdded", () => (this.#timer ??= setInterval(() => this.#look(), LOOK_AGAIN)));
-    chain(node, "onRemoved", () => (this.#timer = clearInterval(this.#timer)));
+    const { root } = this.#drawing;
+    root.addEventListener("focusin", () => app.canvas.selectNode(node));
+    root.addEventListener("pointerenter", () => this.#tryAgain());
+    new ResizeObserver(() => this.look()).observe(root); // as soon as a Vue node has its row
     this.#arrange(true);
   }
 
   showRun(picture) {
     if (!picture) return;
     this.#lastRun = picture;
-    this.#look();
+    this.look();
   }
 
   /** The widget keeps its place and name, so that saved workflows and the API stay as they are. */
@@ -85,13 +106,12 @@ class NodeDrawing {
     this.#widget.label = text.label;
     this.#drawing.root.dataset.key = "strokes";
     widgets.splice(index, 0, widgets.pop());
-    this.#drawing.root.addEventListener("focusin", () => app.canvas.selectNode(this.#node));
   }
 
   #configured() {
     this.#lastRun ??= lastOutput(this.#node, "flexedit_picture")?.[0];
     this.#arrange(false);
-    requestAnimationFrame(() => this.#look()); // by then a Vue node has its row
+    requestAnimationFrame(() => this.look()); // by then a Vue node has its row
   }
 
   #connected(slot) {
@@ -102,29 +122,28 @@ class NodeDrawing {
   /** Shows the drawing or the numbers, whichever the kind asks for. */
   #arrange(resizes) {
     const node = this.#node;
-    const isDrawn = this.#kind.value === DRAWN;
-    const hasPicture = isLinked(node, "image");
-    for (const widget of node.widgets) {
-      const { name } = widget;
-      const isMoot = isDrawn
-        ? NUMBERS.has(name) || (SIZES.has(name) && hasPicture)
-        : widget === this.#widget;
-      hide(widget, isMoot && !isLinked(node, name));
-    }
     const { root } = this.#drawing;
-    root.hidden = !isDrawn;
-    root.classList.toggle("flexedit-with-picture", hasPicture);
+    for (const widget of node.widgets) hide(widget, this.#isMoot(widget.name));
+    root.hidden = this.#widget.hidden;
     root.inert = isLinked(node, "strokes");
     if (resizes) {
       const [width, height] = node.computeSize();
-      this.#resize(Math.max(node.size[0], width, isDrawn ? MIN_WIDTH : 0), height);
+      this.#resize(Math.max(node.size[0], width, root.hidden ? 0 : MIN_WIDTH), height);
     }
-    this.#look();
+    this.look();
+  }
+
+  /** Whether the kind makes no use of a widget; of all, where another node decides the kind. */
+  #isMoot(name) {
+    if (isLinked(this.#node, "kind") || isLinked(this.#node, name)) return false;
+    if (this.#kind.value !== DRAWN) return name === this.#widget.name;
+    return NUMBERS.has(name) || (SIZES.has(name) && isLinked(this.#node, "image"));
   }
 
   /** Looks which picture is connected now, and how large the drawing is on the screen. */
-  #look() {
+  look() {
     takePlace(this.#node, this.#drawing.root);
+    hideRows(this.#node, this.#drawing.root, (name) => this.#isMoot(name));
     if (!this.#drawing.isShown) return;
     const { isConnected, key, url } = pictureOf(this.#node, this.#lastRun);
     if (key !== this.#shownKey) this.#load(key, url);
@@ -138,12 +157,16 @@ class NodeDrawing {
     resize(this.#node, this.#drawing.root, [width, height]);
   }
 
-  /** Makes the node as high as the picture needs, unless a person did; Vue nodes do so alone. */
+  /**
+   * Makes the node as high as its widgets need, and as the picture does unless a person chose
+   * another height; Vue nodes do so alone.
+   */
   #fit() {
     const { size } = this.#node;
-    if (size[1] !== this.#height || this.#drawing.root.closest(".lg-node")) return;
+    if (this.#drawing.root.closest(".lg-node")) return;
     const [, least] = this.#node.computeSize();
-    const wanted = Math.max(size[1] + this.#drawing.missingHeight, least);
+    const missing = size[1] === this.#height ? this.#drawing.missingHeight : 0;
+    const wanted = Math.max(size[1] + missing, least);
     if (wanted === size[1]) return;
     this.#resize(size[0], wanted);
   }
@@ -158,7 +181,13 @@ class NodeDrawing {
     if (isLinked(this.#node, "strokes")) return "The strokes come from another node.";
     if (this.#failed) return "The picture cannot be loaded.";
     if (isConnected && !url) return "Run once to see the picture here.";
+    if (isLinked(this.#node, "kind")) return "The kind comes from another node.";
     return "";
+  }
+
+  /** Meanwhile a picture that was missing may have been uploaded. */
+  #tryAgain() {
+    if (this.#failed) this.#shownKey = "";
   }
 
   async #load(key, url) {
@@ -176,6 +205,6 @@ class NodeDrawing {
     if (key !== this.#shownKey) return; // another one was chosen meanwhile
     this.#image = loaded ? image : null;
     this.#failed = !loaded;
-    this.#look();
+    this.look();
   }
 }

@@ -1,6 +1,6 @@
 /** Which picture is drawn on: the one of a connected Load Image, else what the last run saw. */
 
-import { isLinked, urlOf } from "../node.js";
+import { graphsOf, isLinked, urlOf } from "../node.js";
 
 /** @typedef {import("../node.js").File} File */
 
@@ -36,9 +36,9 @@ function sourceOf(node, slot) {
 
 /** The one node that stands for a subgraph; none if there are several, with pictures of their own. */
 function outerNode(subgraph) {
-  const { rootGraph } = subgraph;
-  const graphs = [rootGraph, ...rootGraph.subgraphs.values()];
-  const nodes = graphs.flatMap((graph) => graph.nodes.filter((node) => node.subgraph === subgraph));
+  const nodes = graphsOf(subgraph.rootGraph)
+    .flatMap((graph) => graph.nodes)
+    .filter((node) => node.subgraph === subgraph);
   return nodes.length === 1 ? nodes[0] : null;
 }
 

@@ -9,8 +9,9 @@ export class Region {
   #size;
   #mask;
   #covered;
-  /** Pictures that were asked for, by what was asked. */
-  #painted = new Map();
+  /** By colour, as every frame needs them. */
+  #filled = new Map();
+  #outlines = new Map();
 
   /**
    * @param {HTMLImageElement | null} image nothing is covered if there is none
@@ -58,17 +59,23 @@ export class Region {
 
   /** @returns {HTMLCanvasElement} all of it in a colour */
   filled(color) {
-    return this.#once(color, (context) => {
-      context.drawImage(this.#mask, 0, 0);
-      context.globalCompositeOperation = "source-in";
-      context.fillStyle = color;
-      context.fillRect(0, 0, ...this.#size);
-    });
+    if (!this.#filled.has(color)) {
+      const canvas = this.#paint((context) => {
+        context.drawImage(this.#mask, 0, 0);
+        context.globalCompositeOperation = "source-in";
+        context.fillStyle = color;
+        context.fillRect(0, 0, ...this.#size);
+      });
+      this.#filled.set(color, canvas);
+    }
+    return this.#filled.get(color);
   }
 
   /** @returns {HTMLCanvasElement} a line of `thickness` pixels around it */
   outline(color, thickness) {
-    return this.#once(`${color} ${thickness}`, (context) => {
+    const last = this.#outlines.get(color);
+    if (last?.thickness === thickness) return last.canvas;
+    const canvas = this.#paint((context) => {
       for (let step = 0; step < STEPS; step++) {
         const angle = (2 * Math.PI * step) / STEPS;
         const [dx, dy] = [thickness * Math.cos(angle), thickness * Math.sin(angle)];
@@ -77,11 +84,8 @@ export class Region {
       context.globalCompositeOperation = "destination-out";
       context.drawImage(this.#mask, 0, 0);
     });
-  }
-
-  #once(key, draw) {
-    if (!this.#painted.has(key)) this.#painted.set(key, this.#paint(draw));
-    return this.#painted.get(key);
+    this.#outlines.set(color, { thickness, canvas });
+    return canvas;
   }
 
   #paint(draw) {

@@ -52,7 +52,9 @@ export class Resolution {
   async show(resolved) {
     this.#resolved = resolved;
     this.#hovered = 0;
+    this.#regions = []; // those of the last run take no more clicks
     this.#makeButtons();
+    this.#makeBadges();
     this.#update();
     const files = [resolved.scene, ...resolved.candidates.map(({ mask }) => mask)];
     const images = await Promise.all(files.map(load));
@@ -189,7 +191,10 @@ export class Resolution {
   }
 
   #draw() {
-    if (!this.#scene) return;
+    if (!this.#scene) {
+      this.#canvas.getContext("2d").clearRect(0, 0, this.#canvas.width, this.#canvas.height);
+      return;
+    }
     const [width, height] = sizeOf(this.#scene);
     this.#stage.style.setProperty("--flexedit-aspect", width / height);
     if (!this.#stage.clientWidth) return;
