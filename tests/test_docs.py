@@ -1,6 +1,7 @@
 """What the documentation quotes and links is there."""
 
 import ast
+import json
 import re
 from functools import cache
 from pathlib import Path
@@ -8,7 +9,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = sorted([*(ROOT / "docs").glob("*.md"), ROOT / "README.md", ROOT / "MODEL_CARD.md"])
+HELP = sorted((ROOT / "web" / "docs").glob("*.md"))  # a page for each node
+PAGES = sorted([*(ROOT / "docs").glob("*.md"), *HELP, ROOT / "README.md", ROOT / "MODEL_CARD.md"])
 TABLE = (ROOT / "docs" / "troubleshooting.md").read_text(encoding="utf-8")
 MESSAGES = re.findall(r"^\| `(.+?)` \|", TABLE, re.MULTILINE)
 
@@ -54,6 +56,22 @@ def test_relative_links_and_pictures_lead_somewhere(page):
         assert target.exists(), link
         if anchor:
             assert anchor in headings(target), link
+
+
+def test_every_node_has_a_page_of_help_with_a_picture():
+    nodes = json.loads((ROOT / "tests" / "comfyui" / "object_info.json").read_text())
+    assert {page.stem for page in HELP} == set(nodes)
+    for page in HELP:
+        pictures = re.findall(r"!\[.+\]\((pictures/.+\.png)\)", page.read_text(encoding="utf-8"))
+        assert pictures, page.name
+        for picture in pictures:
+            assert (page.parent / picture).stat().st_size < 150_000
+
+
+def test_every_picture_of_the_help_is_shown_somewhere():
+    shown = "".join(page.read_text(encoding="utf-8") for page in PAGES)
+    for picture in (ROOT / "web" / "docs" / "pictures").iterdir():
+        assert picture.name in shown
 
 
 def headings(page: Path) -> set[str]:

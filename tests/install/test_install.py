@@ -80,16 +80,43 @@ def test_comfyui_loads_the_archive(archive):
         assert comfy.get("extensions/flexedit/docs/FlexEditLoader.md").text
 
 
-def test_comfy_cli_and_the_manager_install_it_from_its_repository(
-    repository, home, names, tmp_path
-):
-    comfyui = tools.clean_comfyui(tmp_path / "ComfyUI")
-    command = ("--workspace", comfyui, "node", "install", "--no-deps", "--mode", "local")
+@pytest.fixture(scope="module")
+def comfyui(repository, home, tmp_path_factory):
+    """A ComfyUI into which comfy-cli, and the manager below it, installed the pack."""
+    folder = tools.clean_comfyui(tmp_path_factory.mktemp("workspace") / "ComfyUI")
+    command = ("--workspace", folder, "node", "install", "--no-deps", "--mode", "local")
     with tools.served(repository) as address:
-        tools.comfy(*command, "--exit-on-fail", f"{address}", home=home, folder=tmp_path)
-    (installed,) = (path for path in (comfyui / "custom_nodes").iterdir() if path.is_dir())
+        tools.comfy(*command, "--exit-on-fail", address, home=home, folder=folder.parent)
+    return folder
+
+
+def test_comfy_cli_installs_it_from_its_repository(comfyui, repository, names):
+    (installed,) = (comfyui / "custom_nodes").iterdir()
+    assert installed.name == "flexedit"
     for name in names:
         assert (installed / name).read_bytes() == (repository / name).read_bytes(), name
+
+
+def test_that_comfyui_starts_with_every_node(comfyui, monkeypatch):
+    monkeypatch.setenv("COMFYUI_PATH", str(comfyui))
+    with tools.ServerOf(comfyui) as server:
+        assert server.import_seconds() < 30  # and no error
+        assert set(NODES) <= set(server.object_info())
+
+
+def test_the_manager_knows_it_and_can_switch_it_off_and_on(comfyui, repository, home, tmp_path):
+    """`cm-cli show` lists only what the registry or the manager's own list has; a snapshot, all."""
+    commit = tools.run("git", "-C", repository, "rev-parse", "HEAD").strip()
+    pack, snapshot = comfyui / "custom_nodes" / "flexedit", tmp_path / "snapshot.json"
+    place = {"home": home, "comfyui": comfyui}
+    tools.manager("disable", "flexedit", "--mode", "local", **place)
+    assert not pack.exists()
+    tools.manager("enable", "flexedit", "--mode", "local", **place)
+    assert (pack / "__init__.py").exists()
+    tools.manager("save-snapshot", "--output", snapshot, **place)
+    ((address, entry),) = json.loads(snapshot.read_text())["git_custom_nodes"].items()
+    assert address.endswith("/flexedit.git")
+    assert entry == {"hash": commit, "disabled": False}
 
 
 def test_pip_leaves_torch_and_numpy_as_they_are(tmp_path):

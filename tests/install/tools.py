@@ -57,9 +57,20 @@ def run(*command: object, **options: object) -> str:
 
 def comfy(*arguments: object, home: Path, folder: Path) -> str:
     """comfy-cli, run in `folder`, settings below `home`, without telemetry."""
-    settings = {"HOME": str(home), "XDG_CONFIG_HOME": str(home / ".config"), "COLUMNS": "200"}
     command = [environment().with_name("comfy"), "--skip-prompt", "--no-enable-telemetry"]
-    return run(*command, *arguments, cwd=folder, env=os.environ | settings | {"DO_NOT_TRACK": "1"})
+    return run(*command, *arguments, cwd=folder, env=settings(home))
+
+
+def manager(*arguments: object, home: Path, comfyui: Path) -> str:
+    """ComfyUI-Manager's own command line, about one ComfyUI."""
+    variables = settings(home) | {"COMFYUI_PATH": str(comfyui)}
+    return run(environment(), "-m", "cm_cli", *arguments, cwd=comfyui, env=variables)
+
+
+def settings(home: Path) -> dict[str, str]:
+    """Environment variables that keep what the tools remember below `home`."""
+    places = {"HOME": str(home), "XDG_CONFIG_HOME": str(home / ".config")}
+    return os.environ | places | {"COLUMNS": "200", "DO_NOT_TRACK": "1"}
 
 
 def repository(folder: Path) -> Path:
@@ -73,17 +84,19 @@ def repository(folder: Path) -> Path:
     run(*git, "init", "--quiet")
     run(*git, "add", "--all")
     run(*git, "commit", "--quiet", "--message", "as it lies here")
-    run(*git, "update-server-info")  # git then reads it from any web server
     return folder
 
 
 @contextlib.contextmanager
 def served(repository: Path) -> Iterator[str]:
-    """The address to clone a repository from."""
-    handler = functools.partial(QuietHandler, directory=str(repository.parent))
+    """The address to clone a repository from, which ends as GitHub's do: in <name>.git."""
+    bare = repository.with_suffix(".git")
+    run("git", "clone", "--quiet", "--bare", repository, bare)
+    run("git", "-C", bare, "update-server-info")  # git then reads it from any web server
+    handler = functools.partial(QuietHandler, directory=str(bare.parent))
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}/{repository.name}/.git"
+        yield f"http://127.0.0.1:{server.server_port}/{bare.name}"
         server.shutdown()
 
 
@@ -93,10 +106,14 @@ class QuietHandler(http.server.SimpleHTTPRequestHandler):
 
 
 def clean_comfyui(folder: Path) -> Path:
-    """A ComfyUI without custom nodes, in a folder of its own."""
-    ignored = shutil.ignore_patterns("custom_nodes", "models", "output", "input", "user", ".git")
-    shutil.copytree(comfyui_path(), folder, ignore=ignored)
-    for name in ("custom_nodes", "models", "output", "input", "user"):
+    """A ComfyUI without custom nodes, models and pictures, in a folder of its own."""
+    source, emptied = comfyui_path(), ("custom_nodes", "models", "output", "input", "user")
+
+    def left_out(place: str, names: list[str]) -> set[str]:
+        return {*emptied, ".git"} & set(names) if Path(place) == source else set()
+
+    shutil.copytree(source, folder, ignore=left_out)
+    for name in emptied:
         (folder / name).mkdir()
     return folder
 
@@ -114,3 +131,14 @@ class ServerWithArchive(ComfyServer):
         installed.unlink()  # a link to the pack
         with zipfile.ZipFile(self.archive) as archive:
             archive.extractall(installed)
+
+
+class ServerOf(ComfyServer):
+    """A ComfyUI with what was installed into it; $COMFYUI_PATH has to name it while it starts."""
+
+    def __init__(self, comfyui: Path) -> None:
+        super().__init__()
+        self.comfyui = comfyui
+
+    def _prepare_folder(self) -> None:
+        self.folder = self.comfyui

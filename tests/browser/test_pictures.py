@@ -1,0 +1,48 @@
+"""What makes the pictures of README and node help still does: `pictures`, in the page."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.browser import pictures
+from tests.browser.editor import Editor
+from tests.comfyui.fetch import PACK
+
+TITLE = "(kind) => LiteGraph.registered_node_types[kind].title"
+
+
+@pytest.fixture
+def checked(monkeypatch) -> list[str]:
+    """The names of the pictures that are saved, each while its nodes are on the page."""
+    names: list[str] = []
+    save = pictures.save
+
+    def save_and_check(editor, path, kinds):
+        save(editor, path, kinds)
+        for kind in kinds:
+            title = editor.evaluate(f"({TITLE})", kind)
+            header = editor.page.locator(".lg-node-header", has_text=title)
+            assert any(one.is_visible() for one in header.all()), title
+        picture = Image.open(path)
+        assert path.stat().st_size < pictures.LARGEST
+        assert min(picture.size) > 200
+        assert np.asarray(picture.convert("L")).std() > 12  # an empty graph has 3
+        names.append(path.name)
+
+    monkeypatch.setattr(pictures, "save", save_and_check)
+    return names
+
+
+def test_pictures_of_a_drawing_a_run_and_a_loader(editor: Editor, checked, tmp_path):
+    editor.render("vue")
+    pictures.upload_scenes(editor.comfy)
+    pictures.draw(editor, tmp_path / "drawing-vue.png")
+    pictures.run(editor, tmp_path / "composite.png", pictures.VIEWS["composite.png"])
+    with pictures.stock_models(editor):
+        pictures.open_sam(editor, tmp_path / "sam-loader.png")
+    assert checked == ["drawing-vue.png", "composite.png", "sam-loader.png"]
+
+
+def test_every_picture_of_a_run_is_one_of_the_help():
+    shown = {path.name for path in (PACK / "web" / "docs" / "pictures").iterdir()}
+    assert set(pictures.VIEWS) <= shown
