@@ -33,16 +33,7 @@ def checked(monkeypatch) -> list[str]:
     return names
 
 
-def test_pictures_of_a_drawing_a_run_and_a_loader(editor: Editor, checked, tmp_path):
-    editor.render("vue")
-    pictures.upload_scenes(editor.comfy)
-    pictures.draw(editor, tmp_path / "drawing-vue.png")
-    pictures.run(editor, tmp_path / "composite.png", pictures.VIEWS["composite.png"])
-    with pictures.stock_models(editor):
-        pictures.open_sam(editor, tmp_path / "sam-loader.png")
-    assert checked == ["drawing-vue.png", "composite.png", "sam-loader.png"]
-
-
-def test_every_picture_of_a_run_is_one_of_the_help():
+def test_every_picture_of_readme_and_help_is_taken_from_the_page(editor: Editor, checked, tmp_path):
+    pictures.take(editor, tmp_path)
     shown = {path.name for path in (PACK / "web" / "docs" / "pictures").iterdir()}
-    assert set(pictures.VIEWS) <= shown
+    assert set(checked) == shown == {path.name for path in tmp_path.iterdir()}
