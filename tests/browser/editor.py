@@ -188,6 +188,11 @@ class Editor:
             f"Object.keys(it).some((key) => it.getItem(key).includes({text})))"
         )
 
+    def undo(self) -> None:
+        """ComfyUI's own undo. It notes a change some frames after it happened, and has no event."""
+        self.page.wait_for_timeout(500)
+        self.press("Control+z")
+
     def until(self, holds: Callable[[], bool], seconds: float = PATIENCE / 1000) -> None:
         deadline = time.monotonic() + seconds
         while not holds():

@@ -192,7 +192,7 @@ def test_comfyui_undoes_a_pick(resolver):
     run = resolver.run()
     resolver.click(run.place(2, 3))
     assert resolver.candidate() == 2
-    resolver.editor.press("Control+z")
+    resolver.editor.undo()
     resolver.editor.until(lambda: resolver.candidate() == 1)
     resolver.editor.until(lambda: resolver.picked() == [1])
     resolver.editor.until(lambda: resolver.num_badges() == len(run.masks))

@@ -304,7 +304,7 @@ def test_comfyui_undoes_a_stroke_when_the_graph_has_the_focus(either):
     either.drag(*AROUND)
     assert len(either.strokes()) == 2
     either.click_graph()
-    either.press("Control+z")
+    either.undo()
     either.until(lambda: len(either.strokes()) == 1)
     either.wait_for_node()
     either.stage.click()

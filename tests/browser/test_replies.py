@@ -85,7 +85,7 @@ def test_undo_keeps_what_is_shown(page):
             app.canvas.emitAfterChange())""",
     )
     page.click_graph()
-    page.press("Control+z")
+    page.undo()
     page.until(lambda: page.node(KIND, "node.widgets[0].value") == "remove this")
     page.until(lambda: shown(page) == before)
 
