@@ -281,6 +281,10 @@ def export_folder(
         for file in (target / part).glob("*.safetensors"):
             halved = {key: tensor.half() for key, tensor in load_file(file).items()}
             save_file(halved, file, metadata={"format": "pt"})
+    for file in target.glob("*/config.json"):
+        settings = json.loads(file.read_text())
+        settings.pop("_name_or_path", None)  # where it was trained is nobody's business
+        file.write_text(json.dumps(settings, indent=2) + "\n")
     save_model_folder(target, config, tensors)
     for file in target.rglob("*.safetensors"):
         file.chmod(0o644)  # safetensors writes files that only their owner may read

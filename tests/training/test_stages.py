@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import CLIPModel
 
-from flexedit.checkpoint import WEIGHTS_FILE, ModelFolder, load_stock_vllm
+from flexedit.checkpoint import PRETRAINED, WEIGHTS_FILE, ModelFolder, load_stock_vllm
 from flexedit.data import World
 from flexedit.errors import FlexEditError
 from flexedit.models.vllm import VLLM
@@ -98,6 +98,13 @@ def test_the_exported_folder_is_a_model_that_edits(trained):
     for reply in ("direct", "generate"):
         result = pipeline(request, reply=reply, num_steps=2)
         assert result.picture.shape == (1, 3, 64, 64) and torch.isfinite(result.picture).all()
+
+
+@pytest.mark.parametrize("shipped", [True, False])
+def test_a_model_does_not_say_where_it_was_trained(trained, shipped):
+    folder = PRETRAINED / "flexedit-mini" if shipped else trained / "flexedit-mini"
+    settings = [json.loads(file.read_text()) for file in folder.rglob("config.json")]
+    assert len(settings) == 3 and not any("_name_or_path" in one for one in settings)
 
 
 def test_the_exported_weights_are_half_as_large_as_the_trained_ones(trained):
