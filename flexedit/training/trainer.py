@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ..data.world import World
@@ -33,6 +33,7 @@ class TrainConfig:
     steps: int
     batch_size: int  # rows of one optimizer step, over all processes and accumulated parts
     lr: float
+    optimizer: Literal["adamw", "muon"] = "adamw"
     betas: tuple[float, float] = (0.9, 0.99)
     weight_decay: float = 0.01
     warmup: int = 100  # steps
@@ -92,19 +93,7 @@ class Trainer:
             )
         self.model = model
         self.trained = {n: p for n, p in model.named_parameters() if p.requires_grad}
-        decayed = [p for p in self.trained.values() if p.dim() > 1]
-        others = [p for p in self.trained.values() if p.dim() <= 1]
-        groups: list[dict[str, Any]] = [
-            {"params": decayed},
-            {"params": others, "weight_decay": 0.0},
-        ]
-        optimizer = torch.optim.AdamW(
-            groups,
-            lr=config.lr,
-            betas=config.betas,
-            weight_decay=config.weight_decay,
-            fused=True,
-        )
+        optimizer = build_optimizer(model, config)
         self.prepared, self.optimizer = self.accelerator.prepare(model, optimizer)
         self.ema = EMAModel(self.trained.values(), decay=config.ema) if config.ema else None
         if self.ema is not None:
@@ -223,10 +212,11 @@ class Trainer:
             return
         state = torch.load(path, map_location="cpu", weights_only=True)
         shapes = {name: tensor.shape for name, tensor in state["trained"].items()}
-        averages = state["ema"] is not None
-        if (shapes, averages) != (
+        averages, groups = state["ema"] is not None, group_sizes(state["optimizer"])
+        if (shapes, averages, groups) != (
             {name: tensor.shape for name, tensor in self.trained.items()},
             self.ema is not None,
+            group_sizes(self.optimizer.state_dict()),
         ):
             raise FlexEditError(
                 f"{path} belongs to another model or configuration. Train into a new folder."
@@ -246,6 +236,49 @@ class Trainer:
             lines = [line for line in log.read_text().splitlines() if line.endswith("}")]
             kept = [line for line in lines if json.loads(line)["step"] <= self.step]
             log.write_text("".join(line + "\n" for line in kept))
+
+
+def build_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
+    """AdamW for all that is trained; or Muon for the weights of linear and convolution layers (each
+    a matrix, whose step is made orthogonal and as long as AdamW's) and AdamW for the others.
+
+    Raises FlexEditError for Muon without timm, which has one that knows convolutions.
+    """
+    trained = [p for p in model.parameters() if p.requires_grad]
+    groups: list[dict[str, Any]] = [
+        {"params": [p for p in trained if p.dim() > 1]},
+        {"params": [p for p in trained if p.dim() <= 1], "weight_decay": 0.0},
+    ]
+    shared: dict[str, Any] = {
+        "lr": config.lr, "betas": config.betas, "weight_decay": config.weight_decay
+    }  # fmt: skip
+    if config.optimizer == "adamw":
+        return torch.optim.AdamW(groups, fused=True, **shared)
+    try:
+        from timm.optim import Muon
+    except ImportError as error:
+        raise FlexEditError(
+            "Training with Muon needs timm: pip install 'flexedit[training]', or choose the "
+            "optimizer adamw."
+        ) from error
+    layers = [m for m in model.modules() if isinstance(m, nn.Linear | nn.Conv2d)]
+    matrices = {id(layer.weight) for layer in layers}
+    decayed = groups[0]["params"]
+    return Muon(
+        [
+            {"params": [p for p in decayed if id(p) in matrices]},
+            {"params": [p for p in decayed if id(p) not in matrices], "use_fallback": True},
+            groups[1] | {"use_fallback": True},
+        ],
+        nesterov=True,
+        adjust_lr_fn="match_rms_adamw",
+        **shared,
+    )
+
+
+def group_sizes(optimizer: dict[str, Any]) -> list[int]:
+    """How many parameters each group of an optimizer's state has: other optimizers have others"""
+    return [len(group["params"]) for group in optimizer["param_groups"]]
 
 
 def quick_attention(device: torch.device) -> AbstractContextManager[None]:

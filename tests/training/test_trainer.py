@@ -3,6 +3,7 @@ import json
 import multiprocessing
 import os
 import signal
+import sys
 import time
 from functools import partial
 from pathlib import Path
@@ -94,8 +95,9 @@ def gradients(folder: Path) -> list[Tensor]:
 # Learning
 
 
-def test_training_learns(tmp_path):
-    train(tmp_path, steps=60)
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_training_learns(tmp_path, optimizer):
+    train(tmp_path, steps=60, optimizer=optimizer)
     curve = [row["mask"] for row in log(tmp_path)]
     assert sum(curve[-10:]) < 0.6 * sum(curve[:10])
 
@@ -129,6 +131,24 @@ def test_a_step_is_as_long_as_its_learning_rate(tmp_path):
         now = weights(train(tmp_path / str(warmup), **changes))
         moved = max(float((a - b).abs().amax()) for a, b in zip(start, now, strict=True))
         assert moved == pytest.approx(length, rel=0.01)
+
+
+def test_muons_first_step_turns_matrices_and_moves_the_rest_like_adam(tmp_path):
+    start = [p.detach() for p in Painter().net.parameters()]
+    trainer = train(tmp_path, steps=1, warmup=1, weight_decay=0.0, optimizer="muon")
+    kernel, bias = (
+        now - before for before, now in zip(start[:2], weights(trainer)[:2], strict=True)
+    )
+    singular = torch.linalg.svdvals(kernel.flatten(1))
+    assert singular.sum() > 4 * singular.max()  # in many directions at once
+    assert kernel.square().mean().sqrt() == pytest.approx(0.2 * CONFIG.lr, rel=0.5)
+    assert bias.abs().amax() == pytest.approx(CONFIG.lr, rel=0.01)
+
+
+def test_muon_without_timm_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "timm.optim", None)
+    with pytest.raises(FlexEditError, match=r"needs timm: pip install 'flexedit\[training\]'"):
+        train(tmp_path, optimizer="muon")
 
 
 def test_a_gradient_that_is_too_long_is_shortened(tmp_path):
@@ -259,8 +279,13 @@ def test_a_half_written_line_of_the_log_is_dropped(tmp_path):
 
 @pytest.mark.parametrize(
     ("model", "changes"),
-    [(nn.Sequential(Painter()), {}), (Painter(width=9), {}), (Painter(), {"ema": 0.0})],
-    ids=["names", "shapes", "averages"],
+    [
+        (nn.Sequential(Painter()), {}),
+        (Painter(width=9), {}),
+        (Painter(), {"ema": 0.0}),
+        (Painter(), {"optimizer": "muon"}),
+    ],
+    ids=["names", "shapes", "averages", "optimizer"],
 )
 def test_a_foreign_checkpoint_is_refused(tmp_path, model, changes):
     train(tmp_path, steps=1)
@@ -347,13 +372,14 @@ def test_a_system_in_two_parts_has_the_gradients_of_the_whole(alone, tiny, tmp_p
     assert_same_gradients(alone, tmp_path)
 
 
-def test_a_system_goes_on_after_a_power_cut_with_all_it_trains(tiny, tmp_path):
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_a_system_goes_on_after_a_power_cut_with_all_it_trains(tiny, tmp_path, optimizer):
     whole, broken = tmp_path / "whole", tmp_path / "broken"
-    train_system(whole, tiny, steps=4)
+    train_system(whole, tiny, steps=4, optimizer=optimizer)
     with pytest.raises(PowerCut):
-        train_system(broken, tiny, steps=4, checkpoint_every=2, cut_at=3)
+        train_system(broken, tiny, steps=4, checkpoint_every=2, cut_at=3, optimizer=optimizer)
     assert torch.load(broken / CHECKPOINT, weights_only=True)["step"] == 2
-    train_system(broken, tiny, steps=4)
+    train_system(broken, tiny, steps=4, optimizer=optimizer)
     assert log(broken) == log(whole)
     first, second = (torch.load(path / CHECKPOINT, weights_only=True) for path in (whole, broken))
     assert any("lora_A" in name for name in first["trained"])
