@@ -240,7 +240,7 @@ class Trainer:
 
 def build_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
     """AdamW for all that is trained; or Muon for the weights of linear and convolution layers (each
-    a matrix, whose step is made orthogonal and as long as AdamW's) and AdamW for the others.
+    a matrix, whose step is made orthogonal and as long as AdamW's) and NAdamW for the others.
 
     Raises FlexEditError for Muon without timm, which has one that knows convolutions.
     """
