@@ -261,8 +261,11 @@ def build_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimi
             "Training with Muon needs timm: pip install 'flexedit[training]', or choose the "
             "optimizer adamw."
         ) from error
-    layers = [m for m in model.modules() if isinstance(m, nn.Linear | nn.Conv2d)]
-    matrices = {id(layer.weight) for layer in layers}
+
+    def weights(*kinds: type) -> set[int]:
+        return {id(m.weight) for m in model.modules() if isinstance(m, kinds)}
+
+    matrices = weights(nn.Linear, nn.Conv2d) - weights(nn.Embedding)  # some share theirs
     decayed = groups[0]["params"]
     return Muon(
         [

@@ -18,7 +18,7 @@ from flexedit.data import CLASSES, World
 from flexedit.errors import FlexEditError
 from flexedit.training.batch import Batch
 from flexedit.training.system import Draw, Recipe, System
-from flexedit.training.trainer import CHECKPOINT, LOG, TrainConfig, Trainer
+from flexedit.training.trainer import CHECKPOINT, LOG, TrainConfig, Trainer, build_optimizer
 
 WORLD = World(32, seed=1)
 CONFIG = TrainConfig(
@@ -143,6 +143,18 @@ def test_muons_first_step_turns_matrices_and_moves_the_rest_like_nadam(tmp_path)
     assert singular.sum() > 4 * singular.max()  # in many directions at once
     assert kernel.square().mean().sqrt() == pytest.approx(0.2 * CONFIG.lr, rel=0.5)
     assert bias.abs().amax() == pytest.approx((1 + CONFIG.betas[0]) * CONFIG.lr, rel=0.01)
+
+
+def test_muon_leaves_embeddings_alone_even_where_a_layer_shares_them():
+    embedding, layer, head = nn.Embedding(9, 8), nn.Linear(8, 8), nn.Linear(8, 9, bias=False)
+    head.weight = embedding.weight
+    config = dataclasses.replace(CONFIG, optimizer="muon")
+    turned, plain, short = build_optimizer(
+        nn.ModuleList([embedding, layer, head]), config
+    ).param_groups
+    assert turned["params"] == [layer.weight] and not turned.get("use_fallback")
+    assert plain["params"] == [embedding.weight] and plain["use_fallback"]
+    assert short["params"] == [layer.bias] and short["weight_decay"] == 0
 
 
 def test_muon_without_timm_is_refused(tmp_path, monkeypatch):
