@@ -14,7 +14,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, get_args
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +26,7 @@ from .batch import Batch, loader
 
 CHECKPOINT = "checkpoint.pt"
 LOG = "log.jsonl"
+Optimizer = Literal["adamw", "muon"]
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class TrainConfig:
     steps: int
     batch_size: int  # rows of one optimizer step, over all processes and accumulated parts
     lr: float
-    optimizer: Literal["adamw", "muon"] = "adamw"
+    optimizer: Optimizer = "adamw"
     betas: tuple[float, float] = (0.9, 0.99)
     weight_decay: float = 0.01
     warmup: int = 100  # steps
@@ -242,8 +243,12 @@ def build_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimi
     """AdamW for all that is trained; or Muon for the weights of linear and convolution layers (each
     a matrix, whose step is made orthogonal and as long as AdamW's) and NAdamW for the others.
 
-    Raises FlexEditError for Muon without timm, which has one that knows convolutions.
+    Raises FlexEditError for an unknown optimizer, and for Muon without timm, whose Muon knows
+    convolutions.
     """
+    if config.optimizer not in get_args(Optimizer):
+        names = " or ".join(get_args(Optimizer))
+        raise FlexEditError(f"Unknown optimizer {config.optimizer!r}; choose {names}.")
     trained = [p for p in model.parameters() if p.requires_grad]
     groups: list[dict[str, Any]] = [
         {"params": [p for p in trained if p.dim() > 1]},
@@ -258,8 +263,7 @@ def build_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimi
         from timm.optim import Muon
     except ImportError as error:
         raise FlexEditError(
-            "Training with Muon needs timm: pip install 'flexedit[training]', or choose the "
-            "optimizer adamw."
+            "Training with Muon needs timm: pip install timm, or choose the optimizer adamw."
         ) from error
 
     def weights(*kinds: type) -> set[int]:
@@ -274,7 +278,7 @@ def build_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimi
             groups[1] | {"use_fallback": True},
         ],
         nesterov=True,
-        adjust_lr_fn="match_rms_adamw",
+        adjust_lr_fn="match_rms_adamw",  # so that lr means what it does to AdamW
         **shared,
     )
 

@@ -377,16 +377,22 @@ def test_strokes_from_another_node_cannot_be_drawn_over(either):
 # The node
 
 
-def test_a_kind_from_another_node_leaves_drawing_and_numbers(either):
-    either.until(lambda: either.shown_widgets() == ["kind", "strokes"])
-    either.mask_node(
+def connect(editor: Editor, kind: str, name: str) -> None:
+    """Puts a new node of a kind before an input of the mask's node."""
+    editor.mask_node(
         """(() => {
-          const source = LiteGraph.createNode("Reroute");
+          const source = LiteGraph.createNode(argument[0]);
           app.graph.add(source);
           source.pos = [60, 600];
-          source.connect(0, node, node.inputs.findIndex((it) => it.name === "kind"));
-        })()"""
+          source.connect(0, node, node.inputs.findIndex((it) => it.name === argument[1]));
+        })()""",
+        [kind, name],
     )
+
+
+def test_a_kind_from_another_node_leaves_drawing_and_numbers(either):
+    either.until(lambda: either.shown_widgets() == ["kind", "strokes"])
+    connect(either, "Reroute", "kind")
     either.until(lambda: {"x", "image_width", "strokes"} <= set(either.shown_widgets()))
     assert either.caption() == "The kind comes from another node."
     either.until(lambda: either.mask_node("node.size[1] >= node.computeSize()[1]"))
@@ -395,14 +401,7 @@ def test_a_kind_from_another_node_leaves_drawing_and_numbers(either):
 
 
 def test_a_number_from_another_node_stays_to_be_seen(either):
-    either.mask_node(
-        """(() => {
-          const number = LiteGraph.createNode("PrimitiveFloat");
-          app.graph.add(number);
-          number.pos = [60, 600];
-          number.connect(0, node, node.inputs.findIndex((it) => it.name === "rotation"));
-        })()"""
-    )
+    connect(either, "PrimitiveFloat", "rotation")
     either.until(lambda: either.shown_widgets() == ["kind", "rotation", "strokes"])
 
 
