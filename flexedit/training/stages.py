@@ -34,7 +34,7 @@ from . import mini
 from .batch import collate
 from .pretrain import CLIPPretraining, VAEPretraining, VisionPretraining, VLLMPretraining, describe
 from .system import Recipe, System
-from .trainer import TrainConfig, Trainer
+from .trainer import Optimizer, TrainConfig, Trainer
 from .validation import VALIDATION_SEED, PictureGrid
 
 BASE = Recipe(
@@ -63,24 +63,28 @@ class Plan:
     num_texts: int = 6000  # samples whose words the tokenizers are trained on
 
 
-def mini_train(steps: int, batch_size: int, lr: float, ema: float = 0.0) -> TrainConfig:
-    return TrainConfig(steps, batch_size, lr, ema=ema, mixed_precision="bf16", validate_every=1000)
+def mini_train(
+    steps: int, batch_size: int, lr: float, ema: float = 0.0, optimizer: Optimizer = "muon"
+) -> TrainConfig:
+    return TrainConfig(
+        steps, batch_size, lr, optimizer, ema=ema, mixed_precision="bf16", validate_every=1000
+    )
 
 
 MINI_PLAN = Plan(
     stages={
-        "vae": Stage(mini_train(6000, 16, 1.5e-3, ema=0.997)),
-        "clip": Stage(mini_train(6000, 32, 1e-3)),
-        "vision": Stage(mini_train(9000, 32, 1e-3)),
-        "vllm": Stage(mini_train(10000, 16, 8e-4)),
-        "base": Stage(mini_train(15500, 32, 8e-4, ema=0.997), BASE),
+        "vae": Stage(mini_train(6000, 16, 1.5e-3, ema=0.997, optimizer="adamw")),
+        "clip": Stage(mini_train(6000, 32, 1e-3, optimizer="adamw")),
+        "vision": Stage(mini_train(32000, 32, 1.5e-3)),
+        "vllm": Stage(mini_train(22500, 16, 1e-3)),
+        "base": Stage(mini_train(24000, 32, 1e-3, ema=0.997), BASE),
         "align": Stage(
-            mini_train(6000, 16, 1e-3),
+            mini_train(4000, 16, 1e-3),
             Recipe(stage="align", parts=("qformer", "vllm")),
         ),
         "joint": Stage(
-            mini_train(2800, 16, 3e-4, ema=0.997),
-            dataclasses.replace(BASE, parts=("unet", "mea", "qformer", "vllm"), noises=4),
+            mini_train(3000, 32, 6e-4, ema=0.997),
+            dataclasses.replace(BASE, parts=("unet", "mea", "qformer", "vllm")),
         ),
     }
 )
