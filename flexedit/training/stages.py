@@ -34,7 +34,7 @@ from . import mini
 from .batch import collate
 from .pretrain import CLIPPretraining, VAEPretraining, VisionPretraining, VLLMPretraining, describe
 from .system import Recipe, System
-from .trainer import Optimizer, TrainConfig, Trainer
+from .trainer import Optimizer, TrainConfig, Trainer, optimizer_class
 from .validation import VALIDATION_SEED, PictureGrid
 
 BASE = Recipe(
@@ -115,6 +115,8 @@ class MiniTraining:
         for name in names:
             if name not in ORDER:
                 raise FlexEditError(f"Unknown stage {name!r}; choose from {', '.join(ORDER)}.")
+            if name in self.plan.stages and not self._done(name).is_file():
+                optimizer_class(self.plan.stages[name].train.optimizer)  # missing? say so at once
         end = None if max_seconds is None else time.monotonic() + max_seconds
         for name in names:
             if not self._done(name).is_file():

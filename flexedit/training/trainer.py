@@ -239,16 +239,33 @@ class Trainer:
             log.write_text("".join(line + "\n" for line in kept))
 
 
+def optimizer_class(name: str) -> Any:
+    """torch's AdamW, or timm's Muon, which knows convolutions.
+
+    Raises FlexEditError for an unknown optimizer, and for Muon without timm.
+    """
+    if name not in get_args(Optimizer):
+        raise FlexEditError(
+            f"Unknown optimizer {name!r}; choose {' or '.join(get_args(Optimizer))}."
+        )
+    if name == "adamw":
+        return torch.optim.AdamW
+    try:
+        from timm.optim import Muon
+    except ImportError as error:
+        raise FlexEditError(
+            "Training with Muon needs timm: pip install timm, or choose the optimizer adamw."
+        ) from error
+    return Muon
+
+
 def build_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
     """AdamW for all that is trained; or Muon for the weights of linear and convolution layers (each
     a matrix, whose step is made orthogonal and as long as AdamW's) and NAdamW for the others.
 
-    Raises FlexEditError for an unknown optimizer, and for Muon without timm, whose Muon knows
-    convolutions.
+    Raises what `optimizer_class` raises.
     """
-    if config.optimizer not in get_args(Optimizer):
-        names = " or ".join(get_args(Optimizer))
-        raise FlexEditError(f"Unknown optimizer {config.optimizer!r}; choose {names}.")
+    kind = optimizer_class(config.optimizer)
     trained = [p for p in model.parameters() if p.requires_grad]
     groups: list[dict[str, Any]] = [
         {"params": [p for p in trained if p.dim() > 1]},
@@ -258,20 +275,14 @@ def build_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimi
         "lr": config.lr, "betas": config.betas, "weight_decay": config.weight_decay
     }  # fmt: skip
     if config.optimizer == "adamw":
-        return torch.optim.AdamW(groups, fused=True, **shared)
-    try:
-        from timm.optim import Muon
-    except ImportError as error:
-        raise FlexEditError(
-            "Training with Muon needs timm: pip install timm, or choose the optimizer adamw."
-        ) from error
+        return kind(groups, fused=True, **shared)
 
     def weights(*kinds: type) -> set[int]:
         return {id(m.weight) for m in model.modules() if isinstance(m, kinds)}
 
     matrices = weights(nn.Linear, nn.Conv2d) - weights(nn.Embedding)  # some share theirs
     decayed = groups[0]["params"]
-    return Muon(
+    return kind(
         [
             {"params": [p for p in decayed if id(p) in matrices]},
             {"params": [p for p in decayed if id(p) not in matrices], "use_fallback": True},

@@ -1,5 +1,7 @@
 import json
 import os
+import re
+import sys
 from functools import partial
 from pathlib import Path
 
@@ -19,6 +21,7 @@ from flexedit.training.stages import MINI_PLAN, ORDER, MiniTraining, curve
 from flexedit.training.trainer import CHECKPOINT
 from tests.training.plan import tiny_plan
 
+CARD = Path(__file__).parents[2] / "MODEL_CARD.md"
 TRAINED = [name for name in ORDER if name not in ("parts", "export")]
 
 
@@ -190,6 +193,23 @@ def test_an_unknown_stage_is_named_before_anything_is_done(tmp_path):
     with pytest.raises(FlexEditError, match="Unknown stage 'joints'; choose from parts, vae"):
         MiniTraining(tmp_path, tiny_plan()).run(("parts", "joints"))
     assert not any(tmp_path.iterdir())
+
+
+def test_a_missing_optimizer_is_named_before_hours_are_spent(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "timm.optim", None)
+    with pytest.raises(FlexEditError, match="Training with Muon needs timm"):
+        MiniTraining(tmp_path, tiny_plan()).run()
+    assert not any(tmp_path.iterdir())
+
+
+def test_the_model_card_tells_of_the_plan():
+    rows = re.findall(
+        r"^\| `(\w+)` \| (\d+) × (\d+) \| [\d,]+ \| ([\d.]+) \|", CARD.read_text(), re.M
+    )
+    assert {name: tuple(map(float, numbers)) for name, *numbers in rows} == {
+        name: (stage.train.steps, stage.train.batch_size, stage.train.lr)
+        for name, stage in MINI_PLAN.stages.items()
+    }
 
 
 def test_every_stage_of_the_shipped_mini_is_planned():
