@@ -70,18 +70,20 @@ def build(
 
 
 def source_from(text: str, size: int = 64) -> Source:
-    """``world``, ``coco:ANNOTATIONS.json,PICTURES,EDITS.jsonl`` or ``magicbrush:FOLDER``."""
+    """``world``, ``world:STYLE``, ``coco:ANNOTATIONS.json,PICTURES,EDITS.jsonl`` or
+    ``magicbrush:FOLDER``
+    """
     name, _, where = text.partition(":")
     paths = where.split(",")
-    if text == "world":
-        return WorldSource(size)
+    if name == "world" and text != "world:":
+        return WorldSource(size, where or None)
     if name == "coco" and len(paths) == 3 and all(paths):
         return CocoSource(*paths)
     if name == "magicbrush" and where:
         return MagicBrushSource(where)
     raise FlexEditError(
-        f"Unknown source {text!r}; give world, coco:ANNOTATIONS.json,PICTURES,EDITS.jsonl "
-        "or magicbrush:FOLDER."
+        f"Unknown source {text!r}; give world, world:STYLE, "
+        "coco:ANNOTATIONS.json,PICTURES,EDITS.jsonl or magicbrush:FOLDER."
     )
 
 

@@ -23,7 +23,7 @@ def add_commands(commands: Any) -> None:
     build.add_argument(
         "--source",
         default="world",
-        help="world, coco:ANNOTATIONS.json,PICTURES,EDITS.jsonl or magicbrush:FOLDER",
+        help="world, world:STYLE, coco:ANNOTATIONS.json,PICTURES,EDITS.jsonl or magicbrush:FOLDER",
     )
     build.set_defaults(run=run_build)
 

@@ -81,16 +81,25 @@ class Source(Protocol):
 
 
 class WorldSource:
-    """Held-out samples of the synthetic world, ``size`` pixels a side. The truth is exact."""
+    """Held-out samples of the synthetic world, ``size`` pixels a side. The truth is exact.
+
+    style: of the objects, by default all that models are trained on. FlexEditError for an unknown
+    """
 
     name = "world"
     STRIDE = 1_000_000  # between the samples that are tried for one slot: no two slots share one
 
-    def __init__(self, size: int = 64) -> None:
-        self.size = size
+    def __init__(self, size: int = 64, style: str | None = None) -> None:
+        self.size, self.style = size, style
+        self._world()
+
+    def _world(self, seed: int = 0, **wanted: Any) -> World:
+        styles = None if self.style is None else [self.style]
+        return World(self.size, "heldout", seed, styles=styles, **wanted)
 
     def describe(self) -> dict[str, Any]:
-        return {"split": "heldout", "size": self.size}
+        styled = {} if self.style is None else {"style": self.style}
+        return {"split": "heldout", "size": self.size, **styled}
 
     def drafts(self, slots: Sequence[Slot], seed: int) -> Iterator[Draft]:
         for number, slot in enumerate(slots):
@@ -98,7 +107,7 @@ class WorldSource:
 
     def _sample(self, slot: Slot, seed: int, number: int) -> Sample:
         operation = WORLDS_NAME[slot.group, slot.operation]
-        world = World(self.size, "heldout", seed, operations={operation: 1.0}, kinds=[slot.kind])
+        world = self._world(seed, operations={operation: 1.0}, kinds=[slot.kind])
         tried = (world[index] for index in itertools.count(number, self.STRIDE))
         return next(
             sample

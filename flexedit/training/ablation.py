@@ -133,7 +133,9 @@ class Ablation:
         if name == "full":
             self.measure(pipeline, "generate", seed, reply="generate")
             for strength in STRENGTHS:
-                self.measure(pipeline, f"strength-{strength:g}", seed, strength=strength)
+                self.measure(
+                    pipeline, f"strength-{strength:g}", seed, cases="multi", strength=strength
+                )
 
     def fit(self, variant: Variant, seed: int, folder: Path) -> None:
         """Trains ``folder/model``."""
@@ -171,16 +173,17 @@ class Ablation:
         name: str,
         seed: int,
         forms: Sequence[str] = ("free",),
+        cases: str = "all",
         **options: Any,
     ) -> None:
-        """Runs the cases and writes the log, unless there is one."""
+        """Runs the cases and writes the log, unless there is one. cases: "all", or "multi" ones"""
         path = self.logs / f"{name}-{seed}.jsonl"
         if path.is_file():
             return
         system = FlexEdit(pipeline, name=f"{name}-{seed}", **options)
-        cases, began = self.cases(), time.monotonic()
-        done = run(cases, system, self.out / "results", forms=forms, seed=seed)
-        rows = score(cases, done, Encoders.load(None, None, None, None), Judge.load())
+        benchmark, began = self.benchmark(cases), time.monotonic()
+        done = run(benchmark, system, self.out / "results", forms=forms, seed=seed)
+        rows = score(benchmark, done, Encoders.load(None, None, None, None), Judge.load())
         trained = pipeline.folder.path.parent / "training"
         steps = curve(trained)
         facts = {
@@ -195,8 +198,9 @@ class Ablation:
         }
         Log(facts, tuple(steps), tuple(rows)).write(path)
 
-    def cases(self) -> Benchmark:
-        folder = self.out / "cases"
+    def benchmark(self, cases: str) -> Benchmark:
+        folder = self.out / "cases" / cases
         if folder.is_dir():
             return Benchmark(folder)
-        return build(folder, seed=CASES_SEED, num_single=self.num_single, num_multi=self.num_multi)
+        single = self.num_single if cases == "all" else 0
+        return build(folder, seed=CASES_SEED, num_single=single, num_multi=self.num_multi)

@@ -212,10 +212,26 @@ def test_a_place_that_cannot_be_written_is_reported(tmp_path):
         build(tmp_path / "file" / "new", num_single=1, num_multi=0)
 
 
-@pytest.mark.parametrize("text", ["word", "coco", "coco:a.json,b", "magicbrush:", "world:64", ""])
+@pytest.mark.parametrize("text", ["word", "coco", "coco:a.json,b", "magicbrush:", "world:", ""])
 def test_an_unknown_source_is_explained(text):
-    with pytest.raises(FlexEditError, match="give world, coco:ANNOTATIONS"):
+    with pytest.raises(FlexEditError, match="give world, world:STYLE, coco:ANNOTATIONS"):
         source_from(text)
+
+
+def test_an_unknown_style_is_explained():
+    with pytest.raises(FlexEditError, match=r"Unknown styles 64; choose from fluent, .*twemoji"):
+        source_from("world:64")
+
+
+def test_the_world_can_be_drawn_in_the_style_kept_out_of_training(tmp_path):
+    plain, styled = (
+        build(tmp_path / source.replace(":", "-"), num_single=3, num_multi=0, source=source)
+        for source in ("world", "world:twemoji")
+    )
+    assert "style" not in plain.meta and styled.meta["style"] == "twemoji"
+    for case, twin in zip(plain.cases, styled.cases, strict=True):
+        assert (case.operation, case.kind, case.label) == (twin.operation, twin.kind, twin.label)
+        assert (plain.picture(case, "scene") != styled.picture(twin, "scene")).any()
 
 
 def test_sources_are_named_on_the_command_line():

@@ -6,6 +6,7 @@ python -m tests.comfyui.demo      draws out/demo.png with the embedded model
 from __future__ import annotations
 
 import argparse
+import itertools
 import sys
 import textwrap
 import time
@@ -17,14 +18,13 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from flexedit.checkpoint import EMBEDDED, PRETRAINED, ModelFolder
-from flexedit.data.world import Sample, World
+from flexedit.data.world import NEEDS_PLACE, Sample, World
 from flexedit.errors import FlexEditError
 from tests.comfyui import workflows
 from tests.comfyui.server import ComfyServer
 
-# (operation, index) in the held-out world: objects on photographs kept out of training
-SCENES = (("remove", 6), ("replace", 13), ("insert", 5))
-COLUMNS = ("scene", "scribble", "what it means", "edit")
+OPERATIONS = ("remove", "replace", "insert")
+COLUMNS = ("scene", "scribble", "full mask", "edit")
 SIDE, GAP = 256, 16  # pixels of a shown picture, and between two
 PAPER, INK, GREY = "white", "black", "#666666"
 
@@ -34,8 +34,14 @@ class Row:
     sample: Sample
     marked: Image.Image
     reply: str
-    mask: Image.Image  # of the whole object that the scribble means
+    mask: Image.Image | None  # of the whole object that the scribble means; None: an empty place
     edit: Image.Image
+
+    @property
+    def words(self) -> str:
+        if self.mask is None:
+            return "an empty place: nothing to paint"
+        return f"“{self.reply}”" if self.reply else "(no words)"
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -57,17 +63,25 @@ def main(arguments: list[str] | None = None) -> int:
     with ComfyServer(models=models) as comfy:
         demo = Demo(comfy, options.model, options.seed)
         size = folder.config.sampling.size
-        rows = [demo.row(held_out(operation, index, size)) for operation, index in SCENES]
+        rows = [demo.row(sample) for sample in held_out(size)]
     options.out.parent.mkdir(parents=True, exist_ok=True)
     sheet(rows).save(options.out)
     say(f"{options.out} is ready after {time.monotonic() - start:.0f} s.")
     for row in rows:
-        print(f"“{row.sample.instruction}” · {row.reply or '(no words)'}")
+        print(f"“{row.sample.instruction}” · {row.words}")
     return 0
 
 
-def held_out(operation: str, index: int, size: int) -> Sample:
-    return World(size, split="heldout", operations={operation: 1.0})[index]
+def held_out(size: int) -> list[Sample]:
+    """The first scenes on photographs kept out of training; nobody has chosen them."""
+    found: list[Sample] = []
+    for index in itertools.count():
+        world = World(size, split="heldout", operations={OPERATIONS[len(found)]: 1.0})
+        sample = world[index]
+        if sample.setting != "none":
+            found.append(sample)
+        if len(found) == len(OPERATIONS):
+            return found
 
 
 def say(text: str) -> None:
@@ -86,14 +100,12 @@ class Demo:
         say(f"“{sample.instruction}”")
         name = "edit_one_picture" if sample.subject is None else "insert_a_subject"
         edited = self.run(name, sample, sample.instruction)
+        marked, edit = (self.picture(edited[title]) for title in ("What the model sees", "Save"))
+        if sample.operation in NEEDS_PLACE:
+            return Row(sample, marked, "", None, edit)
         meant = self.run("what_does_my_scribble_mean", sample, "")
-        return Row(
-            sample,
-            self.picture(edited["What the model sees"]),
-            meant["What the model says"]["text"][0],
-            self.picture(meant["Its mask"]),
-            self.picture(edited["Save"]),
-        )
+        reply = meant["What the model says"]["text"][0]
+        return Row(sample, marked, reply, self.picture(meant["Its mask"]), edit)
 
     def run(self, name: str, sample: Sample, instruction: str) -> dict[str, Any]:
         """→ the outputs of a shipped workflow, by the titles of its nodes."""
@@ -163,7 +175,8 @@ def sheet(rows: list[Row]) -> Image.Image:
         draw.text((left(0), top + 2), f"“{row.sample.instruction}”", INK, large)
         top += text
         scene = shown(row.sample.scene)
-        cells = (scene, shown(row.marked), painted(scene, row.mask), shown(row.edit))
+        meant = scene if row.mask is None else painted(scene, row.mask)
+        cells = (scene, shown(row.marked), meant, shown(row.edit))
         for column, cell in enumerate(cells):
             page.paste(cell, (left(column), top))
         if row.sample.subject is not None:
@@ -172,7 +185,7 @@ def sheet(rows: list[Row]) -> Image.Image:
             draw.rectangle((corner[0] - 3, corner[1] - 3, left(2) - GAP, top + SIDE), fill=PAPER)
             page.paste(subject, corner)
             draw.text((left(1), top + SIDE + 6), "with the subject, [pic2]", GREY, small)
-        said = "\n".join(textwrap.wrap(f"“{row.reply}”", 32)[:2])
+        said = "\n".join(textwrap.wrap(row.words, 32)[:2])
         draw.text((left(2), top + SIDE + 6), said, GREY, small)
     return page
 
