@@ -95,7 +95,7 @@ def parser() -> argparse.ArgumentParser:
     train.set_defaults(run=run_train)
 
     ablation = commands.add_parser("ablation", help="the paper's ablation on flexedit-mini")
-    ablation.add_argument("what", choices=("run", "tables"))
+    ablation.add_argument("what", choices=("run", "tables", "figures"))
     ablation.add_argument("--logs", type=Path, default=Path("docs/ablation"))
     ablation.add_argument("--mini", type=Path, default=Path("runs/mini"), help="a finished run")
     ablation.add_argument("--out", type=Path, default=Path("runs/ablation"))
@@ -257,6 +257,11 @@ def run_ablation(options: argparse.Namespace) -> dict[str, Any]:
 
         print(as_markdown("Ablation", tables(read_logs(options.logs))))
         return {}
+    if options.what == "figures":
+        from .benchmark.figures import draw
+
+        draw(options.logs, options.out)
+        return {"figures": str(options.logs)}
     import torch
 
     from .training.ablation import SEEDS, VARIANTS, Ablation
