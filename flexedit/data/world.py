@@ -49,6 +49,7 @@ OPERATIONS = {
 }
 NEEDS_PLACE = ("add", "insert")  # the mask means an empty place
 NEEDS_SUBJECT = ("insert", "swap")
+NO_PORTRAIT: dict[str, Any] = dict.fromkeys(("subject", "subject_classes", "subject_setting"))
 FULL_MASK = "full mask"  # a kind: not a scribble but the very pixels meant
 
 MIN_SIZE, MAX_SIZE = 0.26, 0.5  # an object's longer side, as a fraction of the picture
@@ -74,6 +75,7 @@ class Sample:
     object_mask: np.ndarray  # (H, W) bool, the visible target object (add, insert: the added one)
     classes: np.ndarray  # (H, W) uint8: 0 background, 1 + index in CLASSES
     result_classes: np.ndarray  # the same of what the result shows
+    subject_classes: np.ndarray | None  # the same of the subject picture
     rotation: float | None  # degrees clockwise by which the mask is turned; None: it is no shape
     setting: str  # where the scene is: indoor, outdoor or none
     subject_setting: str | None  # "simple": the subject alone; "complex": busy background
@@ -211,7 +213,7 @@ class World:
             mask, rotation = masks.turned_scribble(kind, object_mask, rng, others)
         words = {"old": name}
         scene = compose(backdrop.picture, layers)
-        subject, subject_setting, target, region, after = None, None, None, None, list(layers)
+        portrait, target, region, after = NO_PORTRAIT, None, None, list(layers)
 
         if operation == "remove":
             del after[chosen]
@@ -222,7 +224,7 @@ class World:
             look = canonical(fresh, size)
             if operation == "swap":
                 look = upright(self._look(fresh, rng), size)
-                subject, subject_setting = self._portrait(look, rng)
+                portrait = self._portrait(look, rng)
             after[chosen] = at(look, draw(look, self.size), center, self.size)
             words |= {"new": CLASSES[fresh], "a_new": article(CLASSES[fresh])}
         elif operation == "recolor":
@@ -240,10 +242,10 @@ class World:
         present = [CLASSES[one.look.label] for one in layers]
         return self._sample(
             operation, rng, words, name, present, scene=scene, mask=mask, kind=kind,
-            subject=subject, target=target, region=region, object_mask=object_mask,
+            target=target, region=region, object_mask=object_mask,
             classes=class_map(owner, layers),
             result_classes=class_map(owner_map(after, self.size), after), rotation=rotation,
-            setting=backdrop.setting, subject_setting=subject_setting,
+            setting=backdrop.setting, **portrait,
         )  # fmt: skip
 
     def _at_place(
@@ -262,7 +264,7 @@ class World:
             return None
         mask, rotation = place
         scene = compose(backdrop.picture, layers)
-        subject, subject_setting, target, region = None, None, None, None
+        portrait, target, region = NO_PORTRAIT, None, None
         object_mask, after = np.zeros_like(mask), list(layers)
         words = {"old": BACKGROUND}
         if operation != "ask":
@@ -271,7 +273,7 @@ class World:
             look = canonical(fresh, size)
             if operation == "insert":
                 look = upright(self._look(fresh, rng), size)
-                subject, subject_setting = self._portrait(look, rng)
+                portrait = self._portrait(look, rng)
             added = at(look, draw(look, self.size), center, self.size)
             after.append(added)
             target = compose(backdrop.picture, after)
@@ -282,10 +284,10 @@ class World:
         present = [CLASSES[one.look.label] for one in layers]
         return self._sample(
             operation, rng, words, BACKGROUND, present, scene=scene, mask=mask, kind=kind,
-            subject=subject, target=target, region=region, object_mask=object_mask,
+            target=target, region=region, object_mask=object_mask,
             classes=class_map(owner, layers),
             result_classes=class_map(owner_map(after, self.size), after), rotation=rotation,
-            setting=backdrop.setting, subject_setting=subject_setting,
+            setting=backdrop.setting, **portrait,
         )  # fmt: skip
 
     def _scribble_place(
@@ -317,8 +319,8 @@ class World:
                 return mask, rotation if kind in masks.KINDS else None
         return None
 
-    def _portrait(self, look: Look, rng: np.random.Generator) -> tuple[np.ndarray, str]:
-        """The subject by itself, the same sprite in another size and place; simple or complex."""
+    def _portrait(self, look: Look, rng: np.random.Generator) -> dict[str, Any]:
+        """The subject by itself, the same sprite in another size and place, as a sample has it."""
         if rng.random() < 0.5:
             backdrop = Backdrop(plain_backdrop(self.size, rng), "none", plain=True)
         else:
@@ -326,8 +328,12 @@ class World:
         size = float(rng.uniform(0.5, 0.85))
         look = replace(look, size=size, angle=float(rng.normal(0, 8)))
         center = (0.5 + rng.uniform(-0.5, 0.5, 2) * (1 - size)) * self.size
-        portrait = compose(backdrop.picture, [at(look, draw(look, self.size), center, self.size)])
-        return portrait, "simple" if backdrop.plain else "complex"
+        layers = [at(look, draw(look, self.size), center, self.size)]
+        return {
+            "subject": compose(backdrop.picture, layers),
+            "subject_classes": class_map(owner_map(layers, self.size), layers),
+            "subject_setting": "simple" if backdrop.plain else "complex",
+        }
 
     def _sample(
         self,

@@ -23,7 +23,8 @@ from ..request import EditRequest
 class Batch:
     """request · captions and replies per row · target (B, 3, H, W), the scene for questions ·
     has_target (B,), 0 for questions · region (B, H, W), where the target differs ·
-    object_mask (B, H, W) · classes, result_classes (B, H, W) of scene and target, 0 background
+    object_mask (B, H, W) · classes, result_classes, subject_classes (B, H, W) of scene, target and
+    the request's subject, 0 background
     """
 
     request: EditRequest
@@ -35,6 +36,7 @@ class Batch:
     object_mask: Tensor
     classes: Tensor
     result_classes: Tensor
+    subject_classes: Tensor
     samples: tuple[Sample, ...]
 
     def to(self, device: torch.device) -> Batch:
@@ -48,6 +50,7 @@ class Batch:
             self.object_mask.to(device),
             self.classes.to(device),
             self.result_classes.to(device),
+            self.subject_classes.to(device),
             self.samples,
         )
 
@@ -83,6 +86,10 @@ def collate(samples: Sequence[Sample]) -> Batch:
         object_mask=stack(sample.object_mask for sample in samples),
         classes=class_maps(sample.classes for sample in samples),
         result_classes=class_maps(sample.result_classes for sample in samples),
+        subject_classes=class_maps(
+            sample.classes if sample.subject_classes is None else sample.subject_classes
+            for sample in samples
+        ),
         samples=tuple(samples),
     )
 

@@ -63,6 +63,30 @@ class VAEPretraining(Deterministic):
         return 1 / float(latents.std())
 
 
+@dataclass(frozen=True)
+class Views:
+    """All that an encoder is shown of a batch: its N marked scenes and subjects.
+
+    pictures (N, 3, H, W) in 0..1 · classes (N, H, W), 0 background · covered (N, H, W), scribbled
+    """
+
+    pictures: Tensor
+    classes: Tensor
+    covered: Tensor
+
+    @classmethod
+    def of(cls, batch: Batch) -> Views:
+        request = batch.request
+        assert request.mask is not None
+        scenes = cls(request.marked(), batch.classes, request.mask)
+        if request.subject is None:
+            return scenes
+        rows = torch.tensor(request.has_subject, device=request.mask.device)
+        unmarked = torch.zeros_like(request.mask)
+        subjects = request.subject[rows], batch.subject_classes[rows], unmarked[rows]
+        return cls(*map(torch.cat, zip(vars(scenes).values(), subjects, strict=True)))
+
+
 class DenseHead(nn.Module):
     """Per patch: which objects it shows, and how much of it the scribble covers."""
 
@@ -72,23 +96,22 @@ class DenseHead(nn.Module):
         self.norm = nn.LayerNorm(width)
         self.linear = nn.Linear(width, len(CLASSES) + 2)
 
-    def forward(self, tokens: Tensor, batch: Batch) -> dict[str, Tensor]:
-        """tokens (B, 1 + P², D), CLS first"""
+    def forward(self, tokens: Tensor, views: Views) -> dict[str, Tensor]:
+        """tokens (N, 1 + P², D), CLS first"""
         output = self.linear(self.norm(tokens[:, 1:])).float()
         side = self.patches
         shares = F.adaptive_avg_pool2d(
-            F.one_hot(batch.classes, len(CLASSES) + 1).permute(0, 3, 1, 2).float(), side
+            F.one_hot(views.classes, len(CLASSES) + 1).permute(0, 3, 1, 2).float(), side
         )
         shares = rearrange(shares, "b c h w -> b (h w) c")
-        assert batch.request.mask is not None
-        covered = F.adaptive_avg_pool2d(batch.request.mask[:, None], side).flatten(1)
+        covered = F.adaptive_avg_pool2d(views.covered[:, None], side).flatten(1)
         by_class = -(shares * F.log_softmax(output[..., :-1], -1)).sum(-1)
         by_mark = F.binary_cross_entropy_with_logits(output[..., -1], covered, reduction="none")
         return {"classes": by_class.mean(-1), "covered": by_mark.mean(-1)}
 
 
 class VisionPretraining(Deterministic):
-    """A vision tower learns to see, patch by patch, what the marked scene shows."""
+    """A vision tower learns to see, patch by patch, what a picture shows."""
 
     def __init__(self, tower: nn.Module, preprocess: Preprocess, width: int, patches: int) -> None:
         super().__init__()
@@ -96,8 +119,9 @@ class VisionPretraining(Deterministic):
         self.head = DenseHead(width, patches)
 
     def forward(self, batch: Batch, draw: NoDraw) -> dict[str, Tensor]:
-        pixels = self.preprocess(batch.request.marked())
-        return self.head(self.tower(pixel_values=pixels).last_hidden_state, batch)
+        views = Views.of(batch)
+        pixels = self.preprocess(views.pictures)
+        return self.head(self.tower(pixel_values=pixels).last_hidden_state, views)
 
 
 class CLIPPretraining(Deterministic):
@@ -109,9 +133,10 @@ class CLIPPretraining(Deterministic):
         self.head = DenseHead(clip.config.projection_dim, patches)
 
     def forward(self, batch: Batch, draw: NoDraw) -> dict[str, Tensor]:
-        pixels = self.preprocess(batch.request.marked())
+        views = Views.of(batch)
+        pixels = self.preprocess(views.pictures)
         ids = self.tokenizer(
-            [describe(classes) for classes in batch.classes],
+            [describe(classes) for classes in views.classes],
             padding="max_length",
             truncation=True,
             max_length=self.clip.config.text_config.max_position_embeddings,
@@ -128,7 +153,7 @@ class CLIPPretraining(Deterministic):
         contrast = F.cross_entropy(logits, target, reduction="none") + F.cross_entropy(
             logits.T, target, reduction="none"
         )
-        return {"contrast": 0.5 * contrast, **self.head(tokens, batch)}
+        return {"contrast": 0.5 * contrast, **self.head(tokens, views)}
 
 
 def describe(classes: Tensor) -> str:

@@ -112,6 +112,15 @@ def test_scenes_say_where_they_are_and_subjects_how_busy():
     assert {sample.subject_setting for sample in some("add", 5)} == {None}
 
 
+@pytest.mark.parametrize("operation", ["insert", "swap"])
+def test_the_class_map_of_a_subject_is_where_it_stands(operation):
+    for sample in some(operation, 8):
+        shown, counts = np.unique(sample.subject_classes, return_counts=True)
+        assert shown.tolist() == [0, 1 + CLASSES.index(sample.result_label)]
+        assert 0.05 < counts[1] / counts.sum() < 0.75
+    assert some("remove", 1)[0].subject_classes is None
+
+
 @pytest.mark.parametrize("split", backgrounds.SPLITS)
 def test_a_split_uses_no_photograph_of_the_other(split, monkeypatch):
     train, heldout = (set(assets.photo_names(split)) for split in backgrounds.SPLITS)
