@@ -87,19 +87,23 @@ class Views:
         return cls(*map(torch.cat, zip(vars(scenes).values(), subjects, strict=True)))
 
 
+COLORS, COLORS_WEIGHT = 2, 10.0  # per patch: COLORS² colours; a subject's look is in its tokens
+
+
 class DenseHead(nn.Module):
-    """Per patch: which objects it shows, and how much of it the scribble covers."""
+    """Per patch: which objects it shows, how much of it the scribble covers, its colours."""
 
     def __init__(self, width: int, patches: int) -> None:
         super().__init__()
         self.patches = patches
         self.norm = nn.LayerNorm(width)
         self.linear = nn.Linear(width, len(CLASSES) + 2)
+        self.colors = nn.Linear(width, 3 * COLORS**2)
 
     def forward(self, tokens: Tensor, views: Views) -> dict[str, Tensor]:
         """tokens (N, 1 + P², D), CLS first"""
-        output = self.linear(self.norm(tokens[:, 1:])).float()
-        side = self.patches
+        tokens, side = self.norm(tokens[:, 1:]), self.patches
+        output, colors = self.linear(tokens).float(), self.colors(tokens).float()
         shares = F.adaptive_avg_pool2d(
             F.one_hot(views.classes, len(CLASSES) + 1).permute(0, 3, 1, 2).float(), side
         )
@@ -107,7 +111,16 @@ class DenseHead(nn.Module):
         covered = F.adaptive_avg_pool2d(views.covered[:, None], side).flatten(1)
         by_class = -(shares * F.log_softmax(output[..., :-1], -1)).sum(-1)
         by_mark = F.binary_cross_entropy_with_logits(output[..., -1], covered, reduction="none")
-        return {"classes": by_class.mean(-1), "covered": by_mark.mean(-1)}
+        seen = rearrange(
+            F.adaptive_avg_pool2d(views.pictures, side * COLORS),
+            "b c (h p) (w q) -> b (h w) (c p q)", p=COLORS, q=COLORS,
+        )  # fmt: skip
+        by_color = COLORS_WEIGHT * (colors - seen).square().mean(-1)
+        return {
+            "classes": by_class.mean(-1),
+            "covered": by_mark.mean(-1),
+            "colors": by_color.mean(-1),
+        }
 
 
 class VisionPretraining(Deterministic):

@@ -4,7 +4,6 @@ import torch
 
 from flexedit.data import World
 from flexedit.training.batch import Batch, collate, loader
-from flexedit.training.pretrain import Views
 
 WORLD = World(32, seed=5)
 
@@ -61,17 +60,6 @@ def test_a_batch_holds_its_samples_row_by_row():
         assert batch.request.has_subject[row] == (sample.subject is not None)
         if sample.subject is not None:
             assert (batch.subject_classes[row].numpy() == sample.subject_classes).all()
-
-
-def test_an_encoder_is_shown_marked_scenes_and_subjects():
-    batch = collate([of("remove"), of("insert"), of("ask")])
-    views = Views.of(batch)
-    assert torch.equal(views.pictures[:3], batch.request.marked())
-    assert torch.equal(views.pictures[3:], batch.request.subject[1:2])
-    assert torch.equal(views.classes[3:], batch.subject_classes[1:2])
-    assert torch.equal(views.covered[:3], batch.request.mask) and not views.covered[3:].any()
-    alone = Views.of(collate([of("remove")]))
-    assert len(alone.pictures) == len(alone.classes) == len(alone.covered) == 1
 
 
 def test_a_question_has_no_target():
