@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import itertools
 import sys
-import textwrap
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,9 +22,9 @@ from flexedit.errors import FlexEditError
 from tests.comfyui import workflows
 from tests.comfyui.server import ComfyServer
 
-OPERATIONS = ("remove", "replace", "insert")
-COLUMNS = ("scene", "scribble", "full mask", "edit")
-SIDE, GAP = 256, 16  # pixels of a shown picture, and between two
+OPERATIONS = ("remove", "replace", "insert") * 2
+COLUMNS = ("scene", "scribble", "what it means", "edit")
+SIDE, GAP = 192, 16  # pixels of a shown picture, and between two
 PAPER, INK, GREY = "white", "black", "#666666"
 
 
@@ -40,7 +39,7 @@ class Row:
     @property
     def words(self) -> str:
         if self.mask is None:
-            return "an empty place: nothing to paint"
+            return "an empty place for [pic2]"
         return f"“{self.reply}”" if self.reply else "(no words)"
 
 
@@ -166,7 +165,7 @@ def scribbled(sample: Sample) -> np.ndarray:
 def sheet(rows: list[Row]) -> Image.Image:
     """One row per edit, titles above the columns and what was said below the pictures."""
     head, text = 40, 34
-    step = text + SIDE + 60
+    step = text + SIDE + 36
     width = GAP + len(COLUMNS) * (SIDE + GAP)
     page = Image.new("RGB", (width, head + len(rows) * step), PAPER)
     draw = ImageDraw.Draw(page)
@@ -178,18 +177,14 @@ def sheet(rows: list[Row]) -> Image.Image:
         draw.text((left(0), top + 2), f"“{row.sample.instruction}”", INK, large)
         top += text
         scene = shown(row.sample.scene)
-        meant = scene if row.mask is None else painted(scene, row.mask)
-        cells = (scene, shown(row.marked), meant, shown(row.edit))
-        for column, cell in enumerate(cells):
+        if row.mask is None:
+            assert row.sample.subject is not None
+            meant = shown(row.sample.subject)
+        else:
+            meant = painted(scene, row.mask)
+        for column, cell in enumerate((scene, shown(row.marked), meant, shown(row.edit))):
             page.paste(cell, (left(column), top))
-        if row.sample.subject is not None:
-            subject = shown(row.sample.subject).resize((SIDE // 3, SIDE // 3))
-            corner = (left(1) + SIDE - SIDE // 3, top + SIDE - SIDE // 3)
-            draw.rectangle((corner[0] - 3, corner[1] - 3, left(2) - GAP, top + SIDE), fill=PAPER)
-            page.paste(subject, corner)
-            draw.text((left(1), top + SIDE + 6), "with the subject, [pic2]", GREY, small)
-        said = "\n".join(textwrap.wrap(row.words, 32)[:2])
-        draw.text((left(2), top + SIDE + 6), said, GREY, small)
+        draw.text((left(2), top + SIDE + 4), row.words, GREY, small)
     return page
 
 
