@@ -75,7 +75,7 @@ def source_from(text: str, size: int = 64) -> Source:
     """
     name, _, where = text.partition(":")
     paths = where.split(",")
-    if name == "world" and text != "world:":
+    if text == "world" or (name == "world" and where):
         return WorldSource(size, where or None)
     if name == "coco" and len(paths) == 3 and all(paths):
         return CocoSource(*paths)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,69 +18,85 @@ from .run import Run
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+VARIANTS = (*AUTHORS, *READINGS)
+OTHER_DATA = ("no-segmentation", "full-masks")  # trained on other batches than FlexEdit
+UNTRAINED = ("generate",)  # FlexEdit, run otherwise
 SMOOTHED = 10  # logged rows that a point of a curve is the mean of
-OTHER_DATA = ("no-segmentation", "full-masks")
 DPI = 110
 
 
 def draw(logs: Path, out: Path) -> None:
-    """``curves.png`` and, where the variants were run, ``cases.png`` beside their logs.
+    """Writes ``curves.png`` and, where the variants of seed 0 were run, ``cases.png`` to ``logs``.
 
     out: the folder of `flexedit.training.ablation.Ablation`
     """
-    curves(read_logs(logs), logs / "curves.png")
-    if (out / "results").is_dir():
-        same_cases(Benchmark(out / "cases" / "all"), out / "results", logs / "cases.png")
+    curves(read_logs(logs)).savefig(logs / "curves.png", dpi=DPI)
+    runs = {
+        name: Run(folder)
+        for name in VARIANTS
+        if (folder := out / "results" / f"{name}-0").is_dir()
+        and (logs / f"{name}-0.jsonl").is_file()  # finished
+    }
+    if runs:
+        same_cases(Benchmark(out / "cases"), runs).savefig(logs / "cases.png", dpi=DPI)
 
 
-def curves(logs: Sequence[Log], path: Path) -> None:
+def curves(logs: Sequence[Log]) -> Figure:
     """The error of the predicted latent by step, the mean over a variant's seeds; and how far it is
-    from FlexEdit's, for the variants that saw the same batches and noises.
+    from FlexEdit's of the same seeds, for the variants that saw the same batches and noises.
     """
     page = blank(11, 4.2)
     errors, differences = page.subplots(1, 2)
-    full: np.ndarray | None = None
-    for number, name in enumerate((*AUTHORS, *READINGS[:-1])):  # generate is no training of its own
-        same = [log.curve for log in logs if log.facts["variant"] == name]
-        if not same:
+    of_full = errors_by_seed(logs, "full")
+    for number, name in enumerate(VARIANTS):
+        of_variant = errors_by_seed(logs, name)
+        if name in UNTRAINED or not of_variant:
             continue
-        steps = [row["step"] for row in same[0]]
-        error = np.mean([[row["diffusion"] for row in curve] for curve in same], axis=0)
         look = {"label": TITLES[name], "color": f"C{number}", "linewidth": 1.2}
-        errors.plot(*smoothed(steps, error), **look)
-        if name == "full":
-            full = error
-        elif full is not None and name not in OTHER_DATA and len(error) == len(full):
-            differences.plot(*smoothed(steps, error - full), **look)
+        errors.plot(*smoothed(list(of_variant.values())), **look)
+        paired = [
+            {step: error - of_full[seed][step] for step, error in curve.items()}
+            for seed, curve in of_variant.items()
+            if of_full.get(seed, {}).keys() >= curve.keys()
+        ]
+        if paired and name not in ("full", *OTHER_DATA):
+            differences.plot(*smoothed(paired), **look)
     errors.set(title="error of the predicted latent", xlabel="step")
     differences.set(title="the same, less FlexEdit's on the same batches", xlabel="step")
     differences.axhline(0, color="C0", linewidth=1.2)
     errors.legend(fontsize="x-small")
     for panel in (errors, differences):
         panel.grid(alpha=0.3)
-    page.savefig(path, dpi=DPI)
+    return page
 
 
-def smoothed(steps: Sequence[float], values: np.ndarray) -> tuple[Sequence[float], np.ndarray]:
-    """The means of SMOOTHED values in a row, each at the step of the last."""
-    window = min(SMOOTHED, len(values))
-    return steps[window - 1 :], np.convolve(values, np.full(window, 1 / window), "valid")
-
-
-def same_cases(benchmark: Benchmark, results: Path, path: Path, seed: int = 0) -> None:
-    """A row for the first case of each operation: scene, truth, then every variant's result."""
-    runs = {
-        TITLES[name]: Run(folder)
-        for name in (*AUTHORS, *READINGS)
-        if (folder := results / f"{name}-{seed}").is_dir()
+def errors_by_seed(logs: Sequence[Log], variant: str) -> dict[int, dict[float, float]]:
+    """{seed: {step: error}}"""
+    return {
+        log.facts["seed"]: {row["step"]: row["diffusion"] for row in log.curve}
+        for log in logs
+        if log.facts["variant"] == variant and log.curve
     }
-    titles, cases = ("scene", "truth", *runs), first_of_each(benchmark)
+
+
+def smoothed(curves: Sequence[Mapping[float, float]]) -> tuple[list[float], np.ndarray]:
+    """Steps, and at each the mean over the curves of SMOOTHED values up to there."""
+    steps = sorted(set.intersection(*(set(curve) for curve in curves)))
+    means = np.mean([[curve[step] for step in steps] for curve in curves], axis=0)
+    window = min(SMOOTHED, len(steps))
+    return steps[window - 1 :], np.convolve(means, np.full(window, 1 / window), "valid")
+
+
+def same_cases(benchmark: Benchmark, runs: Mapping[str, Run]) -> Figure:
+    """A row for the first case of each operation: scene, truth, then the result of every run."""
+    titles = ("scene", "truth", *(TITLES[name] for name in runs))
+    cases = first_of_each(benchmark)
     page = blank(1.35 * len(titles), 1.6 * len(cases))
     grid = page.subplots(len(cases), len(titles), squeeze=False)
     for row, case in zip(grid, cases, strict=True):
         scene, mask = (benchmark.picture(case, name) for name in ("scene", "mask"))
-        results_of_case = (run.picture(case.id) for run in runs.values())
-        pictures = (outlined(scene, mask), benchmark.picture(case, "truth"), *results_of_case)
+        results = (run.picture(case.id) for run in runs.values())
+        pictures = (outlined(scene, mask), benchmark.picture(case, "truth"), *results)
         for panel, picture in zip(row, pictures, strict=True):
             panel.axis("off")
             if picture is not None:
@@ -93,7 +109,7 @@ def same_cases(benchmark: Benchmark, results: Path, path: Path, seed: int = 0) -
     for panel, title in zip(grid[-1], titles, strict=True):
         below = {"ha": "center", "va": "top", "transform": panel.transAxes}
         panel.text(0.5, -0.06, "\n".join(textwrap.wrap(title, 18)), fontsize="xx-small", **below)
-    page.savefig(path, dpi=DPI)
+    return page
 
 
 def first_of_each(benchmark: Benchmark) -> list[Case]:

@@ -91,7 +91,7 @@ class WorldSource:
 
     def __init__(self, size: int = 64, style: str | None = None) -> None:
         self.size, self.style = size, style
-        self._world()
+        self._world()  # refuses a size or style that there is not
 
     def _world(self, seed: int = 0, **wanted: Any) -> World:
         styles = None if self.style is None else [self.style]

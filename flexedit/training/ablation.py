@@ -133,9 +133,8 @@ class Ablation:
         if name == "full":
             self.measure(pipeline, "generate", seed, reply="generate")
             for strength in STRENGTHS:
-                self.measure(
-                    pipeline, f"strength-{strength:g}", seed, cases="multi", strength=strength
-                )
+                swept = f"strength-{strength:g}"
+                self.measure(pipeline, swept, seed, groups=("multi",), strength=strength)
 
     def fit(self, variant: Variant, seed: int, folder: Path) -> None:
         """Trains ``folder/model``."""
@@ -173,15 +172,15 @@ class Ablation:
         name: str,
         seed: int,
         forms: Sequence[str] = ("free",),
-        cases: str = "all",
+        groups: Sequence[str] = ("single", "multi"),
         **options: Any,
     ) -> None:
-        """Runs the cases and writes the log, unless there is one. cases: "all", or "multi" ones"""
+        """Runs the cases of the groups and writes the log, unless there is one."""
         path = self.logs / f"{name}-{seed}.jsonl"
         if path.is_file():
             return
         system = FlexEdit(pipeline, name=f"{name}-{seed}", **options)
-        benchmark, began = self.benchmark(cases), time.monotonic()
+        benchmark, began = self.benchmark(groups), time.monotonic()
         done = run(benchmark, system, self.out / "results", forms=forms, seed=seed)
         rows = score(benchmark, done, Encoders.load(None, None, None, None), Judge.load())
         trained = pipeline.folder.path.parent / "training"
@@ -198,9 +197,10 @@ class Ablation:
         }
         Log(facts, tuple(steps), tuple(rows)).write(path)
 
-    def benchmark(self, cases: str) -> Benchmark:
-        folder = self.out / "cases" / cases
-        if folder.is_dir():
-            return Benchmark(folder)
-        single = self.num_single if cases == "all" else 0
-        return build(folder, seed=CASES_SEED, num_single=single, num_multi=self.num_multi)
+    def benchmark(self, groups: Sequence[str]) -> Benchmark:
+        folder = self.out / "cases"
+        if not folder.is_dir():
+            build(folder, seed=CASES_SEED, num_single=self.num_single, num_multi=self.num_multi)
+        found = Benchmark(folder)
+        found.cases = tuple(case for case in found.cases if case.group in groups)
+        return found

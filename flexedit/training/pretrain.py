@@ -1,7 +1,8 @@
 """What a small system needs before FlexEdit's own training: the parts that others download.
 
-Each class is a trainee of :mod:`flexedit.training.trainer`: ``forward(batch, draw)`` → losses (B,).
-B batch, T patch tokens of a picture, P patches a side
+Each class is a trainee of :mod:`flexedit.training.trainer`: ``forward(batch, draw)`` → losses, one
+per row of the batch or per picture that is looked at.
+B batch, N pictures, T patch tokens of a picture, P patches a side
 """
 
 from __future__ import annotations
@@ -82,12 +83,15 @@ class Views:
         if request.subject is None:
             return scenes
         rows = torch.tensor(request.has_subject, device=request.mask.device)
-        unmarked = torch.zeros_like(request.mask)
-        subjects = request.subject[rows], batch.subject_classes[rows], unmarked[rows]
-        return cls(*map(torch.cat, zip(vars(scenes).values(), subjects, strict=True)))
+        return cls(
+            torch.cat([scenes.pictures, request.subject[rows]]),
+            torch.cat([scenes.classes, batch.subject_classes[rows]]),
+            torch.cat([scenes.covered, torch.zeros_like(request.mask[rows])]),
+        )
 
 
-COLORS, COLORS_WEIGHT = 2, 10.0  # per patch: COLORS² colours; a subject's look is in its tokens
+COLORS = 2  # a side of a patch: what a subject looks like has to be in its tokens
+COLORS_WEIGHT = 10.0  # their squared error is that much smaller than the other losses
 
 
 class DenseHead(nn.Module):
@@ -161,7 +165,7 @@ class CLIPPretraining(Deterministic):
         picture = F.normalize(tokens.mean(1).float(), dim=-1)
         text = F.normalize(self.clip.text_projection(read).float(), dim=-1)
         logits = self.clip.logit_scale.exp().clamp(max=100) * picture @ text.T
-        same = (ids[:, None] == ids[None]).all(-1).float()  # two scenes may read the same
+        same = (ids[:, None] == ids[None]).all(-1).float()  # two pictures may read the same
         target = same / same.sum(-1, keepdim=True)
         contrast = F.cross_entropy(logits, target, reduction="none") + F.cross_entropy(
             logits.T, target, reduction="none"
@@ -170,7 +174,7 @@ class CLIPPretraining(Deterministic):
 
 
 def describe(classes: Tensor) -> str:
-    """classes (H, W) → "a dog, a key and a turtle": what a scene shows."""
+    """classes (H, W) → "a dog, a key and a turtle": what a picture shows."""
     names = [f"a {CLASSES[index - 1]}" for index in classes.unique().tolist() if index]
     return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names or ["air"])
 

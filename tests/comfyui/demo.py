@@ -1,4 +1,4 @@
-"""Edits three pictures that no model was trained on, through a real ComfyUI, and shows them.
+"""Edits six pictures that no model was trained on, through a real ComfyUI, and shows them.
 
 python -m tests.comfyui.demo      draws out/demo.png with the embedded model
 """
@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from flexedit.checkpoint import EMBEDDED, PRETRAINED, ModelFolder
-from flexedit.data.world import NEEDS_PLACE, Sample, World
+from flexedit.data.world import Sample, World
 from flexedit.errors import FlexEditError
 from tests.comfyui import workflows
 from tests.comfyui.server import ComfyServer
@@ -62,7 +62,7 @@ def main(arguments: list[str] | None = None) -> int:
     with ComfyServer(models=models) as comfy:
         demo = Demo(comfy, options.model, options.seed)
         size = folder.config.sampling.size
-        rows = [demo.row(sample) for sample in held_out(size)]
+        rows = [demo.row(sample) for sample in first_scenes(size)]
     options.out.parent.mkdir(parents=True, exist_ok=True)
     sheet(rows).save(options.out)
     say(f"{options.out} is ready after {time.monotonic() - start:.0f} s.")
@@ -71,14 +71,17 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def held_out(size: int) -> list[Sample]:
+def held_out(operation: str, index: int, size: int) -> Sample:
+    return World(size, split="heldout", operations={operation: 1.0})[index]
+
+
+def first_scenes(size: int) -> list[Sample]:
     """The first scenes on photographs kept out of training whose scribble covers half of what is
     meant, so that a reader can see it. Nobody has looked at results to choose them.
     """
     found: list[Sample] = []
     for index in itertools.count():
-        world = World(size, split="heldout", operations={OPERATIONS[len(found)]: 1.0})
-        sample = world[index]
+        sample = held_out(OPERATIONS[len(found)], index, size)
         covered = sample.mask[sample.object_mask].mean()
         if sample.setting != "none" and covered > 0.5:
             found.append(sample)
@@ -103,7 +106,7 @@ class Demo:
         name = "edit_one_picture" if sample.subject is None else "insert_a_subject"
         edited = self.run(name, sample, sample.instruction)
         marked, edit = (self.picture(edited[title]) for title in ("What the model sees", "Save"))
-        if sample.operation in NEEDS_PLACE:
+        if sample.operation == "insert":
             return Row(sample, marked, "", None, edit)
         meant = self.run("what_does_my_scribble_mean", sample, "")
         reply = meant["What the model says"]["text"][0]

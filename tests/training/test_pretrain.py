@@ -30,10 +30,10 @@ def test_an_encoder_is_shown_marked_scenes_and_subjects():
 
 def test_a_head_that_says_what_a_picture_shows_has_no_loss():
     shown = views("remove")
-    red = torch.tensor([0.8, 0.3, 0.1])
+    colors = torch.rand(3, 2, 2)  # of the quarters of every patch
     plain = dataclasses.replace(
         shown,
-        pictures=red[None, :, None, None].expand(1, 3, SIZE, SIZE),
+        pictures=colors.repeat_interleave(4, 1).repeat_interleave(4, 2).repeat(1, 1, SIDE, SIDE),
         classes=torch.full_like(shown.classes, 5),
         covered=torch.ones_like(shown.covered),
     )
@@ -43,7 +43,7 @@ def test_a_head_that_says_what_a_picture_shows_has_no_loss():
             linear.weight.zero_()
         head.linear.bias.copy_(torch.eye(len(CLASSES) + 2)[5] * 50)
         head.linear.bias[-1] = 50.0
-        head.colors.bias.copy_(red.repeat_interleave(4))
+        head.colors.bias.copy_(colors.flatten())
     tokens = torch.randn(1, 1 + SIDE**2, WIDTH)
     assert all(loss.shape == (1,) and loss < 1e-6 for loss in head(tokens, plain).values())
     assert all(loss > 0.01 for loss in head(tokens, shown).values())

@@ -35,8 +35,8 @@ def test_every_stage_trains_in_its_order_and_leaves_a_curve(trained):
     helpers = {"helper_classes", "helper_result", "helper_mask"}
     assert losses == {
         "vae": {"l1", "l2", "kl"},
-        "clip": {"contrast", "classes", "covered"},
-        "vision": {"classes", "covered"},
+        "clip": {"contrast", "classes", "covered", "colors"},
+        "vision": {"classes", "covered", "colors"},
         "vllm": {"reply"},
         "base": {"diffusion"} | helpers,
         "align": {"reply", "align"},
