@@ -77,7 +77,7 @@ def held_out(operation: str, index: int, size: int) -> Sample:
 
 def first_scenes(size: int) -> list[Sample]:
     """The first scenes on photographs kept out of training whose scribble covers half of what is
-    meant, so that a reader can see it. Nobody has looked at results to choose them.
+    meant, so that a reader can see it, whatever the model makes of them.
     """
     found: list[Sample] = []
     for index in itertools.count():

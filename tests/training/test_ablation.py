@@ -4,6 +4,7 @@ import json
 import pytest
 
 from flexedit.benchmark.ablation import TITLES, Log, read_logs, tables
+from flexedit.benchmark.figures import OTHER_DATA
 from flexedit.benchmark.report import as_markdown
 from flexedit.checkpoint import ModelFolder
 from flexedit.cli import main
@@ -74,6 +75,10 @@ def test_variants_are_measured_once_and_their_tables_printed(ablation, capsys):
     words = ["ablation", "figures", "--logs", str(ablation.logs), "--out", str(ablation.out)]
     assert main(words) == 0
     assert all((ablation.logs / name).is_file() for name in ("curves.png", "cases.png"))
+
+
+def test_curves_are_compared_where_the_data_are_the_same():
+    assert set(OTHER_DATA) == {name for name, variant in VARIANTS.items() if variant.world}
 
 
 def test_an_unknown_variant_is_refused(ablation):

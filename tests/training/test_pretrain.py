@@ -29,21 +29,30 @@ def test_an_encoder_is_shown_marked_scenes_and_subjects():
 
 
 def test_a_head_that_says_what_a_picture_shows_has_no_loss():
-    shown = views("remove")
-    colors = torch.rand(3, 2, 2)  # of the quarters of every patch
-    plain = dataclasses.replace(
-        shown,
-        pictures=colors.repeat_interleave(4, 1).repeat_interleave(4, 2).repeat(1, 1, SIDE, SIDE),
-        classes=torch.full_like(shown.classes, 5),
-        covered=torch.ones_like(shown.covered),
+    shown = dataclasses.replace(
+        views("remove"),
+        classes=torch.full((1, SIZE, SIZE), 5),
+        covered=torch.ones(1, SIZE, SIZE),
     )
     head = DenseHead(WIDTH, SIDE)
+    head.norm = torch.nn.Identity()  # a token is the colours of its patch's quarters
     with torch.no_grad():
-        for linear in (head.linear, head.colors):
-            linear.weight.zero_()
+        head.linear.weight.zero_()
         head.linear.bias.copy_(torch.eye(len(CLASSES) + 2)[5] * 50)
         head.linear.bias[-1] = 50.0
-        head.colors.bias.copy_(colors.flatten())
-    tokens = torch.randn(1, 1 + SIDE**2, WIDTH)
-    assert all(loss.shape == (1,) and loss < 1e-6 for loss in head(tokens, plain).values())
-    assert all(loss > 0.01 for loss in head(tokens, shown).values())
+        head.colors.weight.copy_(torch.eye(WIDTH))
+        head.colors.bias.zero_()
+    half = SIZE // SIDE // 2
+    tokens = torch.zeros(1, 1 + SIDE**2, WIDTH)  # the first is CLS
+    for patch in range(SIDE**2):
+        top, left = (2 * half * number for number in divmod(patch, SIDE))
+        quarters = [
+            shown.pictures[0, c, y : y + half, x : x + half].mean()
+            for c in range(3) for y in (top, top + half) for x in (left, left + half)
+        ]  # fmt: skip
+        tokens[0, 1 + patch] = torch.stack(quarters)
+    assert all(loss.shape == (1,) and loss < 1e-6 for loss in head(tokens, shown).values())
+    assert head(tokens.flip(1), shown)["colors"] > 0.01
+    other = dataclasses.replace(shown, classes=shown.classes + 1, covered=1 - shown.covered)
+    wrong = head(tokens, other)
+    assert wrong["classes"] > 1 and wrong["covered"] > 1
