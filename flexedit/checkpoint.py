@@ -32,6 +32,8 @@ CONFIG_FILE = "flexedit.json"
 WEIGHTS_FILE = "flexedit.safetensors"
 PREFIXES = ("unet", "qformer", "mea", "lora", "tokens", "null")
 EMBEDDED = "flexedit-mini"
+# not the other formats of the weights that many repositories hold as well
+DOWNLOADED = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]
 PRETRAINED = Path(__file__).parent / "pretrained"
 
 
@@ -122,7 +124,9 @@ class ModelFolder:
 
         assert source.repo is not None
         try:
-            return Path(snapshot_download(source.repo, revision=source.revision))
+            return Path(
+                snapshot_download(source.repo, revision=source.revision, allow_patterns=DOWNLOADED)
+            )
         except Exception as error:  # the hub's errors share no base; all mean "not to be had"
             raise FlexEditError(
                 f"{name} ({source.repo}@{source.revision}) could not be fetched: {error}. "
@@ -134,7 +138,10 @@ class ModelFolder:
 
     def load_vllm(self, dtype: torch.dtype = torch.float32) -> VLLM:
         if not self.config.has_vllm:
-            raise FlexEditError(f"{self.path.name} ({self.config.name}) has no VLLM.")
+            raise FlexEditError(
+                f"{self.path.name} ({self.config.name}) has no VLLM: its text encoder reads the "
+                "instruction. Edit with it by python -m flexedit edit, or choose another model."
+            )
         vllm = load_stock_vllm(
             self.part("vllm"),
             dtype,
@@ -190,7 +197,8 @@ class ModelFolder:
         return load_strict(mea, tensors, f"{self.path.name}: mea").eval()
 
     def load_unet(self, dtype: torch.dtype = torch.float32) -> FlexEditUNet:
-        unet = FlexEditUNet(self.config.unet)
+        with torch.device("meta"):  # every tensor is assigned
+            unet = FlexEditUNet(self.config.unet)
         load_strict(unet.unet, self.tensors("unet", dtype), f"{self.path.name}: unet")
         return unet.to(dtype).eval()
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,19 +21,37 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+CROP_CONTEXT, CROP_FEATHER = 2.0, 2  # as in the template large_photo
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     options = parser().parse_args(arguments)
     try:
         report = options.run(options)
     except (FlexEditError, OSError) as error:  # OSError: a path that cannot be read or written
-        print(f"flexedit: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
+        return _fail(str(error))
+    except (MemoryError, RuntimeError) as error:  # torch's OutOfMemoryError is a RuntimeError
+        if not _lacks_memory(error):
+            raise
+        return _fail("There is not enough memory for this. Try a smaller picture or --crop.")
     if getattr(options, "json", False):
         print(json.dumps(report))
     elif report:
         for key, value in report.items():
             print(f"{key}: {value}")
     return 0
+
+
+def _fail(message: str) -> int:
+    print(f"flexedit: {' '.join(message.split())}", file=sys.stderr)
+    return 2
+
+
+def _lacks_memory(error: Exception) -> bool:
+    said = str(error).lower()  # the CPU's allocator has no class of its own
+    return isinstance(error, MemoryError) or any(
+        words in said for words in ("out of memory", "not enough memory", "can't allocate memory")
+    )
 
 
 def parser() -> argparse.ArgumentParser:
@@ -48,9 +67,14 @@ def parser() -> argparse.ArgumentParser:
     edit.add_argument("--reply", choices=("direct", "generate"), default="direct")
     edit.add_argument("--seed", type=_seed, default=0)
     edit.add_argument("--steps", type=int, help="default: what the model recommends")
-    edit.add_argument("--edit-cfg", type=float)
-    edit.add_argument("--scene-cfg", type=float)
-    edit.add_argument("--subject-strength", type=float, default=1.0, help="λ")
+    edit.add_argument("--edit-cfg", type=_finite)
+    edit.add_argument("--scene-cfg", type=_finite)
+    edit.add_argument("--subject-strength", type=_finite, default=1.0, help="λ")
+    edit.add_argument(
+        "--crop",
+        action="store_true",
+        help="edit a square around the mask at the model's size, and put it back",
+    )
     edit.add_argument("--out", type=Path, required=True, help="where the picture is written")
     edit.set_defaults(run=run_edit)
 
@@ -131,6 +155,13 @@ def _positive(text: str) -> int:
     return number
 
 
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise argparse.ArgumentTypeError(f"{number} is no finite number")
+    return number
+
+
 def _request(command: argparse.ArgumentParser) -> None:
     command.add_argument("--scene", type=Path, required=True)
     command.add_argument("--mask", type=Path, help="white (or opaque) = edit; none = everywhere")
@@ -140,13 +171,21 @@ def _request(command: argparse.ArgumentParser) -> None:
 
 
 def run_edit(options: argparse.Namespace) -> dict[str, Any]:
+    from . import compositing
     from .request import EditRequest
 
     pipeline = _pipeline(options)
+    scene, mask, crop = read_picture(options.scene), _mask(options), None
     subject = read_picture(options.subject) if options.subject else None
-    request = EditRequest.create(
-        read_picture(options.scene), options.instruction, _mask(options), subject, options.task
-    )
+    seen, seen_mask = scene, mask
+    if options.crop:
+        if mask is None:
+            raise FlexEditError("--crop cuts around the mask: give --mask too.")
+        size = pipeline.config.sampling.size
+        seen, seen_mask, crop = compositing.cut(scene, mask, size, CROP_CONTEXT)
+    request = EditRequest.create(seen, options.instruction, seen_mask, subject, options.task)
+    if hint := pipeline.config.sampling.size_hint(request.height, request.width):
+        print(f"flexedit: {hint} --crop edits the part around the mask.", file=sys.stderr)
     result = pipeline(
         request,
         reply=options.reply,
@@ -157,7 +196,12 @@ def run_edit(options: argparse.Namespace) -> dict[str, Any]:
         subject_strength=options.subject_strength,
         on_step=_progress,
     )
-    write_picture(result.picture[0], options.out)
+    picture = result.picture.cpu()
+    if crop is not None:
+        assert mask is not None
+        how: dict[str, Any] = {"region": compositing.REGIONS[1], "feather": CROP_FEATHER}
+        picture, _ = compositing.put_edit(scene, picture, mask, crop=crop, **how)
+    write_picture(picture[0], options.out)
     return {"out": str(options.out), "reply": result.replies[0], "label": result.labels[0]}
 
 
@@ -172,8 +216,9 @@ def run_interpret(options: argparse.Namespace) -> dict[str, Any]:
     if options.mask_out:
         paint = EditRequest.create(scene, prompts.SEGMENT_INSTRUCTION, mask, task="segment")
         painted = pipeline(paint, on_step=_progress).picture
-        write_picture(masks.read_painted(paint.scene, painted.cpu()), options.mask_out)
-        report["mask"] = str(options.mask_out)
+        read = masks.read_painted(paint.scene, painted.cpu())
+        write_picture(read, options.mask_out)
+        report |= {"mask": str(options.mask_out), "share": round(float(read.mean()), 4)}
     return report
 
 

@@ -109,8 +109,9 @@ def put_edit(
     if region not in REGIONS:
         raise FlexEditError(f"Unknown region {region!r}; choose one of {', '.join(REGIONS)}.")
     scene = prepare_picture(scene, "scene")
-    edited = prepare_picture(edited, "edited picture")
-    counts = {"scene": scene.shape[0], "edited": edited.shape[0], "mask": num_masks(mask)}
+    edited = prepare_picture(edited, "edited picture").to(scene.device)
+    mask = mask.to(scene.device)
+    counts = {"scene": scene.shape[0], "edited": edited.shape[0], "mask": masks.num_masks(mask)}
     if crop is not None:
         counts["crop"] = len(crop.boxes)
     batch = common_batch(counts)
@@ -133,7 +134,12 @@ def put_edit(
     if region == "mask + connected change":
         changed = masks.connected_change(unedited, edited, mask, seen=seen)
         mask = torch.maximum(mask, changed)
-    mask = masks.feather(masks.grow(mask, grow) * seen, feather)
+    mask = masks.grow(mask, grow)
+    if not mask.flatten(1).any(1).all():
+        raise FlexEditError(
+            f"Nothing of the region is left when it shrinks by {-grow} pixels. Let grow be larger."
+        )
+    mask = masks.feather(mask * seen, feather)
     return masks.composite(scene, edited, mask), mask
 
 
@@ -192,13 +198,9 @@ def resize(picture: Tensor, height: int, width: int, mode: str = "bicubic") -> T
     return F.interpolate(picture, (height, width), mode=mode, antialias=True).clamp(0, 1)
 
 
-def num_masks(mask: Tensor) -> int:
-    return mask.shape[0] if mask.dim() > 2 else 1
-
-
 def _matched(scene: Tensor, mask: Tensor) -> Sequence[Tensor]:
     scene = prepare_picture(scene, "scene")
-    batch = common_batch({"scene": scene.shape[0], "mask": num_masks(mask)})
+    batch = common_batch({"scene": scene.shape[0], "mask": masks.num_masks(mask)})
     scene = scene.expand(batch, -1, -1, -1)
     return scene, masks.prepare_mask(mask, scene.shape[2], scene.shape[3], batch)
 
@@ -206,6 +208,7 @@ def _matched(scene: Tensor, mask: Tensor) -> Sequence[Tensor]:
 def read_mask(scene: Tensor, painted: Tensor) -> Tensor:
     """scene, painted (B, C, H, W), one picture or the same number → what was painted (B, H, W)."""
     scene = prepare_picture(scene, "scene")
-    painted = fit(prepare_picture(painted, "painted picture"), *scene.shape[2:])
+    painted = prepare_picture(painted, "painted picture").to(scene.device)
+    painted = fit(painted, *scene.shape[2:])
     batch = common_batch({"scene": scene.shape[0], "painted": painted.shape[0]})
     return masks.read_painted(scene.expand(batch, -1, -1, -1), painted.expand(batch, -1, -1, -1))

@@ -71,6 +71,9 @@ class DiffusionConfig:
     num_train_timesteps: int = 1000
 
 
+TOO_LARGE = 2.0  # times the side that a model was trained at
+
+
 @dataclass(frozen=True)
 class SamplingConfig:
     """What the model's makers recommend; templates and the command line start from it."""
@@ -79,6 +82,15 @@ class SamplingConfig:
     edit_cfg: float = 7.5
     scene_cfg: float = 1.5
     size: int = 512  # the side, in pixels, that the model was trained at
+
+    def size_hint(self, height: int, width: int) -> str:
+        """What to tell who edits a picture far larger than what the model learned from, or \"\"."""
+        if max(height, width) <= TOO_LARGE * self.size:
+            return ""
+        return (
+            f"The picture has {width}×{height} pixels, but this model learned from "
+            f"{self.size}×{self.size}: it will edit such a picture badly."
+        )
 
 
 @dataclass(frozen=True)

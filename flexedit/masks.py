@@ -377,6 +377,11 @@ def tidy(mask: np.ndarray) -> np.ndarray:
 # Bringing inputs to one size
 
 
+def num_masks(mask: Tensor) -> int:
+    """How many masks (H, W), (B, H, W) or (B, 1, H, W) are"""
+    return mask.shape[0] if mask.dim() > 2 else 1
+
+
 def prepare_mask(mask: Tensor, height: int, width: int, batch: int = 1) -> Tensor:
     """Any mask (H, W), (B, H, W) or (B, 1, H, W) → (batch, height, width) float32 in 0..1.
 
@@ -445,7 +450,7 @@ def connected_change(
     threshold: float = 0.07,
     seen: Tensor | None = None,
 ) -> Tensor:
-    """mask joined with the area connected to it that really changed, (B, H, W) of 0 and 1.
+    """The area that really changed and is connected to the mask, (B, H, W) of 0 and 1.
 
     scene, edited (B, 3, H, W), mask (B, H, W); `threshold` is the change of a pixel and its
     neighbours, on average, that counts. What was added and outgrows the mask belongs to it, changes
@@ -460,10 +465,10 @@ def connected_change(
     around = F.avg_pool2d(moved - shift.view(-1, 3, 1, 1), 3, 1, 1).abs().amax(1)
     regions = []
     for changed, seed in zip((around > threshold).numpy(force=True), _support(mask), strict=True):
-        changed = ndimage.binary_opening(changed, np.ones((3, 3))) | seed
-        labels, _ = ndimage.label(changed, np.ones((3, 3)))
+        changed = ndimage.binary_opening(changed, np.ones((3, 3)))
+        labels, _ = ndimage.label(changed | seed, np.ones((3, 3)))
         touched = np.unique(labels[seed])
-        regions.append(np.isin(labels, touched[touched > 0]))
+        regions.append(changed & np.isin(labels, touched[touched > 0]))
     return torch.from_numpy(np.stack(regions)).to(mask)
 
 

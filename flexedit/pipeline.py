@@ -223,6 +223,7 @@ class FlexEditPipeline:
         self, request: EditRequest, reply: ReplyMode = "direct"
     ) -> tuple[Embeds, Sequence[str], Sequence[str]]:
         """→ edit embeddings, replies, labels; by VLLM and Q-Former, or by the text encoder."""
+        request = request.to(self.device)
         if not self.config.has_vllm:
             e = self.text(request.instructions)
             empty = ("",) * request.batch_size
@@ -259,7 +260,6 @@ class FlexEditPipeline:
         ``seed``: of the whole batch, or one per row.
         """
         advice = self.config.sampling
-        request = request.to(self.device)
         embeds, replies, labels = self.embed(request, reply)
         branches = self.condition(embeds, subject_strength)
         start = sampling.noise(tuple(branches.positive.scene_latent.shape), seed)

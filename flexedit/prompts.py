@@ -34,10 +34,6 @@ def edit_token(index: int) -> str:
     return f"<img_{index}>"
 
 
-def edit_tokens(count: int) -> str:
-    return "".join(edit_token(index) for index in range(count))
-
-
 def neutralise(text: str) -> str:
     """Takes the power from anything that looks like a special token: ‹image›, ‹img_3›, ‹/s›."""
     return _SPECIAL.sub(r"‹\1›", text)

@@ -82,10 +82,11 @@ class EditRequest:
         scene = prepare_picture(scene, "scene")
         sizes = {"scene": scene.shape[0]}
         if subject is not None:
-            subject = prepare_picture(subject, "subject")
+            subject = prepare_picture(subject, "subject").to(scene.device)
             sizes["subject"] = subject.shape[0]
         if mask is not None:
-            sizes["mask"] = mask.shape[0] if mask.dim() > 2 else 1
+            mask = mask.to(scene.device)
+            sizes["mask"] = masks.num_masks(mask)
         size = common_batch(sizes)
         if mask is not None:
             mask = masks.prepare_mask(mask, scene.shape[2], scene.shape[3], size)

@@ -68,6 +68,10 @@ def noise(shape: tuple[int, ...], seed: int | Sequence[int]) -> Tensor:
     Seeds (one per row) make each row what it would be alone, whatever batch it is in.
     """
     if not isinstance(seed, int):
+        if len(seed) != shape[0]:
+            raise FlexEditError(
+                f"There are {len(seed)} seeds for {shape[0]} pictures. Give one, or one for each."
+            )
         return torch.cat([noise((1, *shape[1:]), one) for one in seed])
     return torch.randn(shape, generator=torch.Generator("cpu").manual_seed(seed))
 

@@ -28,7 +28,7 @@ class Crop(io.ComfyNode):
                     max=4096,
                     step=8,
                     tooltip="Side of the square in pixels: what the model was trained at "
-                    "(flexedit-mini 64, full models 512).",
+                    "(flexedit-mini 64, SD 1.5 512, SDXL, FLUX and Qwen 1024).",
                 ),
                 io.Float.Input(
                     "context",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import get_args
 
 from comfy_api.latest import io
@@ -115,6 +116,12 @@ class MaskInterpreter(io.ComfyNode):
         said = [
             {"reply": reply, "label": label} for reply, label in zip(replies, labels, strict=True)
         ]
+        if vllm.config and (
+            hint := vllm.config.sampling.size_hint(request.height, request.width)
+        ):  # a stock VLLM edits nothing
+            hint += " Cut out a part with FlexEdit Crop, as the template large_photo does."
+            logging.warning("FlexEdit: %s", hint)
+            said[0]["hint"] = hint
         return io.NodeOutput(
             intent,
             "\n".join(replies),

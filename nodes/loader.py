@@ -63,8 +63,8 @@ class Loader(io.ComfyNode):
         return one_of("precision", precision, PRECISIONS)
 
     @classmethod
-    def fingerprint_inputs(cls, model: str, precision: str) -> Any:
-        return folders.fingerprint(model)
+    def fingerprint_inputs(cls, model: str | None, precision: str | None) -> Any:
+        return None if model is None else folders.fingerprint(model)
 
     @classmethod
     def execute(cls, model: str, precision: str) -> io.NodeOutput:

@@ -6,7 +6,7 @@ import json
 
 from comfy_api.latest import io
 
-from ..flexedit.compositing import num_masks
+from ..flexedit import masks
 from ..flexedit.resolve import resolver
 from .runtime.interrupt import step_callback
 from .runtime.options import one_of
@@ -109,7 +109,7 @@ class ResolveMask(io.ComfyNode):
             method,
             sam=model,
             candidate=candidate,
-            on_picture=step_callback(max(len(scene), num_masks(mask))),
+            on_picture=step_callback(max(len(scene), masks.num_masks(mask))),
             **mending,
         )
         return io.NodeOutput(

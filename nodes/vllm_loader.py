@@ -56,8 +56,8 @@ class VLLMLoader(io.ComfyNode):
         return one_of("precision", precision, PRECISIONS)
 
     @classmethod
-    def fingerprint_inputs(cls, model: str, precision: str) -> Any:
-        return folders.file_times(folders.open_vllm(model))
+    def fingerprint_inputs(cls, model: str | None, precision: str | None) -> Any:
+        return None if model is None else folders.file_times(folders.open_vllm(model))
 
     @classmethod
     def execute(cls, model: str, precision: str) -> io.NodeOutput:

@@ -6,10 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from flexedit import __version__, masks, strokes
 from flexedit.cli import main
+from flexedit.pipeline import FlexEditPipeline
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -97,8 +99,9 @@ def test_a_scribble_is_interpreted_and_its_object_painted(tiny, scene, mask, cap
     arguments = ("--scene", scene, "--mask", mask, "--model", tiny, "--device", "cpu")
     assert run("interpret", *arguments, "--mask-out", out, "--json") == 0
     report = json.loads(capsys.readouterr().out)
-    assert set(report) == {"reply", "label", "mask"} and report["mask"] == str(out)
+    assert set(report) == {"reply", "label", "mask", "share"} and report["mask"] == str(out)
     painted = Image.open(out)
+    assert report["share"] == pytest.approx(np.asarray(painted).mean() / 255, abs=1e-3)
     assert painted.size == (37, 21) and painted.mode == "L"
     assert set(np.unique(painted)) <= {0, 255}
 
@@ -126,6 +129,26 @@ def test_samples_of_the_synthetic_world_are_written(tmp_path, capsys):
     assert run("data", "--out", out, "--count", 2, "--size", 48, "--split", "heldout") == 0
     assert "samples: 2" in capsys.readouterr().out
     assert any(Image.open(file).size == (48, 48) for file in out.rglob("*.png"))
+
+
+def test_the_part_around_the_mask_can_be_edited_alone(tiny, tmp_path, capsys):
+    photo, mask = Image.effect_noise((400, 300), 60).convert("RGB"), Image.new("L", (400, 300))
+    mask.paste(255, (180, 120, 220, 160))
+    photo.save(tmp_path / "scene.png"), mask.save(tmp_path / "mask.png")
+    files = ("--mask", tmp_path / "mask.png")
+    assert edit(tiny, tmp_path / "scene.png", *files, "--crop") == 0
+    assert "learned from" not in capsys.readouterr().err
+    after, before = pixels(tmp_path / "out.png"), np.asarray(photo)
+    changed = (after != before).any(-1)
+    assert changed[120:160, 180:220].mean() > 0.9
+    changed[90:190, 150:250] = False  # the square is twice as large as the mask
+    assert after.shape == before.shape and not changed.any()
+
+
+def test_a_picture_far_too_large_for_the_model_is_pointed_out(tiny, tmp_path, capsys):
+    Image.new("RGB", (200, 60)).save(tmp_path / "scene.png")
+    assert edit(tiny, tmp_path / "scene.png", "--steps", 1) == 0
+    assert "has 200×60 pixels, but this model learned from 64×64" in capsys.readouterr().err
 
 
 # Pictures as people have them
@@ -235,6 +258,28 @@ def test_a_place_that_cannot_be_written_to_is_named(name, scene, capsys):
     out = scene.parent / name
     assert run("mask", "circle", "--out", out) == 2
     assert f"{out} cannot be written" in complaint(capsys)
+
+
+def test_a_crop_needs_a_mask(tiny, scene, capsys):
+    assert edit(tiny, scene, "--crop") == 2
+    assert "--crop cuts around the mask" in complaint(capsys)
+
+
+@pytest.mark.parametrize("error", [MemoryError(), torch.OutOfMemoryError("CUDA out of memory.")])
+def test_a_lack_of_memory_is_one_line(error, tiny, scene, capsys, monkeypatch):
+    def fail(*_, **__):
+        raise error
+
+    monkeypatch.setattr(FlexEditPipeline, "__call__", fail)
+    assert edit(tiny, scene) == 2
+    assert "not enough memory" in complaint(capsys)
+
+
+@pytest.mark.parametrize("number", ["nan", "inf", "much"])
+def test_a_scale_is_a_finite_number(number, scene, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        edit(scene, scene, "--edit-cfg", number)
+    assert stopped.value.code == 2 and "--edit-cfg" in capsys.readouterr().err
 
 
 def test_an_unknown_kind_of_mask_is_refused(tmp_path, capsys):

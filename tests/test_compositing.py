@@ -208,6 +208,22 @@ def test_the_seam_fades_along_the_edges_of_the_crop():
     assert not region[0, :top].any() and not region[0, bottom:].any()
 
 
+def test_a_soft_mask_keeps_its_edge_where_nothing_changed():
+    before = scene(64, 64)
+    mask = masks.feather(circle(64, 64), 8)
+    edited = before.clone()
+    edited[..., 28:36, 28:36] = 1 - before[..., 28:36, 28:36].round()
+    _, region = compositing.put_edit(before, edited, mask, region="mask + connected change")
+    far = masks.grow((edited != before).any(1).float(), 3) == 0
+    assert torch.equal(region[far], mask[far]) and ((mask[far] > 0) & (mask[far] < 1)).any()
+    assert (region[:, 30:34, 30:34] == 1).all()
+
+
+def test_a_region_that_shrinks_to_nothing_is_refused():
+    with pytest.raises(FlexEditError, match=r"shrinks by 20 pixels.*Let grow be larger"):
+        compositing.put_edit(scene(), scene(), circle(shape_width=0.3), grow=-20)
+
+
 @pytest.mark.parametrize("shift", [0.0, 0.04])
 def test_the_region_is_what_changed_and_not_what_a_vae_lost(shift):
     found = added = total = 0.0

@@ -8,7 +8,7 @@ reply, another λ) have a log of their own with the curve of the model that was 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -114,7 +114,7 @@ def read_logs(folder: Path) -> list[Log]:
 def tables(logs: Sequence[Log]) -> list[Table]:
     """All that the logs have something to say about."""
     found = {name: averaged(logs, name) for name in distinct_variants(logs)}
-    seeds = {name: len([log for log in logs if log.facts["variant"] == name]) for name in found}
+    seeds = {name: len(seeds_of(logs, name)) for name in found}
     return [
         table
         for table in (
@@ -127,7 +127,7 @@ def tables(logs: Sequence[Log]) -> list[Table]:
                 ("success", "bg_psnr", "bg_ssim", "fg_psnr", "bg_lpips", "fg_clip_t"), PAPER_SINGLE,
             ),
             by_variant(found, seeds),
-            against_full(found),
+            against_full(logs),
             by_mask(found),
             by_strength(found),
         )
@@ -146,11 +146,15 @@ def strength_of(name: str) -> float:
     return float(name.removeprefix(STRENGTH))
 
 
-def averaged(logs: Sequence[Log], variant: str) -> list[dict[str, Any]]:
-    """One row per case and form: the mean over the seeds, so that cases are what is resampled."""
+def averaged(
+    logs: Sequence[Log], variant: str, seeds: Container[Any] | None = None
+) -> list[dict[str, Any]]:
+    """One row per case and form: the mean over the seeds (default: all that there are), so that
+    cases are what is resampled.
+    """
     groups: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
     for log in logs:
-        if log.facts["variant"] == variant:
+        if log.facts["variant"] == variant and (seeds is None or log.facts["seed"] in seeds):
             for row in log.rows:
                 groups.setdefault((row["case"], row["form"]), []).append(row)
     return [
@@ -211,7 +215,11 @@ def by_variant(found: Mapping[str, Rows], seeds: Mapping[str, int]) -> Table:
     return Table("variants", "All variants", "Free-shape masks.", "variant", columns, tuple(rows))
 
 
-def against_full(found: Mapping[str, Rows]) -> Table:
+def seeds_of(logs: Sequence[Log], variant: str) -> set[Any]:
+    return {log.facts["seed"] for log in logs if log.facts["variant"] == variant}
+
+
+def against_full(logs: Sequence[Log]) -> Table:
     columns = tuple(
         Column(f"{group} {metric}", name, f"{group}-image")
         for group in ("single", "multi")
@@ -220,16 +228,18 @@ def against_full(found: Mapping[str, Rows]) -> Table:
     rows = []
     for name in (*AUTHORS[1:], *READINGS):
         cells: dict[str, Cell] = {}
+        shared = seeds_of(logs, name) & seeds_of(logs, "full")
+        pair = [averaged(logs, one, shared) for one in (name, "full")]
         for column in columns:
             group, _, metric = column.key.partition(" ")
-            a, b = (select(found.get(one, []), group=group, form="free") for one in (name, "full"))
+            a, b = (select(rows, group=group, form="free") for rows in pair)
             cells[column.key] = difference(a, b, metric, "case")
         if any(cells.values()):
             rows.append(Row("", TITLES[name], cells))
     note = (
-        "Each variant minus FlexEdit, paired by case, with 95 % bootstrap intervals over cases. An "
-        "interval that leaves out 0 is a difference that other cases would most likely show too; "
-        "what other seeds would show, three seeds hardly tell."
+        "Each variant minus FlexEdit with the same seeds, paired by case, with 95 % bootstrap "
+        "intervals over cases. An interval that leaves out 0 is a difference that other cases "
+        "would most likely show too; what other seeds would show, three seeds hardly tell."
     )
     return Table("differences", "Against FlexEdit", note, "variant", columns, tuple(rows))
 

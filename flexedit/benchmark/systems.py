@@ -265,7 +265,7 @@ class ReturnScene(System):
 
 
 class RoundTrip(System):
-    """The scene through a model's VAE and back: no edit by it can keep the background better."""
+    """The scene through a model's VAE and back: what any edit by it loses, edited or not."""
 
     def __init__(self, pipeline: FlexEditPipeline, name: str = "round-trip") -> None:
         self.pipeline, self.name = pipeline, name

@@ -331,15 +331,26 @@ def by_kind(measured: Measured) -> Table:
 
 def by_operation(measured: Measured) -> Table:
     operations = distinct(measured.rows, "operation", OPERATIONS)
+    groups = [
+        (f"{group} {name}", group, name)
+        for group in ("single", "multi")
+        for name in operations
+        if select(measured.rows, group=group, operation=name)
+    ]
     found = []
     for form in measured.forms:
         for system in measured.systems:
             rows = select(measured.rows, system=system, form=form)
-            groups = {name: select(rows, operation=name) for name in operations} | {"all": rows}
-            cells = {name: measured.cell(group, "success") for name, group in groups.items()}
-            cells["cases"] = counted(rows)
+            cells: dict[str, Cell] = {"cases": counted(rows), "all": measured.cell(rows, "success")}
+            for key, group, name in groups:
+                part = select(rows, group=group, operation=name)
+                cells[key] = measured.cell(part, "success")
             found.append(Row(FORM_NAMES[form].capitalize(), system, cells))
-    columns = (Column("cases", "cases"), *(Column(name, name) for name in (*operations, "all")))
+    columns = (
+        Column("cases", "cases"),
+        *(Column(key, name, f"{group}-image") for key, group, name in groups),
+        Column("all", "all"),
+    )
     note = (
         "How many edits of 100 the judge takes for the one asked for; only over the cases whose "
         "things it knows. A failed case counts as 0."

@@ -41,7 +41,7 @@ def contact_sheet(samples: Sequence[Sample], columns: int = 8, scale: int = 2) -
 
 
 def write(world: World, indices: Iterable[int], out_dir: str | Path) -> Path:
-    """Writes scenes, masks, targets, regions and subjects as PNG, and the rest into index.jsonl."""
+    """Writes scenes, masks, targets, regions and subjects as PNG, words into index.jsonl."""
     folder = Path(out_dir)
     folder.mkdir(parents=True, exist_ok=True)
     index_file = folder / "index.jsonl"

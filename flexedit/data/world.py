@@ -48,7 +48,6 @@ OPERATIONS = {
     "ask": 0.05,
 }
 NEEDS_PLACE = ("add", "insert")  # the mask means an empty place
-NEEDS_SUBJECT = ("insert", "swap")
 NO_PORTRAIT: dict[str, Any] = dict.fromkeys(("subject", "subject_classes", "subject_setting"))
 FULL_MASK = "full mask"  # a kind: not a scribble but the very pixels meant
 

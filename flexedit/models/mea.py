@@ -167,6 +167,9 @@ class MEA(nn.Module):
         f2 = None
         if subject_tokens is not None and self.config.subject:
             f2 = self.subject_features(subject_tokens)
+        elif self.config.subject and not self.config.decoupled:
+            # their place stays: a row's context must not depend on the rows beside it
+            f2 = e.new_zeros(*scene_tokens.shape[:2], self.config.width)
         return Branches(
             self.conditioning(self.scene_features(e, scene_tokens), f2, strength, scene_latent),
             self.conditioning(self.scene_features(null, scene_tokens), f2, off, scene_latent),

@@ -25,7 +25,7 @@ MAX_NEW_TOKENS = 64  # a reply is one sentence
 
 @dataclass(frozen=True)
 class Sequences:
-    """Left-padded token sequences (B, L); ``labels`` is IGNORED outside the replies."""
+    """Left-padded token sequences (B, L); ``labels`` is IGNORED where nobody has to speak."""
 
     input_ids: Tensor
     attention_mask: Tensor
@@ -46,7 +46,7 @@ class Reading:
 
 
 class VLLM(nn.Module):
-    """A transformers LLaVA-class model with N edit tokens (N = 0: a stock one, which only talks).
+    """A transformers LLaVA-class model with N edit tokens (N = 0 while it learns to talk).
 
     Wrapped as a plain module, so that device and dtype are moved like any other part's.
     """
@@ -119,27 +119,32 @@ class VLLM(nn.Module):
         replies: Sequence[str] | None = None,
         *,
         edit_tokens: Sequence[bool] | None = None,
+        forced: Sequence[bool] | None = None,
         end: bool = False,
     ) -> Sequences:
-        """Prompts and (forced) replies → left-padded sequences on the model's device.
+        """Prompts and replies → left-padded sequences on the model's device.
 
-        ``edit_tokens``: which rows' replies end in the N edit tokens (default: all) · ``end``:
-        close each reply with the end-of-sequence token, as training does.
+        ``edit_tokens``: which rows' replies end in the N edit tokens (default: all), of which the
+        first is what ends the VLLM's own words · ``forced``: which rows' replies it never has to
+        say itself (default: none) · ``end``: close replies without edit tokens with the
+        end-of-sequence token, as training does.
         """
         rows, labels = [], []
         for index, text in enumerate(prompt_texts):
             text = text.replace(prompts.IMAGE, prompts.IMAGE * self.num_image_tokens)
             ids = self.tokenizer(text)["input_ids"]
             reply: list[int] = []
+            num_spoken = 0
             if replies is not None:
                 said = " " + replies[index] if replies[index] else ""
                 reply = self.tokenizer(said, add_special_tokens=False)["input_ids"]
-                if edit_tokens is None or edit_tokens[index]:
-                    reply = reply + self.edit_ids
-                if end:
-                    reply = [*reply, self.tokenizer.eos_token_id]
+                has_edit = edit_tokens is None or edit_tokens[index]
+                closing = [self.tokenizer.eos_token_id] if end else []
+                num_spoken = 0 if forced is not None and forced[index] else len(reply) + 1
+                reply = reply + (self.edit_ids if has_edit else closing)
             rows.append(ids + reply)
-            labels.append([IGNORED] * len(ids) + reply)
+            spoken = reply[:num_spoken]
+            labels.append([IGNORED] * len(ids) + spoken + [IGNORED] * (len(reply) - len(spoken)))
         length = max(map(len, rows))
         limit = self.config.text_config.max_position_embeddings
         if length > limit:
@@ -178,9 +183,10 @@ class VLLM(nn.Module):
         return hidden * found.any(-1)[:, None, None]
 
     def reply_loss(self, sequences: Sequences, states: Tensor) -> Tensor:
-        """Cross-entropy of each row's reply, averaged over its tokens: (B,) (eq. 2)."""
+        """Cross-entropy of each row's reply, averaged over its spoken tokens: (B,) (eq. 2)."""
         labels = sequences.labels
-        longest = int((labels != IGNORED).sum(-1).max())
+        columns = (labels != IGNORED).any(0).nonzero()
+        longest = labels.shape[1] - int(columns[0]) if len(columns) else 1
         logits = self.llava.get_output_embeddings()(states[:, -longest - 1 : -1]).float()
         labels = labels[:, -longest:]
         losses = F.cross_entropy(
@@ -318,7 +324,9 @@ def _plain_weight(layer: Any) -> Tensor:
 def reading_memory(text: Any, num_tokens: int, dtype: torch.dtype) -> int:
     """Bytes that a language model (its config) takes: of each token and layer a key and a value,
     and the widest layer's working copies."""
-    per_token = 2 * text.num_hidden_layers * text.hidden_size + 4 * text.intermediate_size
+    inner = getattr(text, "intermediate_size", 4 * text.hidden_size)  # mixtures of experts lack it
+    widest = max(inner) if isinstance(inner, Sequence) else inner
+    per_token = 2 * text.num_hidden_layers * text.hidden_size + 4 * widest
     return num_tokens * per_token * dtype.itemsize
 
 

@@ -15,7 +15,6 @@ from scipy import ndimage
 from torch import Tensor
 
 from .. import masks
-from ..compositing import num_masks
 from ..errors import FlexEditError
 from ..request import common_batch, prepare_picture
 from . import classic
@@ -79,7 +78,7 @@ def resolve(
             "needs none."
         )
     scene = prepare_picture(scene, "scene")
-    batch = common_batch({"scene": scene.shape[0], "mask": num_masks(mask)})
+    batch = common_batch({"scene": scene.shape[0], "mask": masks.num_masks(mask)})
     scene = scene.expand(batch, -1, -1, -1)
     scribbles = masks.prepare_mask(mask, scene.shape[2], scene.shape[3], batch)
     resolutions = []

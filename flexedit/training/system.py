@@ -27,6 +27,10 @@ from ..pipeline import row_strength, scene_latent, vae_ratio
 from . import lora
 from .batch import Batch
 
+# Latent pixels around the edited region that weigh as it does. Where it ends is what a prediction
+# has to guess: a weight that ended there too would make it guess too wide.
+MARGIN = 2
+
 
 @dataclass(frozen=True)
 class Draw:
@@ -83,10 +87,10 @@ class Recipe:
 
     ``noises`` is K: on how many noises and timesteps a row is scored; what comes before the UNet is
     computed once for all of them. ``text`` is what a system without a VLLM reads: words that name
-    everything, or those that a person said. ``region`` weighs latent pixels inside the edited
-    region (outside is 1). The helpers are for training only: read off the UNet's last features, the
-    classes of scene and result and the mask of what is meant teach it what it looks at and what it
-    has to draw; the saved model has no such head.
+    everything, or those that a person said. ``region`` weighs latent pixels in and around the
+    edited region (others: 1). The helpers are for training only: read off the UNet's last features,
+    the classes of scene and result and the mask of what is meant teach it what it looks at and what
+    it has to draw; the saved model has no such head.
     """
 
     stage: Literal["align", "joint"]
@@ -199,7 +203,7 @@ class System(nn.Module):
         generic = [bool(g) and not ask for g, ask in zip(draw.generic, asks, strict=True)]
         replies = prompts.training_replies(batch.replies, generic)
         sequences = self.vllm.tokenize(
-            texts, replies, edit_tokens=[not ask for ask in asks], end=True
+            texts, replies, edit_tokens=[not ask for ask in asks], forced=generic, end=True
         )
         pixels = self.vllm.pictures(marked, request.subject, request.has_subject)
         states = self.vllm.states(sequences, pixels)
@@ -230,7 +234,7 @@ class System(nn.Module):
         noise, timesteps = draw.noise.flatten(0, 1), draw.timesteps.flatten()
         num_noises = draw.timesteps.shape[1]
         with torch.no_grad():
-            clean = scene_latent(self.vae, batch.target) * self.vae.config.scaling_factor
+            clean = scene_latent(self.vae, batch.target).float() * self.vae.config.scaling_factor
             clean = repeat(clean, "b ... -> (b k) ...", k=num_noises)
         noisy = self.schedule.add_noise(clean, noise, timesteps)
         features: list[Tensor] = []
@@ -246,6 +250,7 @@ class System(nn.Module):
         }[self.config.diffusion.prediction_type]()
         height, width = clean.shape[-2:]
         region = F.adaptive_max_pool2d(batch.region[:, None], (height, width))
+        region = F.max_pool2d(region, 2 * MARGIN + 1, 1, MARGIN)
         weight = 1 + (self.recipe.region - 1) * region  # (B, 1, h, w)
         error = (prediction.float() - wanted).square()
         error = rearrange(error, "(b k) ... -> b k ...", k=num_noises) * weight[:, None]

@@ -1,8 +1,9 @@
 """The one trainer: every module here is trained by it, from the VAE to the whole system.
 
 What it trains is a module whose ``forward(batch, draw)`` returns losses by name, each a vector
-over rows. Data and draws depend on (seed, step) alone, so a run that is killed and resumed, or
-shared by several processes, walks the same way as one that is not.
+over rows. Data and draws depend on (seed, step) alone, so a run that is killed and resumed walks
+the same way as one that is not; so does one that several processes share, if no loss of a row
+depends on the rows beside it (as CLIP's contrast does).
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ class TrainConfig:
     mixed_precision: Literal["no", "bf16", "fp16"] = "no"
     seed: int = 0
     checkpoint_every: int = 500
-    log_every: int = 20
+    log_every: int = 20  # steps; a row of the log has the losses of its own step
     validate_every: int = 0
     num_workers: int = 0
 
@@ -99,7 +100,7 @@ class Trainer:
         self.ema = EMAModel(self.trained.values(), decay=config.ema) if config.ema else None
         if self.ema is not None:
             self.ema.to(self.accelerator.device)
-        self.step = 0
+        self.step, self.seconds = 0, 0.0  # seconds of training before this run, by the log
 
     @property
     def finished(self) -> bool:
@@ -163,7 +164,8 @@ class Trainer:
             if self.step % config.log_every == 0 or self.finished:
                 logged = {k: float(process.reduce(v, "mean")) for k, v in logged.items()}
                 bar.set_postfix({name: f"{value:.4f}" for name, value in logged.items()})
-                self.log({"step": self.step, "seconds": time.monotonic() - began, **logged})
+                seconds = self.seconds + time.monotonic() - began
+                self.log({"step": self.step, "seconds": seconds, **logged})
             if self.step % config.checkpoint_every == 0:
                 self.save()
             if (
@@ -227,7 +229,7 @@ class Trainer:
                 self.trained[name].copy_(tensor)
         self.optimizer.load_state_dict(state["optimizer"])
         if self.ema is not None:
-            self.ema.load_state_dict(state["ema"])
+            self.ema.load_state_dict(state["ema"] | {"decay": self.config.ema})
             self.ema.to(self.accelerator.device)
         if self.accelerator.scaler:
             self.accelerator.scaler.load_state_dict(state["scaler"])
@@ -237,6 +239,7 @@ class Trainer:
             lines = [line for line in log.read_text().splitlines() if line.endswith("}")]
             kept = [line for line in lines if json.loads(line)["step"] <= self.step]
             log.write_text("".join(line + "\n" for line in kept))
+            self.seconds = json.loads(kept[-1])["seconds"] if kept else 0.0
 
 
 def optimizer_class(name: str) -> Any:

@@ -30,6 +30,13 @@ def condition(
 ) -> tuple[Packed, Packed, Packed, dict[str, Tensor]]:
     """→ positive, scene-only and negative, and the clean scene's latent, all on the CPU."""
     request, config = embeds.request, mea.config
+    wanted = (config.context_length, config.mea.width)
+    if embeds.e.shape[1:] != wanted:
+        raise FlexEditError(
+            f"These edit embeddings are {embeds.e.shape[1]} of width {embeds.e.shape[2]}, but this "
+            f"MEA reads {wanted[0]} of width {wanted[1]}. Connect qformer and mea of the same "
+            "FlexEdit Loader."
+        )
     clean = seen = scene_latent(vae, request.scene, config)
     if config.vae_input == "marked" and request.mask is not None:
         seen = scene_latent(vae, embeds.marked, config)

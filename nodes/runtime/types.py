@@ -10,7 +10,7 @@ from torch import Tensor
 
 CATEGORY = "FlexEdit"
 
-Vllm = io.Custom("FLEXEDIT_VLLM")  # ManagedPart around flexedit.models.vllm.VLLM
+Vllm = io.Custom("FLEXEDIT_VLLM")  # ManagedPart around VLLM or, stock, ChatVLLM
 Qformer = io.Custom("FLEXEDIT_QFORMER")  # ManagedPart around flexedit.models.qformer.QFormer
 Mea = io.Custom("FLEXEDIT_MEA")  # ManagedPart around flexedit.models.mea.MEA
 Sam = io.Custom("FLEXEDIT_SAM")  # ManagedPart around flexedit.resolve.sam.Sam

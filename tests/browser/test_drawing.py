@@ -276,6 +276,16 @@ def test_the_other_end_of_a_pen_erases(classic):
 # Undo
 
 
+def test_brackets_also_work_where_they_take_alt(classic):
+    focus(classic)
+    classic.drag(*ZIGZAG)
+    for key in ("Alt+BracketRight", "Alt+BracketRight"):
+        classic.press(key)
+    classic.drag(*BOX)
+    thin, thick = (stroke["width"] for stroke in classic.strokes())
+    assert thick > thin
+
+
 def test_undo_and_redo_follow_the_drawing(either):
     focus(either)
     either.drag(*ZIGZAG)
@@ -286,6 +296,8 @@ def test_undo_and_redo_follow_the_drawing(either):
     either.press("Control+z")
     assert either.text() == first
     either.press("Control+Shift+z")
+    assert either.text() == second
+    either.press("Backspace", "Control+y")
     assert either.text() == second
     either.press("Delete")
     assert either.text() == ""

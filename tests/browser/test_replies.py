@@ -12,11 +12,13 @@ from tests.tiny import embedded
 KIND = "FlexEditMaskInterpreter"
 
 
-def graph(first: int, reply: str = "generate", num_pictures: int = 1) -> dict[str, Any]:
+def graph(
+    first: int, reply: str = "generate", num_pictures: int = 1, picture: str = "scribbled.png"
+) -> dict[str, Any]:
     """LoadImage, with its mask → a batch of it → FlexEditMaskInterpreter, by the embedded model"""
     inputs = {"vllm": (2, 3, "FLEXEDIT_VLLM"), "scene": (1, 0, "IMAGE"), "mask": (0, 1, "MASK")}
     nodes = (
-        Node("LoadImage", (60, 120), (270, 314), ("scribbled.png",)),
+        Node("LoadImage", (60, 120), (270, 314), (picture,)),
         Node("RepeatImageBatch", (60, 480), (270, 60), (num_pictures,), {"image": (0, 0, "IMAGE")}),
         Node("FlexEditLoader", (60, 600), (270, 150), ("flexedit-mini", "auto")),
         Node(KIND, (400, 120), (340, 320), ("remove this", "edit", reply), inputs),
@@ -61,6 +63,15 @@ def test_it_says_why_there_are_no_words(page):
     page.load(graph(page.next_id(), "direct"))
     assert said(page) == [""]
     page.until(lambda: [text.split(",")[0] for text in shown(page)] == ["No words"])
+
+
+def test_it_says_that_the_picture_is_too_large_for_the_model(page):
+    large = Image.fromarray(scribbled(held_out("remove", 6, 128))).resize((256, 256))
+    page.comfy.upload_image(large, "large.png")
+    page.load(graph(page.next_id(), "direct", picture="large.png"))
+    said(page)
+    hint = page.page.locator(".flexedit-hint:visible")
+    page.until(lambda: hint.count() == 1 and "256×256 pixels" in hint.inner_text())
 
 
 def test_what_is_shown_is_no_part_of_the_workflow(page):

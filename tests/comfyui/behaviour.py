@@ -22,6 +22,7 @@ from comfy.ldm.modules.attention import optimized_attention
 from comfy_extras.nodes_custom_sampler import Guider_DualCFG
 from flexedit_pack.flexedit import pipeline, sampling
 from flexedit_pack.flexedit.errors import FlexEditError
+from flexedit_pack.flexedit.request import EditRequest
 from flexedit_pack.nodes.runtime import conditioning, guider, subject
 from flexedit_pack.nodes.runtime.clip_vision import load_clip_vision, tokens
 from flexedit_pack.nodes.runtime.unet import load_unet, unet_config
@@ -303,6 +304,17 @@ def clip_vision(path: str) -> dict[str, Any]:
     return figures
 
 
+def foreign_embeds(path: str) -> str:
+    """What is said of another model's edit embeddings."""
+    request = EditRequest.create(torch.rand(3, 8, 8), "remove this")
+    embeds = pipeline.Embeds(request, request.scene, torch.zeros(1, 77, 768))
+    try:
+        conditioning.condition(open_model(path).mea, embeds, None, None, 1.0)
+    except FlexEditError as refusal:
+        return str(refusal)
+    return ""
+
+
 def vae(path: str) -> dict[str, float]:
     """ComfyUI's VAE against diffusers', both ways."""
     folder = Model(path).folder
@@ -341,6 +353,7 @@ CHECKS = (
     clip_vision,
     core_guider,
     denoise,
+    foreign_embeds,
     lora,
     mixed_conditioning,
     noise_mask,

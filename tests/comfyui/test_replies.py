@@ -20,6 +20,14 @@ def test_the_page_gets_the_reply_and_label_of_every_picture(num_pictures, comfy,
     assert all(one["reply"] for one in sent)
 
 
+def test_the_page_is_told_that_a_picture_is_far_too_large_for_the_model(comfy, model):
+    graph = Graph()
+    scene = load(graph, comfy, "scene.png", 200, 96)
+    _, interpreter = graph.interpret(model, scene[0], free_shape(graph))
+    (said,) = comfy.run(graph)[interpreter.node_id]["flexedit_reply"]
+    assert "learned from 64×64" in said["hint"] and "FlexEdit Crop" in said["hint"]
+
+
 def test_the_interpreter_needs_no_other_node_to_run(comfy, model):
     graph = Graph()
     scene = load(graph, comfy, "scene.png", 32, 48)

@@ -90,6 +90,11 @@ def test_a_clip_of_another_width_is_refused_with_both_widths(behaviour):
     assert "width of 32, but the MEA reads 768" in behaviour["clip_vision"]["another width"]
 
 
+def test_embeddings_of_another_model_are_refused_with_both_shapes(behaviour):
+    said = behaviour["foreign_embeds"]
+    assert "are 77 of width 768, but this MEA reads 24 of width 32" in said
+
+
 def test_the_vae_encodes_and_decodes_as_diffusers_does(behaviour):
     assert max(behaviour["vae"].values()) <= TOLERANCE
 

@@ -20,6 +20,7 @@ from flexedit.data import (
     contact_sheet,
     write,
 )
+from flexedit.data.world import MIN_VISIBLE
 from flexedit.errors import FlexEditError
 
 
@@ -188,6 +189,9 @@ def test_a_removed_object_leaves_no_trace():
     for sample in some("remove"):
         assert (sample.region >= sample.object_mask).all()
         assert sample.label in sample.caption
+        label = CLASSES.index(sample.label) + 1
+        assert label in sample.classes and label not in sample.result_classes
+        assert (sample.target != sample.scene).any(-1)[sample.object_mask].mean() > 0.9
 
 
 def test_segmentation_paints_the_whole_object_in_the_named_colour():
@@ -215,17 +219,24 @@ def test_painted_objects_are_read_back():
 def test_objects_stay_mostly_visible_and_distinct():
     world = World()
     for index in range(60):
-        shown, counts = np.unique(world[index].classes, return_counts=True)
-        assert 1 <= (shown > 0).sum() <= 4
-        assert counts[shown > 0].min() >= 10
+        assert 1 <= len(set(np.unique(world[index].classes)) - {0}) <= 4
+        layers, owner = world._place(range(4), np.random.default_rng(index))
+        for number, layer in enumerate(layers, 1):
+            assert (owner == number).sum() >= MIN_VISIBLE * np.count_nonzero(layer.solid)
 
 
 def test_named_replacements_are_always_drawn_alike():
-    targets = {}
-    for sample in some("replace", 150):
-        new = sample.caption.rsplit(" with ", 1)[1]
-        targets.setdefault(new, []).append(sample)
-    assert len(targets) > 25
+    def spread(operation: str) -> float:
+        """How far the mean colours of one class's new objects lie apart, over the classes."""
+        colors = {}
+        for sample in some(operation, 150):
+            (new,) = set(np.unique(sample.result_classes)) - set(np.unique(sample.classes))
+            shown = sample.target[sample.result_classes == new]
+            colors.setdefault(new, []).append(shown.mean(0))
+        assert len(colors) > 25
+        return np.median([np.ptp(found, 0).max() for found in colors.values() if len(found) > 1])
+
+    assert 3 * spread("replace") < spread("swap")  # whose objects are of any style
 
 
 def test_questions_are_answered_truly():

@@ -144,9 +144,15 @@ def test_without_dca_the_subjects_tokens_join_the_context_weighted_by_the_streng
         torch.testing.assert_close(branch.f1[:, LENGTH:], f2 * strength[:, None, None])
 
 
-def test_without_dca_and_without_a_subject_the_context_is_not_longer():
-    given = inputs() | {"subject_tokens": None}
-    assert build(decoupled=False).branches(**given).positive.f1.shape[1] == LENGTH
+def test_without_dca_a_row_without_a_subject_is_the_same_beside_any_other():
+    mea, given = build(decoupled=False), inputs()
+    given["strength"] = torch.tensor([1.0, 0.0])
+    together = mea.branches(**given)
+    alone = mea.branches(
+        **{key: None if key == "subject_tokens" else value[1:] for key, value in given.items()}
+    )
+    for one, other in zip(together, alone, strict=True):
+        torch.testing.assert_close(one.f1[1:], other.f1)
 
 
 def test_the_literal_equation_7_has_no_layers_of_its_own():

@@ -269,20 +269,31 @@ def test_pictures_come_in_reading_order_and_only_of_rows_that_have_them(vllm):
     assert torch.equal(vllm.pictures(marked, None, (False,) * 3), scenes)
 
 
-def test_sequences_end_together_and_only_replies_are_labelled(vllm):
-    sequences = vllm.tokenize([SHORT, LONG], ["yes", "no, it is red"], end=True)
-    for row, text in enumerate((SHORT, LONG)):
-        start = int((sequences.attention_mask[row] == 0).sum())
-        prompt = prompt_ids(vllm, text)
-        assert sequences.input_ids[row, start : start + len(prompt)].tolist() == prompt
-        labels = sequences.labels[row]
-        assert (labels[: start + len(prompt)] == IGNORED).all()
-        reply = labels[start + len(prompt) :]
-        assert torch.equal(reply, sequences.input_ids[row, start + len(prompt) :])
-        assert reply[-NUM_EDIT_TOKENS - 1 :].tolist() == [
-            *vllm.edit_ids,
-            vllm.tokenizer.eos_token_id,
-        ]
+def test_sequences_end_together_and_only_what_it_says_itself_is_labelled(vllm):
+    texts, replies = [SHORT, LONG, SHORT], ["yes", "no, it is red", "yes"]
+    sequences = vllm.tokenize(
+        texts,
+        replies,
+        edit_tokens=[True, False, True],
+        forced=[False, False, True],
+        end=True,
+    )
+    eos = vllm.tokenizer.eos_token_id
+    for row, (text, said) in enumerate(zip(texts, replies, strict=True)):
+        words = vllm.tokenizer(" " + said, add_special_tokens=False)["input_ids"]
+        whole = prompt_ids(vllm, text) + words + ([eos] if row == 1 else vllm.edit_ids)
+        start = len(sequences.input_ids[row]) - len(whole)
+        assert sequences.input_ids[row, start:].tolist() == whole
+        assert sequences.attention_mask[row].tolist() == [0] * start + [1] * len(whole)
+        labelled = sequences.labels[row][sequences.labels[row] != IGNORED].tolist()
+        closing = eos if row == 1 else vllm.edit_ids[0]
+        assert labelled == ([] if row == 2 else [*words, closing])
+
+
+def test_where_nothing_has_to_be_said_no_reply_is_lost(vllm, pictures):
+    sequences = vllm.tokenize([SHORT, LONG], ["yes", "no"], forced=[True, True])
+    losses = vllm.reply_loss(sequences, vllm.states(sequences, pictures))
+    assert losses.tolist() == [0, 0]
 
 
 def test_a_prompt_that_is_too_long_is_refused_with_both_numbers(vllm, pictures):

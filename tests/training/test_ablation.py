@@ -46,6 +46,15 @@ def test_the_adapter_starts_anew_and_all_else_from_the_finished_training(ablatio
     assert {key.split(".")[0] for key in start} == {"unet", "qformer", "tokens", "lora", "null"}
 
 
+def test_differences_are_between_equal_seeds(tmp_path):
+    results = {("full", 0): 1, ("full", 1): 0, ("no-ca", 0): 1}
+    for (name, seed), success in results.items():
+        rows = (row("a", success), row("b", success))
+        Log({"variant": name, "seed": seed}, (), rows).write(tmp_path / f"{name}-{seed}.jsonl")
+    found = {table.key: table for table in tables(read_logs(tmp_path))}
+    assert found["differences"].rows[0].cells["multi success"].mean == 0
+
+
 def test_a_training_that_is_not_finished_is_named(tmp_path):
     with pytest.raises(FlexEditError, match=r"no finished stage 'align'.*--stages align"):
         Ablation(tmp_path, tmp_path, tmp_path).start()

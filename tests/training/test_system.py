@@ -95,7 +95,8 @@ def test_each_row_takes_the_branch_it_was_dealt():
 
 
 def test_a_question_is_scored_by_its_reply_alone(tiny):
-    found = losses(build(tiny, HELPED), batch_of("ask", "remove", "insert"))
+    recipe = dataclasses.replace(HELPED, generic_reply=0.0)
+    found = losses(build(tiny, recipe), batch_of("ask", "remove", "insert"))
     assert set(found) == {"reply", "diffusion", *HELPERS}
     for name, loss in found.items():
         assert loss.shape == (3,)
@@ -142,7 +143,7 @@ def test_weights_of_the_recipe_scale_their_losses(tiny):
 # The reply
 
 
-def test_generic_rows_learn_the_reply_of_the_fast_path_and_questions_never(tiny):
+def test_generic_rows_are_shown_the_reply_of_the_fast_path_and_questions_never(tiny):
     system, batch = build(tiny), batch_of("remove", "remove", "ask")
     generic = torch.tensor([True, False, True])
     draw = dataclasses.replace(system.draw(0, 3), generic=generic, positional=torch.zeros(3).int())
@@ -153,7 +154,13 @@ def test_generic_rows_learn_the_reply_of_the_fast_path_and_questions_never(tiny)
     replies = [prompts.GENERIC_REPLY, batch.replies[1], batch.replies[2]]
     vllm = system.vllm
     with torch.no_grad():
-        sequences = vllm.tokenize(texts, replies, edit_tokens=[True, True, False], end=True)
+        sequences = vllm.tokenize(
+            texts,
+            replies,
+            edit_tokens=[True, True, False],
+            forced=[True, False, False],
+            end=True,
+        )
         pixels = vllm.pictures(batch.request.marked(), None, (False,) * 3)
         expected = vllm.reply_loss(sequences, vllm.states(sequences, pixels))
     torch.testing.assert_close(losses(system, batch, draw)["reply"], expected)

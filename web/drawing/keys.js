@@ -19,7 +19,7 @@ const PLAIN = {
   "-": ["zoom", 1 / 1.25],
   0: ["fit"],
   delete: ["clear"],
-  backspace: ["clear"],
+  backspace: ["undo"],
   escape: ["leave"],
 };
 
@@ -30,6 +30,7 @@ const PLAIN = {
  */
 export function commandOf(event) {
   const key = event.key.toLowerCase();
+  if (key === "[" || key === "]") return PLAIN[key]; // with AltGr or Option on many keyboards
   if (event.altKey) return undefined;
   if (!event.ctrlKey && !event.metaKey) return PLAIN[key];
   if (key === "y" || (key === "z" && event.shiftKey)) return ["redo"];
