@@ -50,18 +50,43 @@ class VAEPretraining(Deterministic):
     def forward(self, batch: Batch, draw: NoDraw) -> dict[str, Tensor]:
         picture = batch.target * 2 - 1
         posterior = self.vae.encode(picture).latent_dist  # type: ignore[operator]
-        error = self.vae.decode(posterior.sample()).sample.float() - picture  # type: ignore[operator]
-        return {
-            "l1": error.abs().mean((1, 2, 3)),
-            "l2": 2 * error.square().mean((1, 2, 3)),
-            "kl": self.kl * posterior.kl(),
-        }
+        decoded = self.vae.decode(posterior.sample()).sample  # type: ignore[operator]
+        return reconstruction(decoded, picture) | {"kl": self.kl * posterior.kl()}
 
     @torch.no_grad()
     def scaling_factor(self, batch: Batch) -> float:
         """1 / standard deviation of the latents: what diffusion multiplies them by."""
         latents = self.vae.encode(batch.target * 2 - 1).latent_dist.mode()  # type: ignore[operator]
         return 1 / float(latents.std())
+
+
+class DecoderPretraining(Deterministic):
+    """The VAE's decoder alone learns on, from latents that are off as those of a UNet are; the
+    encoder, and with it every latent that was learned from, stays.
+
+    ``noise``: the standard deviation of what is added, up to this share of the latents' own.
+    """
+
+    def __init__(self, vae: Any, noise: float = 0.2) -> None:
+        super().__init__()
+        self.vae, self.noise = vae.requires_grad_(False), noise
+        vae.decoder.requires_grad_(True)
+        vae.post_quant_conv.requires_grad_(True)
+
+    def forward(self, batch: Batch, draw: NoDraw) -> dict[str, Tensor]:
+        picture = batch.target * 2 - 1
+        with torch.no_grad():
+            latent = self.vae.encode(picture).latent_dist.mode()
+            spread = self.noise / self.vae.config.scaling_factor
+            spread = spread * torch.rand(len(latent), 1, 1, 1, device=latent.device)
+            latent = latent + spread * torch.randn_like(latent)
+        return reconstruction(self.vae.decode(latent).sample, picture)
+
+
+def reconstruction(decoded: Tensor, picture: Tensor) -> dict[str, Tensor]:
+    """L1 and squared error of each row: decoded, picture (B, 3, H, W) in -1..1"""
+    error = decoded.float() - picture
+    return {"l1": error.abs().mean((1, 2, 3)), "l2": 2 * error.square().mean((1, 2, 3))}
 
 
 @dataclass(frozen=True)

@@ -1,11 +1,11 @@
-"""From nothing to ``flexedit-mini`` in nine stages, each resumable, by one command.
+"""From nothing to ``flexedit-mini`` in ten stages, each resumable, by one command.
 
-parts → vae → clip → vision → vllm → base → align → joint → export. ``vae`` to ``vllm`` make what
-others download. ``base`` trains UNet and MEA on CLIP's text embedding of captions that name
-everything (what Stable Diffusion is to FlexEdit). ``align`` is the paper's stage 1: the Q-Former
-learns to say by the VLLM's hidden states what CLIP's text encoder says by the caption; it needs
-nothing of ``base``. ``joint`` is stage 2: L = L_VLLM + L_diffusion, all of FlexEdit's parts
-together, starting from both.
+parts → vae → clip → vision → vllm → base → align → joint → decoder → export. ``vae`` to ``vllm``
+make what others download. ``base`` trains UNet and MEA on CLIP's text embedding of captions that
+name everything (what Stable Diffusion is to FlexEdit). ``align`` is the paper's stage 1: the
+Q-Former learns to say by the VLLM's hidden states what CLIP's text encoder says by the caption; it
+needs nothing of ``base``. ``joint`` is stage 2: L = L_VLLM + L_diffusion, all of FlexEdit's parts
+together, starting from both. ``decoder`` lets the VAE's decoder forgive what a UNet gets wrong.
 """
 
 from __future__ import annotations
@@ -32,7 +32,14 @@ from ..errors import FlexEditError
 from ..models.preprocess import Preprocess
 from . import mini
 from .batch import collate
-from .pretrain import CLIPPretraining, VAEPretraining, VisionPretraining, VLLMPretraining, describe
+from .pretrain import (
+    CLIPPretraining,
+    DecoderPretraining,
+    VAEPretraining,
+    VisionPretraining,
+    VLLMPretraining,
+    describe,
+)
 from .system import Recipe, System
 from .trainer import Optimizer, TrainConfig, Trainer, optimizer_class
 from .validation import VALIDATION_SEED, PictureGrid
@@ -86,6 +93,7 @@ MINI_PLAN = Plan(
             mini_train(3000, 32, 6e-4, ema=0.997),
             dataclasses.replace(BASE, parts=("unet", "mea", "qformer", "vllm")),
         ),
+        "decoder": Stage(mini_train(6000, 16, 1e-3, ema=0.997)),
     }
 )
 NEEDS: dict[str, tuple[str, ...]] = {
@@ -97,7 +105,8 @@ NEEDS: dict[str, tuple[str, ...]] = {
     "base": ("vae", "clip"),
     "align": ("clip", "vllm"),
     "joint": ("base", "align"),
-    "export": ("joint",),
+    "decoder": ("vae",),
+    "export": ("joint", "decoder"),
 }
 ORDER = tuple(NEEDS)
 
@@ -263,6 +272,17 @@ class MiniTraining:
         assert recipe is not None
         torch.manual_seed(ORDER.index(name))
         return System(ModelFolder(self.model, config), recipe, len(CLASSES))
+
+    def decoder(self, max_seconds: float | None = None) -> bool:
+        from diffusers import AutoencoderKL
+
+        vae = AutoencoderKL.from_pretrained(self.model / "vae")
+        trainer = self._train("decoder", DecoderPretraining(vae), max_seconds)
+        if not trainer.finished:
+            return False
+        with trainer.averaged():
+            self._save(vae, "vae")
+        return True
 
     def export(self, max_seconds: float | None = None) -> bool:
         """The model folder to ship: everything in half precision."""

@@ -1,10 +1,17 @@
 import dataclasses
 
 import torch
+from diffusers import AutoencoderKL
 
 from flexedit.data import CLASSES, World
 from flexedit.training.batch import collate
-from flexedit.training.pretrain import DenseHead, Views
+from flexedit.training.pretrain import (
+    DecoderPretraining,
+    DenseHead,
+    NoDraw,
+    VAEPretraining,
+    Views,
+)
 
 SIZE, SIDE, WIDTH = 32, 4, 12
 
@@ -15,6 +22,17 @@ def views(*operations: str) -> Views:
 
 def batch_of(*operations: str):
     return collate([World(SIZE, operations={name: 1.0})[0] for name in operations])
+
+
+def tiny_vae() -> AutoencoderKL:
+    return AutoencoderKL(
+        down_block_types=["DownEncoderBlock2D"] * 2,
+        up_block_types=["UpDecoderBlock2D"] * 2,
+        block_out_channels=(8, 8),
+        norm_num_groups=4,
+        sample_size=SIZE,
+        scaling_factor=0.5,
+    )
 
 
 def test_an_encoder_is_shown_marked_scenes_and_subjects():
@@ -56,3 +74,24 @@ def test_a_head_that_says_what_a_picture_shows_has_no_loss():
     other = dataclasses.replace(shown, classes=shown.classes + 1, covered=1 - shown.covered)
     wrong = head(tokens, other)
     assert wrong["classes"] > 1 and wrong["covered"] > 1
+
+
+def test_the_decoder_learns_alone_from_latents_that_are_a_little_off():
+    vae = tiny_vae()
+    trainee = DecoderPretraining(vae, noise=0.5)
+    trained = {name.split(".")[0] for name, p in vae.named_parameters() if p.requires_grad}
+    assert trained == {"decoder", "post_quant_conv"}
+    batch = batch_of("remove", "insert")
+    exact = VAEPretraining(vae)(batch, NoDraw())  # draws from the posterior
+    torch.manual_seed(0)
+    first, second = (trainee(batch, NoDraw()) for _ in range(2))
+    assert set(first) == {"l1", "l2"} and first["l1"].shape == (2,)
+    assert not torch.equal(first["l1"], second["l1"])
+    assert set(exact) == {"l1", "l2", "kl"}
+    still = DecoderPretraining(vae, noise=0.0)(batch, NoDraw())
+    mode = vae.encode(batch.target * 2 - 1).latent_dist.mode()
+    error = vae.decode(mode).sample - (batch.target * 2 - 1)
+    torch.testing.assert_close(still["l1"], error.abs().mean((1, 2, 3)))
+    torch.testing.assert_close(still["l2"], 2 * error.square().mean((1, 2, 3)))
+    first["l2"].sum().backward()
+    assert vae.decoder.conv_in.weight.grad is not None and vae.encoder.conv_in.weight.grad is None

@@ -41,6 +41,7 @@ def test_every_stage_trains_in_its_order_and_leaves_a_curve(trained):
         "base": {"diffusion"} | helpers,
         "align": {"reply", "align"},
         "joint": {"reply", "diffusion"} | helpers,
+        "decoder": {"l1", "l2"},
     }
 
 
