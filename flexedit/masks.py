@@ -340,7 +340,7 @@ def _read_one(
 ) -> Tensor:
     moved = painted - scene
     size = moved.square().sum(0).sqrt()
-    strongest = size.flatten().kthvalue(max(1, int(0.995 * size.numel()))).values
+    strongest = size.flatten().kthvalue(max(1, int((1 - SPECK) * size.numel()))).values
     if strongest < 0.1:
         return torch.zeros_like(size)
     if color is None:

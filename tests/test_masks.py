@@ -289,6 +289,13 @@ def test_outside_the_region_the_scene_is_kept_bit_for_bit():
     assert whole.any() and torch.equal(result[whole], edited[whole])
 
 
+def test_a_small_painted_object_of_a_large_picture_is_read_back():
+    scene, whole = torch.rand(1, 3, 512, 512) * 0.5, torch.zeros(1, 512, 512)
+    whole[:, 100:130, 200:230] = 1  # a third of a percent
+    painted = masks.paint(scene, whole, color=(1.0, 0.0, 0.0), alpha=1.0)
+    assert torch.equal(masks.read_painted(scene, painted), whole)
+
+
 def test_a_change_that_outgrows_the_mask_belongs_to_the_region():
     scene, mask = (
         torch.rand(1, 3, 96, 96) * 0.3,
