@@ -28,7 +28,7 @@ class SAMLoader(io.ComfyNode):
             inputs=[
                 io.Combo.Input(
                     "model",
-                    options=list(folders.sam_folders()),
+                    options=list(folders.sam_folders()) or [folders.NONE_YET],
                     tooltip="A folder below models/sams with config.json, processor and "
                     ".safetensors weights, as transformers saves them.",
                 ),

@@ -31,7 +31,7 @@ class VLLMLoader(io.ComfyNode):
             inputs=[
                 io.Combo.Input(
                     "model",
-                    options=list(folders.vllm_folders()),
+                    options=list(folders.vllm_folders()) or [folders.NONE_YET],
                     tooltip="A folder below models/LLM with config.json, processor and "
                     ".safetensors weights, as transformers saves them.",
                 ),

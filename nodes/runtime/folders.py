@@ -17,6 +17,7 @@ from ...flexedit.errors import FlexEditError
 MODELS = "flexedit"
 VLLMS = "LLM"
 SAMS = "sams"
+NONE_YET = "(none yet)"  # in a list of models: the page sends nothing at all from an empty list
 SAM_TYPES = ("sam", "sam2", "edgetam")  # how config.json's model_type begins
 
 

@@ -94,6 +94,13 @@ def test_an_unknown_vllm_is_refused_before_anything_runs(comfy, stock):
     assert failure.value.node_type == "FlexEditVLLMLoader"
 
 
+@pytest.mark.parametrize("loader", ["FlexEditVLLMLoader", "FlexEditSAMLoader"])
+def test_a_list_without_a_model_is_not_empty(loader, comfy):
+    """From an empty one the page would send nothing, and ComfyUI speak of a missing input."""
+    kind, settings = comfy.object_info(loader)["input"]["required"]["model"]
+    assert settings["options"] if kind == "COMBO" else kind
+
+
 def test_cancel_ends_a_stock_vllm_while_it_speaks(comfy, stock):
     graph, interpreter = interpreted(comfy, stock, count=48)
     graph.save(interpreter[3])
