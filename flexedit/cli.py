@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-CROP_CONTEXT, CROP_FEATHER = 2.0, 2  # as in the template large_photo
+# as in the template large_photo
+CROP_CONTEXT, CROP_FEATHER, CROP_REGION = 2.0, 2, "mask + connected change"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -33,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (MemoryError, RuntimeError) as error:  # torch's OutOfMemoryError is a RuntimeError
         if not _lacks_memory(error):
             raise
-        return _fail("There is not enough memory for this. Try a smaller picture or --crop.")
+        return _fail(f"There is not enough memory for this ({error}). Take smaller pictures.")
     if getattr(options, "json", False):
         print(json.dumps(report))
     elif report:
@@ -42,8 +43,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _fail(message: str) -> int:
+def _warn(message: str) -> None:
     print(f"flexedit: {' '.join(message.split())}", file=sys.stderr)
+
+
+def _fail(message: str) -> int:
+    _warn(message)
     return 2
 
 
@@ -171,7 +176,7 @@ def _request(command: argparse.ArgumentParser) -> None:
 
 
 def run_edit(options: argparse.Namespace) -> dict[str, Any]:
-    from . import compositing
+    from . import compositing, masks
     from .request import EditRequest
 
     pipeline = _pipeline(options)
@@ -181,11 +186,12 @@ def run_edit(options: argparse.Namespace) -> dict[str, Any]:
     if options.crop:
         if mask is None:
             raise FlexEditError("--crop cuts around the mask: give --mask too.")
+        mask = masks.prepare_mask(mask, *scene.shape[-2:])
         size = pipeline.config.sampling.size
         seen, seen_mask, crop = compositing.cut(scene, mask, size, CROP_CONTEXT)
     request = EditRequest.create(seen, options.instruction, seen_mask, subject, options.task)
     if hint := pipeline.config.sampling.size_hint(request.height, request.width):
-        print(f"flexedit: {hint} --crop edits the part around the mask.", file=sys.stderr)
+        _warn(f"{hint} --crop edits the part around the mask.")
     result = pipeline(
         request,
         reply=options.reply,
@@ -199,8 +205,9 @@ def run_edit(options: argparse.Namespace) -> dict[str, Any]:
     picture = result.picture.cpu()
     if crop is not None:
         assert mask is not None
-        how: dict[str, Any] = {"region": compositing.REGIONS[1], "feather": CROP_FEATHER}
-        picture, _ = compositing.put_edit(scene, picture, mask, crop=crop, **how)
+        picture, _ = compositing.put_edit(
+            scene, picture, mask, crop=crop, region=CROP_REGION, feather=CROP_FEATHER
+        )
     write_picture(picture[0], options.out)
     return {"out": str(options.out), "reply": result.replies[0], "label": result.labels[0]}
 
@@ -214,6 +221,8 @@ def run_interpret(options: argparse.Namespace) -> dict[str, Any]:
     reading = pipeline.interpret(request).reading
     report: dict[str, Any] = {"reply": reading.replies[0], "label": reading.labels[0]}
     if options.mask_out:
+        if hint := pipeline.config.sampling.size_hint(request.height, request.width):
+            _warn(hint)
         paint = EditRequest.create(scene, prompts.SEGMENT_INSTRUCTION, mask, task="segment")
         painted = pipeline(paint, on_step=_progress).picture
         read = masks.read_painted(paint.scene, painted.cpu())

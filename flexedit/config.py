@@ -84,7 +84,7 @@ class SamplingConfig:
     size: int = 512  # the side, in pixels, that the model was trained at
 
     def size_hint(self, height: int, width: int) -> str:
-        """What to tell who edits a picture far larger than what the model learned from, or \"\"."""
+        """What to tell who edits a picture far larger than the model learned from, or nothing."""
         if max(height, width) <= TOO_LARGE * self.size:
             return ""
         return (

@@ -116,12 +116,12 @@ class MaskInterpreter(io.ComfyNode):
         said = [
             {"reply": reply, "label": label} for reply, label in zip(replies, labels, strict=True)
         ]
-        if vllm.config and (
-            hint := vllm.config.sampling.size_hint(request.height, request.width)
-        ):  # a stock VLLM edits nothing
-            hint += " Cut out a part with FlexEdit Crop, as the template large_photo does."
-            logging.warning("FlexEdit: %s", hint)
-            said[0]["hint"] = hint
+        if task != "ask" and vllm.config:  # a stock VLLM edits nothing
+            hint = vllm.config.sampling.size_hint(request.height, request.width)
+            if hint:
+                hint += " Cut out a part with FlexEdit Crop, as the template large_photo does."
+                logging.warning("FlexEdit: %s", hint)
+                said[0]["hint"] = hint
         return io.NodeOutput(
             intent,
             "\n".join(replies),

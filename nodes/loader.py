@@ -1,4 +1,4 @@
-"""FlexEdit Loader: a model folder's parts, each read when it is first used."""
+"""FlexEdit Loader: a model folder's parts, the large ones read when they are first used."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ class Loader(io.ComfyNode):
             node_id="FlexEditLoader",
             display_name="FlexEdit Loader",
             category=CATEGORY,
-            description="Opens a FlexEdit model. Each output is read from disk when it is first "
-            "used: to interpret a mask loads no UNet.",
+            description="Opens a FlexEdit model. Large parts are read from disk when they are "
+            "first used: to interpret a mask loads no UNet.",
             search_aliases=["load flexedit model", "checkpoint"],
             inputs=[
                 io.Combo.Input(

@@ -131,16 +131,19 @@ def test_samples_of_the_synthetic_world_are_written(tmp_path, capsys):
     assert any(Image.open(file).size == (48, 48) for file in out.rglob("*.png"))
 
 
-def test_the_part_around_the_mask_can_be_edited_alone(tiny, tmp_path, capsys):
+@pytest.mark.parametrize("small", [False, True])
+def test_the_part_around_the_mask_can_be_edited_alone(small, tiny, tmp_path, capsys):
     photo, mask = Image.effect_noise((400, 300), 60).convert("RGB"), Image.new("L", (400, 300))
     mask.paste(255, (180, 120, 220, 160))
+    if small:
+        mask = mask.resize((64, 64), Image.Resampling.NEAREST)  # the size of the crop
     photo.save(tmp_path / "scene.png"), mask.save(tmp_path / "mask.png")
     files = ("--mask", tmp_path / "mask.png")
     assert edit(tiny, tmp_path / "scene.png", *files, "--crop") == 0
     assert "learned from" not in capsys.readouterr().err
     after, before = pixels(tmp_path / "out.png"), np.asarray(photo)
     changed = (after != before).any(-1)
-    assert changed[120:160, 180:220].mean() > 0.9
+    assert changed[124:156, 186:214].mean() > 0.9
     changed[90:190, 150:250] = False  # the square is twice as large as the mask
     assert after.shape == before.shape and not changed.any()
 

@@ -232,7 +232,7 @@ def against_full(logs: Sequence[Log]) -> Table:
         pair = [averaged(logs, one, shared) for one in (name, "full")]
         for column in columns:
             group, _, metric = column.key.partition(" ")
-            a, b = (select(rows, group=group, form="free") for rows in pair)
+            a, b = (select(cases, group=group, form="free") for cases in pair)
             cells[column.key] = difference(a, b, metric, "case")
         if any(cells.values()):
             rows.append(Row("", TITLES[name], cells))

@@ -26,7 +26,7 @@ from .system import Draw, Recipe
 
 @dataclass(frozen=True)
 class NoDraw:
-    """For trainees without dice of their own."""
+    """For trainees that have no draw shared by all processes."""
 
     def rows(self, start: int, stop: int) -> NoDraw:
         return self
@@ -36,6 +36,8 @@ class NoDraw:
 
 
 class Deterministic(nn.Module):
+    """What is random in its losses comes from torch's own dice, which the trainer seeds."""
+
     def draw(self, step: int, batch_size: int) -> Any:
         return NoDraw()
 

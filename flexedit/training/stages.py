@@ -141,6 +141,8 @@ class MiniTraining:
                     return
                 self._done(name).parent.mkdir(parents=True, exist_ok=True)
                 self._done(name).touch()
+                if name in NEEDS["export"]:
+                    self._done("export").unlink(missing_ok=True)
 
     def _done(self, name: str) -> Path:
         return self.folder / name / "done"

@@ -2,8 +2,8 @@
 
 What it trains is a module whose ``forward(batch, draw)`` returns losses by name, each a vector
 over rows. Data and draws depend on (seed, step) alone, so a run that is killed and resumed walks
-the same way as one that is not; so does one that several processes share, if no loss of a row
-depends on the rows beside it (as CLIP's contrast does).
+the same way as one that is not; so does one that several processes share, if all its dice are in
+the draw (the VAE has some of its own) and no loss of a row depends on those beside it (as CLIP's).
 """
 
 from __future__ import annotations

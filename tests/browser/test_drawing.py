@@ -163,6 +163,16 @@ def test_a_line_as_thick_as_chosen(classic):
     assert widths == [0.05, pytest.approx(0.05 * 1.15**3, abs=1e-4), 0.5]
 
 
+def test_brackets_also_work_where_they_take_alt(classic):
+    focus(classic)
+    classic.drag(*ZIGZAG)
+    for key in ("Alt+BracketRight", "Alt+BracketRight"):
+        classic.press(key)
+    classic.drag(*BOX)
+    thin, thick = (stroke["width"] for stroke in classic.strokes())
+    assert thick > thin
+
+
 def test_shift_keeps_a_line_straight_and_a_shape_even(classic):
     focus(classic)
     classic.page.keyboard.down("Shift")
@@ -274,16 +284,6 @@ def test_the_other_end_of_a_pen_erases(classic):
 
 
 # Undo
-
-
-def test_brackets_also_work_where_they_take_alt(classic):
-    focus(classic)
-    classic.drag(*ZIGZAG)
-    for key in ("Alt+BracketRight", "Alt+BracketRight"):
-        classic.press(key)
-    classic.drag(*BOX)
-    thin, thick = (stroke["width"] for stroke in classic.strokes())
-    assert thick > thin
 
 
 def test_undo_and_redo_follow_the_drawing(either):

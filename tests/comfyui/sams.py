@@ -32,6 +32,7 @@ def names(root: str) -> dict[str, Any]:
     """What is listed, with a place of other packs that was there before."""
     folder_paths.folder_names_and_paths["sams"] = (["/elsewhere"], {".pth"})
     folders.register()
+    before = SAMLoader.define_schema().inputs[0].options
     folder_paths.add_model_folder_path("sams", root)
     paths, extensions = folder_paths.folder_names_and_paths["sams"]
     return {
@@ -39,6 +40,7 @@ def names(root: str) -> dict[str, Any]:
         "paths": paths,
         "extensions": sorted(extensions),
         "default": folder_paths.models_dir,
+        "before": before,
     }
 
 

@@ -29,6 +29,7 @@ def names(root: str) -> dict[str, Any]:
     """What is listed, with a place of other packs that was there before."""
     folder_paths.folder_names_and_paths["LLM"] = (["/elsewhere"], {".gguf"})
     folders.register()
+    before = VLLMLoader.define_schema().inputs[0].options
     folder_paths.add_model_folder_path("LLM", root)
     paths, extensions = folder_paths.folder_names_and_paths["LLM"]
     return {
@@ -36,6 +37,7 @@ def names(root: str) -> dict[str, Any]:
         "paths": paths,
         "extensions": sorted(extensions),
         "default": folder_paths.models_dir,
+        "before": before,
     }
 
 

@@ -153,6 +153,7 @@ def test_other_packs_keep_their_places_and_only_sams_are_listed(memory, sams):
     assert found["names"] == ["maker/tiny-sam2", "tiny-sam"]
     assert found["paths"] == ["/elsewhere", str(Path(found["default"], "sams")), str(sams)]
     assert found["extensions"] == [".pth"]
+    assert found["before"]  # from an empty list the page would send nothing at all
 
 
 @pytest.mark.parametrize("kind", ["sam", "sam2"])

@@ -47,11 +47,14 @@ def outputs(vllm: VLLM) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def train(vllm: VLLM, folder: Path, steps: int = 4) -> list[float]:
+    """Replies, and something that the states at the edit tokens are to become."""
     config = ModelFolder(folder).config.lora
     optimizer = torch.optim.Adam(lora.attach(vllm, config), lr=3e-2)
     losses = []
     for _ in range(steps):
-        loss = vllm.reply_loss(tokens(vllm), vllm.states(tokens(vllm), pictures())).sum()
+        states = vllm.states(tokens(vllm), pictures())
+        loss = vllm.reply_loss(tokens(vllm), states).sum()
+        loss = loss + vllm.edit_states(tokens(vllm), states).square().mean()
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()

@@ -1,12 +1,14 @@
 import json
 import os
 import re
+import shutil
 import sys
 from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
+from diffusers import AutoencoderKL
 from safetensors.torch import load_file
 from transformers import CLIPModel
 
@@ -163,13 +165,34 @@ def test_what_a_stage_pretrained_is_what_the_next_one_reads(trained, stage, pref
     assert all(torch.equal(read[kept + key], weight) for key, weight in weights.items())
 
 
+def averages(folder: Path) -> dict[str, torch.Tensor]:
+    state = torch.load(folder / CHECKPOINT, weights_only=True)
+    return dict(zip(state["trained"], state["ema"]["shadow_params"], strict=True))
+
+
+def test_the_decoder_is_trained_alone_and_handed_on(trained):
+    read = AutoencoderKL.from_pretrained(trained / "model" / "vae").state_dict()
+    first, second = (averages(trained / stage) for stage in ("vae", "decoder"))
+    for key, weight in (first | second).items():
+        assert torch.equal(read[key.removeprefix("vae.")], weight)
+    assert not any(torch.equal(first[key], weight) for key, weight in second.items())
+
+
+def test_what_is_exported_is_exported_anew_after_another_stage(trained, tmp_path):
+    folder = shutil.copytree(trained, tmp_path / "run")
+    (folder / "decoder" / "done").unlink()
+    weights = folder / "flexedit-mini" / "vae" / "diffusion_pytorch_model.safetensors"
+    weights.unlink()
+    MiniTraining(folder, tiny_plan()).run()
+    assert weights.is_file()
+
+
 def test_averaged_weights_are_what_is_handed_on(trained):
-    state = torch.load(trained / "joint" / CHECKPOINT, weights_only=True)
-    averaged = dict(zip(state["trained"], state["ema"]["shadow_params"], strict=True))
+    averaged, last = averages(trained / "joint"), outcome(trained / "joint", "")
     handed_on = load_file(trained / "joint" / WEIGHTS_FILE)
     name = "unet.conv_out.weight"
     assert torch.equal(handed_on[name], averaged[f"unet.{name}"])
-    assert not torch.equal(handed_on[name], state["trained"][f"unet.{name}"])
+    assert not torch.equal(handed_on[name], last[f"unet.{name}"])
 
 
 def test_what_was_pretrained_is_in_the_model(trained):

@@ -15,7 +15,13 @@ from flexedit.training.batch import Batch, collate
 from flexedit.training.system import Draw, Recipe, System, choose
 from tests.tiny import TINY, make_tiny_folder
 
-JOINT = Recipe(stage="joint", parts=("unet", "mea", "qformer", "vllm"), drop_edit=0, drop_scene=0)
+JOINT = Recipe(
+    stage="joint",
+    parts=("unet", "mea", "qformer", "vllm"),
+    drop_edit=0,
+    drop_scene=0,
+    generic_reply=0,
+)
 ALIGN = Recipe(stage="align", parts=("qformer", "vllm"))
 HELPERS = ("helper_classes", "helper_result", "helper_mask")
 HELPED = dataclasses.replace(JOINT, helper_classes=0.5, helper_result=0.25, helper_mask=2.0)
@@ -95,8 +101,7 @@ def test_each_row_takes_the_branch_it_was_dealt():
 
 
 def test_a_question_is_scored_by_its_reply_alone(tiny):
-    recipe = dataclasses.replace(HELPED, generic_reply=0.0)
-    found = losses(build(tiny, recipe), batch_of("ask", "remove", "insert"))
+    found = losses(build(tiny, HELPED), batch_of("ask", "remove", "insert"))
     assert set(found) == {"reply", "diffusion", *HELPERS}
     for name, loss in found.items():
         assert loss.shape == (3,)
@@ -214,6 +219,22 @@ def test_the_edited_region_counts_more(tiny):
         found[weight] = losses(system, batch)["diffusion"]
     assert found[4.0] > found[1.0]
     torch.testing.assert_close(found[7.0] - found[4.0], found[4.0] - found[1.0])
+
+
+def test_what_lies_around_the_edited_region_counts_like_it(tiny):
+    region = torch.zeros(1, 64, 64)
+    region[:, 33, 34] = 1  # in the latent pixel (8, 8)
+    batch, found, predictions = dataclasses.replace(batch_of("remove"), region=region), {}, []
+    for weight in (1.0, 4.0):
+        system = build(tiny, dataclasses.replace(JOINT, region=weight))
+        system.unet.register_forward_hook(lambda *call: predictions.append(call[-1]))
+        found[weight] = losses(system, batch)["diffusion"]
+    assert system.config.diffusion.prediction_type == "sample"
+    with torch.no_grad():
+        clean = system.vae.encode(batch.target * 2 - 1).latent_dist.mode()
+    error = (predictions[0] - clean * system.vae.config.scaling_factor).square()
+    around = error[..., 6:11, 6:11].sum() / error.numel()
+    torch.testing.assert_close(found[4.0] - found[1.0], 3 * around[None])
 
 
 def test_several_noises_of_a_row_score_as_each_would_alone(tiny):

@@ -30,7 +30,8 @@ const PLAIN = {
  */
 export function commandOf(event) {
   const key = event.key.toLowerCase();
-  if (key === "[" || key === "]") return PLAIN[key]; // with AltGr or Option on many keyboards
+  const isTyped = event.altKey || !event.ctrlKey; // AltGr is Ctrl and Alt, on some keyboards Option
+  if ((key === "[" || key === "]") && isTyped && !event.metaKey) return PLAIN[key];
   if (event.altKey) return undefined;
   if (!event.ctrlKey && !event.metaKey) return PLAIN[key];
   if (key === "y" || (key === "z" && event.shiftKey)) return ["redo"];
