@@ -65,6 +65,18 @@ def test_it_says_why_there_are_no_words(page):
     page.until(lambda: [text.split(",")[0] for text in shown(page)] == ["No words"])
 
 
+IN_SIGHT = """[...document.querySelectorAll(".flexedit-card, .flexedit-hint")].map((element) => {
+  const { left, top, width, height } = element.getBoundingClientRect();
+  return element.contains(document.elementFromPoint(left + width / 2, top + height / 2));
+})"""
+
+
+def test_all_that_is_said_is_in_sight_on_the_node(page):
+    page.load(graph(page.next_id(), num_pictures=2))
+    said(page)
+    page.until(lambda: page.evaluate(IN_SIGHT) == [True, True])
+
+
 def test_it_says_that_the_picture_is_too_large_for_the_model(page):
     large = Image.fromarray(scribbled(held_out("remove", 6, 128))).resize((256, 256))
     page.comfy.upload_image(large, "large.png")
@@ -72,6 +84,7 @@ def test_it_says_that_the_picture_is_too_large_for_the_model(page):
     said(page)
     hint = page.page.locator(".flexedit-hint:visible")
     page.until(lambda: hint.count() == 1 and "256×256 pixels" in hint.inner_text())
+    page.until(lambda: page.evaluate(IN_SIGHT) == [True])
 
 
 def test_what_is_shown_is_no_part_of_the_workflow(page):
