@@ -34,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (MemoryError, RuntimeError) as error:  # torch's OutOfMemoryError is a RuntimeError
         if not _lacks_memory(error):
             raise
-        return _fail(f"There is not enough memory for this ({error}). Take smaller pictures.")
+        return _fail("There is not enough memory for this. Take smaller pictures or fewer.")
     if getattr(options, "json", False):
         print(json.dumps(report))
     elif report:
