@@ -107,6 +107,11 @@ class ModelFolder:
                 if key.startswith(start)
             }
 
+    def all_tensors(self, dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
+        """All that was trained, by full names: what a training goes on from."""
+        with self._open() as file:
+            return {key: file.get_tensor(key).to(dtype) for key in self.keys}
+
     def part(self, name: str) -> Path:
         """Where a frozen part lies: in a folder inside this one, or in a pinned hub snapshot."""
         source = self.config.sources.get(name)

@@ -119,6 +119,8 @@ def parser() -> argparse.ArgumentParser:
     train.add_argument("what", choices=("mini",))
     train.add_argument("--out", type=Path, default=Path("runs/mini"))
     train.add_argument("--stages", help="comma-separated; default: all, in order")
+    train.add_argument("--start", type=Path, help="a flexedit-mini to go on from, at joint")
+    train.add_argument("--seed", type=_seed, default=0, help="of samples and noise")
     train.add_argument("--threads", type=_positive, help="CPU threads")
     train.add_argument("--minutes", type=float, help="stop about then; run again to go on")
     train.set_defaults(run=run_train)
@@ -126,7 +128,7 @@ def parser() -> argparse.ArgumentParser:
     ablation = commands.add_parser("ablation", help="the paper's ablation on flexedit-mini")
     ablation.add_argument("what", choices=("run", "tables", "figures"))
     ablation.add_argument("--logs", type=Path, default=Path("docs/ablation"))
-    ablation.add_argument("--mini", type=Path, default=Path("runs/mini"), help="a finished run")
+    ablation.add_argument("--start", type=Path, help="default: the embedded model")
     ablation.add_argument("--out", type=Path, default=Path("runs/ablation"))
     ablation.add_argument("--variant", action="append", help="default: all")
     ablation.add_argument("--seed", type=_seed, action="append", help="default: 0, 1 and 2")
@@ -286,13 +288,17 @@ def run_info(options: argparse.Namespace) -> dict[str, Any]:
 def run_train(options: argparse.Namespace) -> dict[str, Any]:
     import torch
 
+    from .checkpoint import ModelFolder
     from .training.stages import ORDER, MiniTraining
 
     if options.threads:
         torch.set_num_threads(options.threads)
     stages = tuple(options.stages.split(",")) if options.stages else ORDER
     seconds = None if options.minutes is None else 60 * options.minutes
-    MiniTraining(options.out).run(stages, seconds)
+    training = MiniTraining(options.out, seed=options.seed)
+    if options.start is not None:
+        training.take_up(ModelFolder(options.start))
+    training.run(stages, seconds)
     return {"out": str(options.out)}
 
 
@@ -318,11 +324,13 @@ def run_ablation(options: argparse.Namespace) -> dict[str, Any]:
         return {"figures": str(options.logs)}
     import torch
 
+    from .checkpoint import ModelFolder
     from .training.ablation import SEEDS, VARIANTS, Ablation
 
     if options.threads:
         torch.set_num_threads(options.threads)
-    ablation = Ablation(options.mini, options.out, options.logs)
+    start = ModelFolder(options.start) if options.start else ModelFolder.embedded()
+    ablation = Ablation(start, options.out, options.logs)
     ablation.run(tuple(options.variant or VARIANTS), tuple(options.seed or SEEDS))
     return {"logs": str(options.logs)}
 

@@ -1,9 +1,9 @@
 """The ablation: variants of one system, trained alike from the same parts, run on the same cases.
 
-Each starts from a finished training of flexedit-mini: its VAE, CLIP and VLLM, the UNet of ``base``,
-the Q-Former and edit tokens of ``align``. The Mask Enhanced Adapter, which is what the paper
-ablates (§4.3), starts anew in every variant, so that none is at home in another's. What becomes of
-a variant is one log (`flexedit.benchmark.ablation`): its facts, its curve, a row per case.
+Each starts from one finished model, flexedit-mini: its VAE, CLIP, VLLM, UNet, Q-Former and edit
+tokens. The Mask Enhanced Adapter, which is what the paper ablates (§4.3), starts anew in every
+variant, so that none is at home in another's. What becomes of a variant is one log
+(`flexedit.benchmark.ablation`): its facts, its curve, a row per case.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 
 from ..benchmark.ablation import Log
 from ..benchmark.build import build
@@ -26,13 +25,12 @@ from ..benchmark.judge import Judge
 from ..benchmark.metrics import score
 from ..benchmark.run import run
 from ..benchmark.systems import FlexEdit
-from ..checkpoint import WEIGHTS_FILE, ModelFolder
+from ..checkpoint import ModelFolder
 from ..config import MEAConfig, SystemConfig, TextBridgeConfig
 from ..data.assets import CLASSES
 from ..data.world import FULL_MASK, OPERATIONS, World
 from ..errors import FlexEditError
 from ..pipeline import FlexEditPipeline
-from . import mini
 from .stages import BASE, curve, export_folder
 from .system import System
 from .trainer import TrainConfig, Trainer
@@ -101,15 +99,12 @@ VARIANTS: dict[str, Variant] = {
 
 @dataclass(frozen=True)
 class Ablation:
-    """trained: the folder of a finished training of the mini · out: where variants train · logs:
-    what is kept of them
-    """
+    """start: what all variants start from · out: where they train · logs: what is kept of them"""
 
-    trained: Path
+    start: ModelFolder
     out: Path
     logs: Path
     train: TrainConfig = TRAIN
-    shape: mini.Shape = mini.MINI
     num_single: int = NUM_SINGLE
     num_multi: int = NUM_MULTI
 
@@ -138,33 +133,24 @@ class Ablation:
 
     def fit(self, variant: Variant, seed: int, folder: Path) -> None:
         """Trains ``folder/model``."""
-        parts = self.trained / "model"
-        config = variant.config(mini.system_config(self.shape, folder.name))
+        config = variant.config(dataclasses.replace(self.start.config, name=folder.name))
         recipe = dataclasses.replace(RECIPE, **variant.recipe)
         torch.manual_seed(seed)
-        system = System(ModelFolder(parts, config), recipe, len(CLASSES), seed)
-        system.take_up(self.start())
-        world = World(self.shape.size, seed=WORLD_SEED + seed, **variant.world)
+        system = System(ModelFolder(self.start.path, config), recipe, len(CLASSES), seed)
+        system.take_up(self.inherited())
+        world = World(config.sampling.size, seed=WORLD_SEED + seed, **variant.world)
         trainer = Trainer(
             system, world, dataclasses.replace(self.train, seed=seed), folder / "training"
         )
         trainer.run()
         with trainer.averaged():
-            export_folder(parts, folder / "exported", config, system.tensors())
+            export_folder(self.start.path, folder / "exported", config, system.tensors())
         (folder / "exported").rename(folder / "model")
 
-    def start(self) -> dict[str, torch.Tensor]:
+    def inherited(self) -> dict[str, torch.Tensor]:
         """All but the adapter, by the checkpoint's names."""
-        found: dict[str, torch.Tensor] = {}
-        for stage in ("align", "base"):
-            path = self.trained / stage / WEIGHTS_FILE
-            if not path.is_file():
-                raise FlexEditError(
-                    f"{self.trained} has no finished stage {stage!r}. Train it first: "
-                    f"python -m flexedit train mini --out {self.trained} --stages {stage}"
-                )
-            found |= load_file(path)
-        return {key: tensor for key, tensor in found.items() if not key.startswith("mea.")}
+        tensors = self.start.all_tensors()
+        return {key: tensor for key, tensor in tensors.items() if not key.startswith("mea.")}
 
     def measure(
         self,

@@ -109,15 +109,21 @@ NEEDS: dict[str, tuple[str, ...]] = {
     "export": ("joint", "decoder"),
 }
 ORDER = tuple(NEEDS)
+SEED_STRIDE = 10_000  # beyond the seeds of stages, validation and ablation
+# What `joint` starts from, by prefixes of the checkpoint's names
+TRAINED_BY = {"base": ("unet", "mea", "null"), "align": ("qformer", "lora", "tokens")}
 
 
 class MiniTraining:
-    """One training of a mini in ``folder``; ``folder/model`` grows from stage to stage."""
+    """One training of a mini in ``folder``; ``folder/model`` grows from stage to stage.
 
-    def __init__(self, folder: Path, plan: Plan = MINI_PLAN) -> None:
+    Another ``seed`` trains on other samples, with other noise.
+    """
+
+    def __init__(self, folder: Path, plan: Plan = MINI_PLAN, seed: int = 0) -> None:
         from accelerate import PartialState
 
-        self.folder, self.plan, self.model = folder, plan, folder / "model"
+        self.folder, self.plan, self.seed, self.model = folder, plan, seed, folder / "model"
         self.processes = PartialState(cpu=not torch.cuda.is_available())
 
     def run(self, names: tuple[str, ...] = ORDER, max_seconds: float | None = None) -> None:
@@ -139,17 +145,44 @@ class MiniTraining:
                 self.processes.wait_for_everyone()
                 if not finished:
                     return
-                self._done(name).parent.mkdir(parents=True, exist_ok=True)
-                self._done(name).touch()
+                self._finish(name)
                 if name in NEEDS["export"]:
                     self._done("export").unlink(missing_ok=True)
+
+    def take_up(self, source: ModelFolder) -> None:
+        """Lets a finished model stand for the stages before ``joint``, which then goes on from it;
+        a folder that has begun keeps what it has.
+
+        Raises FlexEditError if the model has other sizes.
+        """
+        config = mini.system_config(self.plan.shape, source.config.name)
+        if dataclasses.replace(source.config, sampling=config.sampling) != config:
+            raise FlexEditError(
+                f"{source.path.name} differs from flexedit-mini in more than its weights, so its "
+                "training cannot go on from it. Leave --start away."
+            )
+        if self.processes.is_main_process and not self._done("parts").is_file():
+            for part in config.sources:
+                shutil.copytree(source.part(part), self.model / part, dirs_exist_ok=True)
+            tensors = source.all_tensors()
+            for stage, prefixes in TRAINED_BY.items():
+                own = {k: v for k, v in tensors.items() if k.partition(".")[0] in prefixes}
+                (self.folder / stage).mkdir(parents=True, exist_ok=True)
+                save_file(own, self.folder / stage / WEIGHTS_FILE)
+            for name in ORDER[ORDER.index("joint") - 1 :: -1]:  # parts last: it says that all is
+                self._finish(name)
+        self.processes.wait_for_everyone()
+
+    def _finish(self, name: str) -> None:
+        self._done(name).parent.mkdir(parents=True, exist_ok=True)
+        self._done(name).touch()
 
     def _done(self, name: str) -> Path:
         return self.folder / name / "done"
 
     def _world(self, name: str) -> World:
-        seed = ORDER.index(name)  # no stage sees another's samples
-        return World(self.plan.shape.size, seed=seed)
+        # no stage sees another's samples, nor those of another seed
+        return World(self.plan.shape.size, seed=ORDER.index(name) + SEED_STRIDE * self.seed)
 
     def _train(
         self,
@@ -158,7 +191,7 @@ class MiniTraining:
         max_seconds: float | None,
         validate: Callable[[int], None] | None = None,
     ) -> Trainer:
-        config = self.plan.stages[name].train
+        config = dataclasses.replace(self.plan.stages[name].train, seed=self.seed)
         if torch.cuda.is_available():  # a GPU outruns the world's one process
             config = dataclasses.replace(config, num_workers=max(1, (os.cpu_count() or 2) - 2))
         trainer = Trainer(trainee, self._world(name), config, self.folder / name, validate)
@@ -272,8 +305,8 @@ class MiniTraining:
         """Fresh FlexEdit parts beside the pretrained ones."""
         recipe = self.plan.stages[name].recipe
         assert recipe is not None
-        torch.manual_seed(ORDER.index(name))
-        return System(ModelFolder(self.model, config), recipe, len(CLASSES))
+        torch.manual_seed(ORDER.index(name) + SEED_STRIDE * self.seed)
+        return System(ModelFolder(self.model, config), recipe, len(CLASSES), self.seed)
 
     def decoder(self, max_seconds: float | None = None) -> bool:
         from diffusers import AutoencoderKL

@@ -10,14 +10,14 @@ from flexedit.checkpoint import ModelFolder
 from flexedit.cli import main
 from flexedit.errors import FlexEditError
 from flexedit.training.ablation import STRENGTHS, TRAIN, VARIANTS, Ablation
-from tests.tiny import TINY
 
 
 @pytest.fixture(scope="module")
 def ablation(trained, tmp_path_factory) -> Ablation:
     folder = tmp_path_factory.mktemp("ablation")
     train = dataclasses.replace(TRAIN, steps=1, batch_size=2, log_every=1)
-    return Ablation(trained, folder, folder / "logs", train, TINY, num_single=3, num_multi=2)
+    start = ModelFolder(trained / "flexedit-mini")
+    return Ablation(start, folder, folder / "logs", train, num_single=3, num_multi=2)
 
 
 @pytest.mark.parametrize("name", VARIANTS)
@@ -41,8 +41,8 @@ def test_every_variant_trains_and_becomes_a_model(ablation, name):
     assert changed - {"name"} == expected.get(name, set())
 
 
-def test_the_adapter_starts_anew_and_all_else_from_the_finished_training(ablation, trained):
-    start = ablation.start()
+def test_the_adapter_starts_anew_and_all_else_from_the_finished_model(ablation):
+    start = ablation.inherited()
     assert {key.split(".")[0] for key in start} == {"unet", "qformer", "tokens", "lora", "null"}
 
 
@@ -53,11 +53,6 @@ def test_differences_are_between_equal_seeds(tmp_path):
         Log({"variant": name, "seed": seed}, (), rows).write(tmp_path / f"{name}-{seed}.jsonl")
     found = {table.key: table for table in tables(read_logs(tmp_path))}
     assert found["differences"].rows[0].cells["multi success"].mean == 0
-
-
-def test_a_training_that_is_not_finished_is_named(tmp_path):
-    with pytest.raises(FlexEditError, match=r"no finished stage 'align'.*--stages align"):
-        Ablation(tmp_path, tmp_path, tmp_path).start()
 
 
 def test_variants_are_measured_once_and_their_tables_printed(ablation, capsys):

@@ -213,6 +213,47 @@ def test_running_again_does_nothing(trained):
     assert snapshot() == before
 
 
+def test_a_finished_model_is_trained_on_without_its_checkpoints(trained, tmp_path):
+    start = ModelFolder(trained / "flexedit-mini")
+    training = MiniTraining(tmp_path / "on", tiny_plan(), seed=1)
+    training.take_up(start)
+    training.run()
+    assert [row["step"] for row in curve(tmp_path / "on" / "joint")] == [1, 2]
+    assert not (tmp_path / "on" / "base" / "log.jsonl").exists()
+    result = ModelFolder(tmp_path / "on" / "flexedit-mini")
+    assert result.keys == start.keys
+    for prefix in ("unet", "mea", "qformer", "lora", "tokens"):
+        before, after = start.tensors(prefix), result.tensors(prefix)
+        assert any(not torch.equal(before[key], after[key]) for key in before), prefix
+    for part in ("vllm", "clip"):
+        path = Path(part) / "model.safetensors"
+        before, after = load_file(start.path / path), load_file(result.path / path)
+        assert all(torch.equal(before[key], after[key]) for key in before)
+    training.take_up(ModelFolder(trained / "flexedit-mini"))  # has begun: nothing changes
+    assert (tmp_path / "on" / "joint" / "done").is_file()
+
+
+def test_what_joint_goes_on_from_is_all_of_the_model(trained, tmp_path):
+    start = ModelFolder(trained / "flexedit-mini")
+    MiniTraining(tmp_path, tiny_plan()).take_up(start)
+    taken = load_file(tmp_path / "align" / WEIGHTS_FILE) | load_file(
+        tmp_path / "base" / WEIGHTS_FILE
+    )
+    assert set(taken) == set(start.keys)
+    assert all(tensor.dtype == torch.float32 for tensor in taken.values())
+
+
+def test_another_seed_sees_other_samples_and_noise(tmp_path):
+    one, two = (MiniTraining(tmp_path, tiny_plan(), seed) for seed in (0, 1))
+    assert (one._world("joint")[0].scene != two._world("joint")[0].scene).any()
+
+
+def test_a_model_of_other_sizes_is_not_trained_on(trained, tmp_path):
+    with pytest.raises(FlexEditError, match=r"flexedit-mini.* differs .*Leave --start away"):
+        MiniTraining(tmp_path).take_up(ModelFolder(trained / "flexedit-mini"))
+    assert not any(tmp_path.iterdir())
+
+
 def test_an_unknown_stage_is_named_before_anything_is_done(tmp_path):
     with pytest.raises(FlexEditError, match="Unknown stage 'joints'; choose from parts, vae"):
         MiniTraining(tmp_path, tiny_plan()).run(("parts", "joints"))
