@@ -296,6 +296,12 @@ def test_an_unknown_stage_of_training_is_refused_before_anything_starts(tmp_path
     assert not (tmp_path / "run").exists()
 
 
+def test_training_goes_on_from_a_model_folder_that_there_is(capsys, tmp_path):
+    assert run("train", "mini", "--out", tmp_path / "run", "--start", tmp_path / "none") == 2
+    assert "no model folder" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize("arguments", [[], ["paint"], ["edit"], ["mask", "circle", "--x", "a"]])
 def test_a_command_that_is_not_understood_shows_how_to_say_it(arguments, capsys):
     with pytest.raises(SystemExit) as raised:
