@@ -2,20 +2,25 @@
 
 A log is a JSONL file ``VARIANT-SEED.jsonl``: first the facts of one training, then its curve, then
 a row of metrics for each case (`metrics.score`). Variants that were only run otherwise (another
-reply, another λ) have a log of their own with the curve of the model that was run.
+reply, another λ) have a log of their own with the curve of the model that was run. Beside the logs
+of one seed lie ``pictures/VARIANT-SEED.png``: the results of some cases, in a row.
 """
 
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from ..errors import FlexEditError
+from .build import build
+from .cases import Benchmark, Case, read_picture
 from .tables import (
     Cell,
     Column,
@@ -23,12 +28,16 @@ from .tables import (
     Row,
     Rows,
     Table,
+    counted,
     difference,
     estimate,
     metric_columns,
     select,
 )
 
+NUM_SINGLE, NUM_MULTI, CASES_SEED = 120, 80, 11
+GROUPS = ("single", "multi")
+SHOWN_SEED = 0  # whose pictures are kept
 DIGITS = 4
 KEYS = ("case", "form", "group", "operation", "kind", "subject_setting", "status")
 NUMBERS = (
@@ -79,7 +88,9 @@ class Log:
         lines += [{"row": {k: row[k] for k in KEYS} | rounded(row, NUMBERS)} for row in self.rows]
         path.parent.mkdir(parents=True, exist_ok=True)
         text = "".join(json.dumps(line, separators=(",", ":")) + "\n" for line in lines)
-        path.write_text(text, encoding="utf-8", newline="\n")
+        temporary = path.with_suffix(".tmp")
+        temporary.write_text(text, encoding="utf-8", newline="\n")
+        os.replace(temporary, path)
 
     @classmethod
     def read(cls, path: Path) -> Log:
@@ -105,16 +116,56 @@ def rounded(row: Mapping[str, Any], keys: Iterable[str] | None = None) -> dict[s
 
 
 def read_logs(folder: Path) -> list[Log]:
+    """FlexEditError where there are none, and for variants that started from different weights."""
     logs = [Log.read(path) for path in sorted(folder.glob("*.jsonl"))]
     if not logs:
         raise FlexEditError(f"There are no logs in {folder}. Run the ablation first.")
+    if len({log.facts.get("start") for log in logs}) > 1:
+        raise FlexEditError(
+            f"The logs in {folder} are of variants that started from different weights, which "
+            "cannot be compared. Keep those of one start, or run the ablation into another folder."
+        )
     return logs
+
+
+def cases(folder: Path, num_single: int = NUM_SINGLE, num_multi: int = NUM_MULTI) -> Benchmark:
+    """What all variants are run on, in ``folder/cases``; the same wherever it is built."""
+    path = folder / "cases"
+    if not path.is_dir():
+        return build(path, seed=CASES_SEED, num_single=num_single, num_multi=num_multi)
+    return Benchmark(path)
+
+
+def first_of_each(benchmark: Benchmark) -> list[Case]:
+    """The first case of each operation of each group: those that are shown."""
+    found: dict[tuple[str, str], Case] = {}
+    for case in benchmark.kept:
+        found.setdefault((case.group, case.operation), case)
+    return list(found.values())
+
+
+def write_pictures(logs: Path, name: str, pictures: Sequence[np.ndarray | None]) -> None:
+    """Keeps results (H, W, 3) of one size as one picture; grey for a case that failed."""
+    size = next((picture.shape for picture in pictures if picture is not None), (1, 1, 3))
+    whole = [np.full(size, 128, np.uint8) if one is None else one for one in pictures]
+    path = picture_file(logs, name)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.concatenate(whole, axis=1)).save(path)
+
+
+def read_pictures(logs: Path, name: str) -> list[np.ndarray]:
+    """What `write_pictures` kept: square pictures."""
+    strip = read_picture(picture_file(logs, name))
+    return np.split(strip, strip.shape[1] // strip.shape[0], axis=1)
+
+
+def picture_file(logs: Path, name: str) -> Path:
+    return logs / "pictures" / f"{name}.png"
 
 
 def tables(logs: Sequence[Log]) -> list[Table]:
     """All that the logs have something to say about."""
     found = {name: averaged(logs, name) for name in distinct_variants(logs)}
-    seeds = {name: len(seeds_of(logs, name)) for name in found}
     return [
         table
         for table in (
@@ -126,7 +177,7 @@ def tables(logs: Sequence[Log]) -> list[Table]:
                 found, "single", "Single-image editing, as in the paper's Table 4",
                 ("success", "bg_psnr", "bg_ssim", "fg_psnr", "bg_lpips", "fg_clip_t"), PAPER_SINGLE,
             ),
-            by_variant(found, seeds),
+            by_variant(found, logs),
             against_full(logs),
             by_mask(found),
             by_strength(found),
@@ -179,22 +230,24 @@ def in_the_papers_shape(
     rows = []
     for name in paper:
         if cases := select(found.get(name, []), group=group, form="free"):
-            cells = {key: estimate(cases, key) for key in metrics if key in NUMBERS}
-            rows.append(Row("", TITLES[name], {"cases": str(len(cases)), **cells}))
+            known = [key for key in metrics if key in NUMBERS]
+            rows.append(Row("", TITLES[name], cells_of(cases, known)))
     for name, numbers in paper.items():
-        known: dict[str, Cell] = {key: Estimate(key, value) for key, value in numbers.items()}
-        rows.append(Row("", f"{TITLES[name]} (paper)", known, is_reference=True))
+        cells: dict[str, Cell] = {key: Estimate(key, value) for key, value in numbers.items()}
+        rows.append(Row("", f"{TITLES[name]} (paper)", cells, is_reference=True))
     note = (
         "Means over cases of the mean over seeds. The paper's rows were measured at full scale, on "
-        "other pictures and with other encoders: what can be compared is the order of the rows."
+        "other pictures and with other encoders: what can be compared is the order of the rows. "
+        "Which of its last two rows is which is told by its text; CLIP-I and DINO are left out."
     )
     return Table(group, title, note, "variant", metric_columns(metrics), tuple(rows))
 
 
-def by_variant(found: Mapping[str, Rows], seeds: Mapping[str, int]) -> Table:
+def by_variant(found: Mapping[str, Rows], logs: Sequence[Log]) -> Table:
     """What each variant understands and achieves, with free-shape masks."""
     columns = (
         Column("seeds", "seeds"),
+        Column("minutes", "core minutes of training"),
         Column("label_right", "label accuracy %"),
         Column("iou", "painted IoU"),
         *(Column(f"single {name}", name, "success %") for name in ("remove", "replace", "add")),
@@ -206,13 +259,26 @@ def by_variant(found: Mapping[str, Rows], seeds: Mapping[str, int]) -> Table:
     for section, names in (("The authors' choices", AUTHORS), ("Our readings", READINGS)):
         for name in names:
             if cases := select(found.get(name, []), form="free"):
-                cells: dict[str, Any] = {"seeds": str(seeds[name])}
-                for column in columns[1:]:
+                facts = [log.facts for log in logs if log.facts["variant"] == name]
+                cells: dict[str, Any] = {"seeds": str(len(facts)), "minutes": minutes(facts)}
+                for column in columns[2:]:
                     group, _, operation = column.key.partition(" ")
                     part = select(cases, group=group, operation=operation) if operation else cases
                     cells[column.key] = estimate(part, "success" if operation else column.key)
                 rows.append(Row(section, TITLES[name], cells))
-    return Table("variants", "All variants", "Free-shape masks.", "variant", columns, tuple(rows))
+    note = (
+        "Free-shape masks. All start from the same finished model with a new adapter. Two variants "
+        "only leave out what that model has learned before: segmentation, and rough masks. Three "
+        "begin with inputs that it has never had: eq. 6 to the letter, the clean scene, and the "
+        "text encoder's words, which also come without any subject picture."
+    )
+    return Table("variants", "All variants", note, "variant", columns, tuple(rows))
+
+
+def minutes(facts: Sequence[Mapping[str, Any]]) -> str:
+    """Of one training on average, by the clock times the cores that it used; "" if unknown."""
+    known = [one["training_seconds"] * one["threads"] for one in facts if "threads" in one]
+    return f"{np.mean(known) / 60:.0f}" if known else ""
 
 
 def seeds_of(logs: Sequence[Log], variant: str) -> set[Any]:
@@ -222,7 +288,7 @@ def seeds_of(logs: Sequence[Log], variant: str) -> set[Any]:
 def against_full(logs: Sequence[Log]) -> Table:
     columns = tuple(
         Column(f"{group} {metric}", name, f"{group}-image")
-        for group in ("single", "multi")
+        for group in GROUPS
         for metric, name in (("success", "success"), ("fg_psnr", "fg PSNR"), ("bg_psnr", "bg PSNR"))
     )
     rows = []
@@ -246,27 +312,38 @@ def against_full(logs: Sequence[Log]) -> Table:
 
 def by_mask(found: Mapping[str, Rows]) -> Table:
     """What it is worth to have trained on rough masks."""
-    columns = metric_columns(("success", "label_right", "iou"))
+    metrics = ("success", "label_right", "iou")
+    columns = (*metric_columns(metrics), Column("difference", "success, free − full"))
     rows = []
     for name in ("full", "full-masks"):
-        for form, title in (("free", "free-shape masks"), ("full", "full masks")):
-            if cases := select(found.get(name, []), form=form):
-                rows.append(Row(TITLES[name], title, cells_of(cases, columns)))
-    return Table("masks", "Run with rough and with full masks", "", "mask", columns, tuple(rows))
+        free, full = (select(found.get(name, []), form=form) for form in ("free", "full"))
+        for title, part in (("free-shape masks", free), ("full masks", full)):
+            if part:
+                rows.append(Row(TITLES[name], title, cells_of(part, metrics)))
+        if free and full:
+            rows[-2].cells["difference"] = difference(free, full, "success", "case")
+    note = "The same cases with both forms of mask; the difference is paired by case."
+    return Table("masks", "Run with rough and with full masks", note, "mask", columns, tuple(rows))
 
 
-def cells_of(cases: Rows, columns: Sequence[Column]) -> dict[str, Cell]:
-    """``columns``: of `metric_columns`"""
-    counted: dict[str, Cell] = {"cases": str(len(cases))}
-    return counted | {column.key: estimate(cases, column.key) for column in columns[1:]}
+def cells_of(cases: Rows, metrics: Sequence[str]) -> dict[str, Cell]:
+    """For `metric_columns`"""
+    return {"cases": counted(cases)} | {key: estimate(cases, key) for key in metrics}
 
 
 def by_strength(found: Mapping[str, Rows]) -> Table:
-    columns = metric_columns(("success", "fg_psnr", "bg_psnr"))
+    metrics = ("success", "fg_psnr", "bg_psnr")
+    columns = (*metric_columns(metrics), Column("difference", "success, less that of λ = 1"))
+    by_value = {strength_of(name): found[name] for name in found if name.startswith(STRENGTH)}
+    if by_value and "full" in found:
+        by_value[1.0] = found["full"]
     rows = []
-    for name in found:
-        if name.startswith(STRENGTH):
-            cases = select(found[name], group="multi", form="free")
-            rows.append(Row("", f"λ = {strength_of(name):g}", cells_of(cases, columns)))
+    for strength, results in sorted(by_value.items()):
+        part = select(results, group="multi", form="free")
+        cells = cells_of(part, metrics)
+        if strength != 1 and "full" in found:
+            others = select(found["full"], group="multi", form="free")
+            cells["difference"] = difference(part, others, "success", "case")
+        rows.append(Row("", f"λ = {strength:g}", cells))
     note = "Cases with a subject; the weight λ of its attention (eq. 7), FlexEdit trained with 1."
     return Table("strength", "The subject's weight", note, "λ", columns, tuple(rows))

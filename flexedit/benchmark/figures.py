@@ -10,10 +10,23 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..errors import FlexEditError
-from .ablation import AUTHORS, READINGS, TITLES, Log, read_logs
-from .cases import Benchmark, Case
+from .ablation import (
+    AUTHORS,
+    READINGS,
+    SHOWN_SEED,
+    STRENGTH,
+    TITLES,
+    Log,
+    cases,
+    distinct_variants,
+    first_of_each,
+    picture_file,
+    read_logs,
+    read_pictures,
+    strength_of,
+)
+from .cases import Benchmark
 from .page import outlined
-from .run import Run
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -26,19 +39,26 @@ DPI = 110
 
 
 def draw(logs: Path, out: Path) -> None:
-    """Writes ``curves.png`` and, where the variants of seed 0 were run, ``cases.png`` to ``logs``.
+    """Writes ``curves.png`` and, of what was run with the first seed, ``cases.png`` and
+    ``strengths.png`` to ``logs``.
 
-    out: the folder of `flexedit.training.ablation.Ablation`
+    out: where the cases are, or are built if they are not there
     """
-    curves(read_logs(logs)).savefig(logs / "curves.png", dpi=DPI)
-    runs = {
-        name: Run(folder)
-        for name in VARIANTS
-        if (folder := out / "results" / f"{name}-0").is_dir()
-        and (logs / f"{name}-0.jsonl").is_file()  # finished
-    }
-    if runs:
-        same_cases(Benchmark(out / "cases"), runs).savefig(logs / "cases.png", dpi=DPI)
+    found = read_logs(logs)
+    curves(found).savefig(logs / "curves.png", dpi=DPI)
+    names = distinct_variants(found)
+    swept = [name for name in names if name.startswith(STRENGTH)]
+    for file, titles in (
+        ("cases.png", {name: TITLES[name] for name in VARIANTS if name in names}),
+        ("strengths.png", {name: f"λ = {strength_of(name):g}" for name in swept}),
+    ):
+        results = {
+            title: read_pictures(logs, f"{name}-{SHOWN_SEED}")
+            for name, title in titles.items()
+            if picture_file(logs, f"{name}-{SHOWN_SEED}").is_file()
+        }
+        if results:
+            same_cases(cases(out), results).savefig(logs / file, dpi=DPI)
 
 
 def curves(logs: Sequence[Log]) -> Figure:
@@ -87,20 +107,23 @@ def smoothed(curves: Sequence[Mapping[float, float]]) -> tuple[list[float], np.n
     return steps[window - 1 :], np.convolve(means, np.full(window, 1 / window), "valid")
 
 
-def same_cases(benchmark: Benchmark, runs: Mapping[str, Run]) -> Figure:
-    """A row for the first case of each operation: scene, truth, then the result of every run."""
-    titles = ("scene", "truth", *(TITLES[name] for name in runs))
-    cases = first_of_each(benchmark)
-    page = blank(1.35 * len(titles), 1.6 * len(cases))
-    grid = page.subplots(len(cases), len(titles), squeeze=False)
-    for row, case in zip(grid, cases, strict=True):
+def same_cases(benchmark: Benchmark, results: Mapping[str, Sequence[np.ndarray]]) -> Figure:
+    """A row for the first case of each operation: scene, truth, then what each variant made of it.
+
+    results: by title, for all those cases or for those with a subject
+    """
+    titles = ("scene", "truth", *results)
+    count = max(len(pictures) for pictures in results.values())
+    shown = first_of_each(benchmark)[-count:]  # those with a subject come last
+    page = blank(1.35 * len(titles), 1.6 * len(shown))
+    grid = page.subplots(len(shown), len(titles), squeeze=False)
+    for number, (row, case) in enumerate(zip(grid, shown, strict=True)):
         scene, mask = (benchmark.picture(case, name) for name in ("scene", "mask"))
-        results = (run.picture(case.id) for run in runs.values())
-        pictures = (outlined(scene, mask), benchmark.picture(case, "truth"), *results)
+        made = (pictures[number] for pictures in results.values())
+        pictures = (outlined(scene, mask), benchmark.picture(case, "truth"), *made)
         for panel, picture in zip(row, pictures, strict=True):
             panel.axis("off")
-            if picture is not None:
-                panel.imshow(picture, interpolation="nearest")
+            panel.imshow(picture, interpolation="nearest")
         row[0].set_title(f"“{case.instruction}”", fontsize="xx-small", loc="left")
         if case.subject:
             inset = row[0].inset_axes((0.62, 0.0, 0.38, 0.38))
@@ -110,13 +133,6 @@ def same_cases(benchmark: Benchmark, runs: Mapping[str, Run]) -> Figure:
         below = {"ha": "center", "va": "top", "transform": panel.transAxes}
         panel.text(0.5, -0.06, "\n".join(textwrap.wrap(title, 18)), fontsize="xx-small", **below)
     return page
-
-
-def first_of_each(benchmark: Benchmark) -> list[Case]:
-    found: dict[tuple[str, str], Case] = {}
-    for case in benchmark.kept:
-        found.setdefault((case.group, case.operation), case)
-    return list(found.values())
 
 
 def blank(width: float, height: float) -> Figure:

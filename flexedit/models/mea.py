@@ -119,8 +119,9 @@ class MEA(nn.Module):
     def __init__(self, config: MEAConfig, context_length: int, layers: Mapping[str, int]) -> None:
         super().__init__()
         self.config = config
-        self.scene = SceneAttention(config) if config.cross_attention else None
+        # first, so that a seed gives the same one with and without the others
         self.subject_linear = nn.Linear(config.clip_width, config.width) if config.subject else None
+        self.scene = SceneAttention(config) if config.cross_attention else None
         own_layers = config.subject and config.decoupled and not config.share_kv
         self.subject = SubjectLayers(config.width, layers) if own_layers else None
         # e∅, the CLIP text embedding of "": what the edit is dropped to

@@ -10,21 +10,33 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock, Timeout
 
-from ..benchmark.ablation import Log
-from ..benchmark.build import build
-from ..benchmark.cases import Benchmark
+from ..benchmark.ablation import (
+    GROUPS,
+    NUM_MULTI,
+    NUM_SINGLE,
+    SHOWN_SEED,
+    STRENGTH,
+    Log,
+    cases,
+    first_of_each,
+    read_logs,
+    write_pictures,
+)
 from ..benchmark.encoders import Encoders
 from ..benchmark.judge import Judge
 from ..benchmark.metrics import score
 from ..benchmark.run import run
-from ..benchmark.systems import FlexEdit
+from ..benchmark.systems import FlexEdit, fingerprint, weights
 from ..checkpoint import ModelFolder
 from ..config import MEAConfig, SystemConfig, TextBridgeConfig
 from ..data.assets import CLASSES
@@ -36,11 +48,19 @@ from .system import System
 from .trainer import TrainConfig, Trainer
 
 SEEDS = (0, 1, 2)
-TRAIN = TrainConfig(steps=900, batch_size=16, lr=3e-4, ema=0.99, mixed_precision="bf16")
+TRAIN = TrainConfig(
+    steps=900,
+    batch_size=16,
+    lr=5e-4,
+    optimizer="muon",
+    ema=0.99,
+    mixed_precision="bf16",
+    checkpoint_every=100,
+    log_every=10,
+)
 RECIPE = dataclasses.replace(BASE, parts=("unet", "mea", "qformer", "vllm"))
 WORLD_SEED = 100  # and up: no stage of the mini sees these samples
-NUM_SINGLE, NUM_MULTI, CASES_SEED = 120, 80, 11
-STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5)
+STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.25, 1.5)  # λ; 1 is how all are run
 
 
 @dataclass(frozen=True)
@@ -98,8 +118,34 @@ VARIANTS: dict[str, Variant] = {
 
 
 @dataclass(frozen=True)
+class Measurement:
+    """One run of a trained variant on the cases: its log's name, and what is run how."""
+
+    name: str
+    forms: tuple[str, ...] = ("free",)
+    groups: tuple[str, ...] = GROUPS
+    paints: bool = True
+    options: Mapping[str, Any] = field(default_factory=dict)  # of `FlexEdit`
+
+
+def measurements(name: str) -> Iterator[Measurement]:
+    """Those of a variant; the full system is run in other ways too."""
+    yield Measurement(name, VARIANTS[name].forms)
+    if name == "full":
+        yield Measurement("generate", paints=False, options={"reply": "generate"})
+        for strength in STRENGTHS:
+            options = {"strength": strength}
+            yield Measurement(
+                f"{STRENGTH}{strength:g}", groups=("multi",), paints=False, options=options
+            )
+
+
+@dataclass(frozen=True)
 class Ablation:
-    """start: what all variants start from · out: where they train · logs: what is kept of them"""
+    """start: what all variants start from · out: where they train · logs: what is kept of them
+
+    Several processes may share ``out`` and ``logs``; each takes a variant that no other has.
+    """
 
     start: ModelFolder
     out: Path
@@ -109,27 +155,59 @@ class Ablation:
     num_multi: int = NUM_MULTI
 
     def run(self, names: Sequence[str] = tuple(VARIANTS), seeds: Sequence[int] = SEEDS) -> None:
-        """Trains and measures; goes on where it was. FlexEditError for a variant unknown."""
+        """Trains and measures what has no logs yet; goes on where it was.
+
+        Raises FlexEditError for an unknown variant, and for logs or trainings from another start.
+        """
         if unknown := [name for name in names if name not in VARIANTS]:
             raise FlexEditError(
                 f"Unknown variant {unknown[0]!r}; choose from {', '.join(VARIANTS)}."
             )
+        self.out.mkdir(parents=True, exist_ok=True)
+        with FileLock(self.out / "cases.lock"):
+            self.claim()
+            cases(self.out, self.num_single, self.num_multi)
         for seed in seeds:
             for name in names:
-                self.variant(name, seed)
+                lock = FileLock(self.out / f"{name}-{seed}.lock", timeout=0)
+                with suppress(Timeout), lock:  # another process has it
+                    self.variant(name, seed)
+
+    @cached_property
+    def origin(self) -> str:
+        """Fingerprint of the weights that all start from."""
+        return fingerprint(weights(self.start.path))
+
+    def claim(self) -> None:
+        """Writes down what trainings in ``out`` start from: no folder may hold those of two starts.
+
+        Raises FlexEditError for a folder of another start.
+        """
+        note = self.out / "start"
+        known = {self.out: note.read_text() if note.is_file() else self.origin}
+        if any(self.logs.glob("*.jsonl")):
+            known[self.logs] = read_logs(self.logs)[0].facts["start"]
+        for folder, start in known.items():
+            if start != self.origin:
+                raise FlexEditError(
+                    f"{folder} belongs to an ablation that started from other weights ({start}) "
+                    f"than those of {self.start.path.name} ({self.origin}). Choose another folder."
+                )
+        note.write_text(self.origin)
 
     def variant(self, name: str, seed: int) -> None:
+        wanted = [one for one in measurements(name) if not self.log(one, seed).is_file()]
+        if not wanted:
+            return
         folder = self.out / f"{name}-{seed}"
-        model = folder / "model"
-        if not model.is_dir():
+        if not (folder / "model").is_dir():
             self.fit(VARIANTS[name], seed, folder)
-        pipeline = FlexEditPipeline.from_pretrained(model)
-        self.measure(pipeline, name, seed, forms=VARIANTS[name].forms)
-        if name == "full":
-            self.measure(pipeline, "generate", seed, reply="generate")
-            for strength in STRENGTHS:
-                swept = f"strength-{strength:g}"
-                self.measure(pipeline, swept, seed, groups=("multi",), strength=strength)
+        pipeline = FlexEditPipeline.from_pretrained(folder / "model")
+        for one in wanted:
+            self.measure(pipeline, one, seed)
+
+    def log(self, measurement: Measurement, seed: int) -> Path:
+        return self.logs / f"{measurement.name}-{seed}.jsonl"
 
     def fit(self, variant: Variant, seed: int, folder: Path) -> None:
         """Trains ``folder/model``."""
@@ -152,41 +230,30 @@ class Ablation:
         tensors = self.start.all_tensors()
         return {key: tensor for key, tensor in tensors.items() if not key.startswith("mea.")}
 
-    def measure(
-        self,
-        pipeline: FlexEditPipeline,
-        name: str,
-        seed: int,
-        forms: Sequence[str] = ("free",),
-        groups: Sequence[str] = ("single", "multi"),
-        **options: Any,
-    ) -> None:
-        """Runs the cases of the groups and writes the log, unless there is one."""
-        path = self.logs / f"{name}-{seed}.jsonl"
-        if path.is_file():
-            return
-        system = FlexEdit(pipeline, name=f"{name}-{seed}", **options)
-        benchmark, began = self.benchmark(groups), time.monotonic()
-        done = run(benchmark, system, self.out / "results", forms=forms, seed=seed)
+    def measure(self, pipeline: FlexEditPipeline, measurement: Measurement, seed: int) -> None:
+        """Runs the cases, writes the log and, for the first seed, some of the pictures."""
+        benchmark, began = cases(self.out, self.num_single, self.num_multi), time.monotonic()
+        shown = [case for case in first_of_each(benchmark) if case.group in measurement.groups]
+        benchmark.cases = tuple(c for c in benchmark.cases if c.group in measurement.groups)
+        log = self.log(measurement, seed)
+        system = FlexEdit(pipeline, name=log.stem, **measurement.options)
+        system.paints = system.paints and measurement.paints
+        done = run(benchmark, system, self.out / "results", forms=measurement.forms, seed=seed)
         rows = score(benchmark, done, Encoders.load(None, None, None, None), Judge.load())
-        trained = pipeline.folder.path.parent / "training"
-        steps = curve(trained)
+        if seed == SHOWN_SEED:
+            write_pictures(self.logs, log.stem, [done.picture(case.id) for case in shown])
+        steps = curve(pipeline.folder.path.parent / "training")
         facts = {
-            "variant": name,
+            "variant": measurement.name,
             "seed": seed,
+            "start": self.origin,
             "steps": steps[-1]["step"],
             "batch_size": self.train.batch_size,
+            "lr": self.train.lr,
+            "optimizer": self.train.optimizer,
             "training_seconds": round(steps[-1]["seconds"]),
             "measuring_seconds": round(time.monotonic() - began),
             "threads": torch.get_num_threads(),
             "device": pipeline.device.type,
         }
-        Log(facts, tuple(steps), tuple(rows)).write(path)
-
-    def benchmark(self, groups: Sequence[str]) -> Benchmark:
-        folder = self.out / "cases"
-        if not folder.is_dir():
-            build(folder, seed=CASES_SEED, num_single=self.num_single, num_multi=self.num_multi)
-        found = Benchmark(folder)
-        found.cases = tuple(case for case in found.cases if case.group in groups)
-        return found
+        Log(facts, tuple(steps), tuple(rows)).write(log)

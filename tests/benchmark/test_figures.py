@@ -3,10 +3,8 @@ import sys
 import numpy as np
 import pytest
 
-from flexedit.benchmark.ablation import TITLES, Log
-from flexedit.benchmark.figures import SMOOTHED, curves, draw, first_of_each, same_cases, smoothed
-from flexedit.benchmark.run import run
-from flexedit.benchmark.systems import ReturnScene, Truth
+from flexedit.benchmark.ablation import TITLES, Log, first_of_each, read_pictures, write_pictures
+from flexedit.benchmark.figures import SMOOTHED, curves, draw, same_cases, smoothed
 from flexedit.errors import FlexEditError
 
 
@@ -45,26 +43,42 @@ def test_variants_are_compared_with_flexedit_of_the_same_seed_and_data():
     assert difference[0] == TITLES["no-ca"] and set(difference[1].round(9)) == {2.0}
 
 
-def test_the_same_cases_stand_in_a_row(tiny_benchmark, tmp_path):
-    runs = {
-        name: run(tiny_benchmark, system, tmp_path, forms=("free",), progress=False)
-        for name, system in (("full", Truth(name="a")), ("no-ca", ReturnScene(name="b")))
+def test_the_same_cases_stand_in_a_row(tiny_benchmark):
+    shown = first_of_each(tiny_benchmark)
+    results = {
+        "perfect": [tiny_benchmark.picture(case, "truth") for case in shown],
+        "useless": [tiny_benchmark.picture(case, "scene") for case in shown],
     }
-    panels = [axes for axes in same_cases(tiny_benchmark, runs).axes if axes.images]
-    cases = first_of_each(tiny_benchmark)
-    assert len(cases) == 5 and len(panels) == 4 * len(cases)
-    for row, case in enumerate(cases):
+    panels = [axes for axes in same_cases(tiny_benchmark, results).axes if axes.images]
+    assert len(shown) == 5 and len(panels) == 4 * len(shown)
+    for row, case in enumerate(shown):
         marked, truth, best, worst = (axes.images[0].get_array() for axes in panels[4 * row :][:4])
         assert (truth == tiny_benchmark.picture(case, "truth")).all() and (best == truth).all()
         assert (worst == tiny_benchmark.picture(case, "scene")).all()
         assert (marked != worst).any()
     below = [axes.texts[0].get_text().replace("\n", " ") for axes in panels[-4:]]
-    assert below == ["scene", "truth", TITLES["full"], TITLES["no-ca"]]
+    assert below == ["scene", "truth", "perfect", "useless"]
 
 
-def test_an_unfinished_ablation_has_curves_only(tmp_path):
+def test_what_was_run_with_subjects_alone_stands_beside_those_cases(tiny_benchmark):
+    shown = [case for case in first_of_each(tiny_benchmark) if case.subject]
+    results = {"λ = 0": [tiny_benchmark.picture(case, "subject") for case in shown]}
+    panels = [axes for axes in same_cases(tiny_benchmark, results).axes if axes.images]
+    truths = [panels[row].images[0].get_array() for row in range(1, len(panels), 3)]
+    assert len(shown) == 2
+    for truth, case in zip(truths, shown, strict=True):
+        assert (truth == tiny_benchmark.picture(case, "truth")).all()
+
+
+def test_kept_pictures_are_read_back_and_failed_cases_are_grey(tmp_path):
+    picture = np.arange(48, dtype=np.uint8).reshape(4, 4, 3)
+    write_pictures(tmp_path, "full-0", [picture, None])
+    first, second = read_pictures(tmp_path, "full-0")
+    assert (first == picture).all() and (second == 128).all() and second.shape == (4, 4, 3)
+
+
+def test_an_ablation_without_pictures_has_curves_only(tmp_path):
     log("full", 1, [1.0, 0.5]).write(tmp_path / "logs" / "full-1.jsonl")
-    (tmp_path / "out" / "results" / "full-0").mkdir(parents=True)
     draw(tmp_path / "logs", tmp_path / "out")
     assert {path.name for path in (tmp_path / "logs").iterdir()} == {"full-1.jsonl", "curves.png"}
 

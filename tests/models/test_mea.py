@@ -57,6 +57,12 @@ def test_an_untrained_adapter_is_the_identity():
     )
 
 
+@pytest.mark.parametrize("changes", [{"cross_attention": False}, {"share_kv": True}])
+def test_variants_of_a_seed_start_with_the_same_subject_layer(changes):
+    weights = (build(trained=False, **how).subject_linear.weight for how in ({}, changes))
+    assert torch.equal(*weights)
+
+
 def test_scene_features_are_the_edit_plus_what_it_finds_in_the_scene():
     mea, given = build(), inputs()
     expected = given["e"] + by_hand(mea, given["e"], given["scene_tokens"])

@@ -1,12 +1,15 @@
 import dataclasses
 import json
+import shutil
 
 import pytest
+from filelock import FileLock
+from safetensors.torch import load_file, save_file
 
 from flexedit.benchmark.ablation import TITLES, Log, read_logs, tables
 from flexedit.benchmark.figures import OTHER_DATA
 from flexedit.benchmark.report import as_markdown
-from flexedit.checkpoint import ModelFolder
+from flexedit.checkpoint import WEIGHTS_FILE, ModelFolder
 from flexedit.cli import main
 from flexedit.errors import FlexEditError
 from flexedit.training.ablation import STRENGTHS, TRAIN, VARIANTS, Ablation
@@ -58,11 +61,14 @@ def test_differences_are_between_equal_seeds(tmp_path):
 def test_variants_are_measured_once_and_their_tables_printed(ablation, capsys):
     names = ("full", "no-dca")
     ablation.run(names, seeds=(0,))
-    written = {path: path.stat().st_mtime_ns for path in ablation.logs.iterdir()}
+    written = {path: path.stat().st_mtime_ns for path in ablation.logs.glob("*.jsonl")}
     runs = {f"{name}-0" for name in (*names, "generate", *(f"strength-{s:g}" for s in STRENGTHS))}
     assert {path.stem for path in written} == runs
+    assert {path.stem for path in (ablation.logs / "pictures").iterdir()} == runs
+    shutil.rmtree(ablation.out / "full-0")  # the logs are what counts
     ablation.run(names, seeds=(0,))
-    assert {path: path.stat().st_mtime_ns for path in ablation.logs.iterdir()} == written
+    assert {path: path.stat().st_mtime_ns for path in ablation.logs.glob("*.jsonl")} == written
+    assert not (ablation.out / "full-0").exists()
 
     log = Log.read(ablation.logs / "full-0.jsonl")
     assert log.facts["steps"] == 1 and len(log.curve) == 1
@@ -72,13 +78,48 @@ def test_variants_are_measured_once_and_their_tables_printed(ablation, capsys):
     printed = capsys.readouterr().out
     for name in ("full", "no-dca", "generate"):
         assert TITLES[name] in printed
-    assert "λ = 0.25" in printed and "22.4391" not in printed and "(paper)" in printed
+    for strength in (*STRENGTHS, 1):
+        assert f"λ = {strength:g} |" in printed
+    assert "22.4391" not in printed and "(paper)" in printed
 
-    swept = {row["case"] for row in Log.read(ablation.logs / "strength-1-0.jsonl").rows}
+    swept = {row["case"] for row in Log.read(ablation.logs / "strength-0-0.jsonl").rows}
     assert swept == {row["case"] for row in log.rows if row["group"] == "multi"}
     words = ["ablation", "figures", "--logs", str(ablation.logs), "--out", str(ablation.out)]
     assert main(words) == 0
-    assert all((ablation.logs / name).is_file() for name in ("curves.png", "cases.png"))
+    for name in ("curves.png", "cases.png", "strengths.png"):
+        assert (ablation.logs / name).is_file()
+
+
+def test_what_another_process_works_on_is_left_to_it(ablation, monkeypatch):
+    asked = []
+    monkeypatch.setattr(Ablation, "variant", lambda _, name, seed: asked.append(name))
+    with FileLock(ablation.out / "no-ca-7.lock"):
+        ablation.run(("no-ca", "shared-kv"), seeds=(7,))
+    assert asked == ["shared-kv"]
+
+
+def test_variants_of_two_starts_are_not_mixed(ablation, trained, tmp_path):
+    other = tmp_path / "other"
+    shutil.copytree(trained / "flexedit-mini", other)
+    file = other / WEIGHTS_FILE
+    tensors = load_file(file)
+    tensors["null.edit"] += 1
+    save_file(tensors, file)
+    ablation.run((), seeds=())
+    for place in ({"logs": tmp_path / "logs"}, {"out": tmp_path / "out"}):
+        if "out" in place:
+            Log({"variant": "full", "seed": 0, "start": ablation.origin}, (), ()).write(
+                tmp_path / "logs" / "full-0.jsonl"
+            )
+            place["logs"] = tmp_path / "logs"
+        changed = dataclasses.replace(ablation, start=ModelFolder(other), **place)
+        with pytest.raises(FlexEditError, match=r"started from other weights"):
+            changed.run((), seeds=())
+    Log({"variant": "full", "seed": 1, "start": "?"}, (), ()).write(
+        tmp_path / "logs" / "full-1.jsonl"
+    )
+    with pytest.raises(FlexEditError, match="started from different weights"):
+        read_logs(tmp_path / "logs")
 
 
 def test_curves_are_compared_where_the_data_are_the_same():
