@@ -186,7 +186,7 @@ class Ablation:
         note = self.out / "start"
         known = {self.out: note.read_text() if note.is_file() else self.origin}
         if any(self.logs.glob("*.jsonl")):
-            known[self.logs] = read_logs(self.logs)[0].facts["start"]
+            known[self.logs] = read_logs(self.logs)[0].facts.get("start", "unknown")
         for folder, start in known.items():
             if start != self.origin:
                 raise FlexEditError(
@@ -231,7 +231,7 @@ class Ablation:
         return {key: tensor for key, tensor in tensors.items() if not key.startswith("mea.")}
 
     def measure(self, pipeline: FlexEditPipeline, measurement: Measurement, seed: int) -> None:
-        """Runs the cases, writes the log and, for the first seed, some of the pictures."""
+        """Runs the cases, writes the log and, for one seed, some of the pictures."""
         benchmark, began = cases(self.out, self.num_single, self.num_multi), time.monotonic()
         shown = [case for case in first_of_each(benchmark) if case.group in measurement.groups]
         benchmark.cases = tuple(c for c in benchmark.cases if c.group in measurement.groups)

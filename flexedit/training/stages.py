@@ -151,15 +151,21 @@ class MiniTraining:
 
     def take_up(self, source: ModelFolder) -> None:
         """Lets a finished model stand for the stages before ``joint``, which then goes on from it;
-        a folder that has begun keeps what it has.
+        a folder that has begun so goes on where it was.
 
-        Raises FlexEditError if the model has other sizes.
+        Raises FlexEditError if the model has other sizes, or the folder has begun otherwise.
         """
         config = mini.system_config(self.plan.shape, source.config.name)
         if dataclasses.replace(source.config, sampling=config.sampling) != config:
             raise FlexEditError(
                 f"{source.path.name} differs from flexedit-mini in more than its weights, so its "
                 "training cannot go on from it. Leave --start away."
+            )
+        note = self.folder / "start"
+        if self._done("parts").is_file() and not note.is_file():
+            raise FlexEditError(
+                f"{self.folder} holds a training from nothing, which --start would not touch. "
+                "Choose another --out, or leave --start away."
             )
         if self.processes.is_main_process and not self._done("parts").is_file():
             for part in config.sources:
@@ -169,6 +175,7 @@ class MiniTraining:
                 own = {k: v for k, v in tensors.items() if k.partition(".")[0] in prefixes}
                 (self.folder / stage).mkdir(parents=True, exist_ok=True)
                 save_file(own, self.folder / stage / WEIGHTS_FILE)
+            note.write_text(f"{source.path}\n")
             for name in ORDER[ORDER.index("joint") - 1 :: -1]:  # parts last: it says that all is
                 self._finish(name)
         self.processes.wait_for_everyone()

@@ -233,6 +233,11 @@ def test_a_finished_model_is_trained_on_without_its_checkpoints(trained, tmp_pat
     assert (tmp_path / "on" / "joint" / "done").is_file()
 
 
+def test_a_training_from_nothing_is_not_taken_for_one_that_goes_on(trained):
+    with pytest.raises(FlexEditError, match="holds a training from nothing"):
+        MiniTraining(trained, tiny_plan()).take_up(ModelFolder(trained / "flexedit-mini"))
+
+
 def test_what_joint_goes_on_from_is_all_of_the_model(trained, tmp_path):
     start = ModelFolder(trained / "flexedit-mini")
     MiniTraining(tmp_path, tiny_plan()).take_up(start)
@@ -243,7 +248,7 @@ def test_what_joint_goes_on_from_is_all_of_the_model(trained, tmp_path):
     assert all(tensor.dtype == torch.float32 for tensor in taken.values())
 
 
-def test_another_seed_sees_other_samples_and_noise(tmp_path):
+def test_another_seed_sees_other_samples(tmp_path):
     one, two = (MiniTraining(tmp_path, tiny_plan(), seed) for seed in (0, 1))
     assert (one._world("joint")[0].scene != two._world("joint")[0].scene).any()
 
