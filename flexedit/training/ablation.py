@@ -11,7 +11,6 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -169,8 +168,12 @@ class Ablation:
             cases(self.out, self.num_single, self.num_multi)
         for seed in seeds:
             for name in names:
-                lock = FileLock(self.out / f"{name}-{seed}.lock", timeout=0)
-                with suppress(Timeout), lock:  # another process has it
+                lock = FileLock(self.out / f"{name}-{seed}.lock")
+                try:
+                    held = lock.acquire(timeout=0)
+                except Timeout:  # another process has it
+                    continue
+                with held:
                     self.variant(name, seed)
 
     @cached_property

@@ -161,10 +161,11 @@ class MiniTraining:
                 f"{source.path.name} differs from flexedit-mini in more than its weights, so its "
                 "training cannot go on from it. Leave --start away."
             )
-        note = self.folder / "start"
-        if self._done("parts").is_file() and not note.is_file():
+        note, origin = self.folder / "start", str(source.path.resolve())
+        begun = note.read_text(encoding="utf-8") if note.is_file() else "nothing"
+        if self._done("parts").is_file() and begun != origin:
             raise FlexEditError(
-                f"{self.folder} holds a training from nothing, which --start would not touch. "
+                f"{self.folder} holds a training from {begun}, which --start would not touch. "
                 "Choose another --out, or leave --start away."
             )
         if self.processes.is_main_process and not self._done("parts").is_file():
@@ -175,7 +176,7 @@ class MiniTraining:
                 own = {k: v for k, v in tensors.items() if k.partition(".")[0] in prefixes}
                 (self.folder / stage).mkdir(parents=True, exist_ok=True)
                 save_file(own, self.folder / stage / WEIGHTS_FILE)
-            note.write_text(f"{source.path}\n")
+            note.write_text(origin, encoding="utf-8")
             for name in ORDER[ORDER.index("joint") - 1 :: -1]:  # parts last: it says that all is
                 self._finish(name)
         self.processes.wait_for_everyone()
