@@ -113,7 +113,7 @@ def test_variants_of_two_starts_are_not_mixed(ablation, trained, tmp_path):
         log = Log({"variant": "full", "seed": seed, "start": start}, (), ())
         log.write(tmp_path / "logs" / f"full-{seed}.jsonl")
         elsewhere = dataclasses.replace(moved, out=tmp_path / "out")
-        with pytest.raises(FlexEditError, match="started from (other|different) weights"):
+        with pytest.raises(FlexEditError, match=r"started from (other|different) weights"):
             elsewhere.run((), seeds=())
 
 
