@@ -103,6 +103,12 @@ def test_direct_reads_the_states_of_prompt_generic_reply_and_edit_tokens(vllm, p
     assert reading.replies == reading.labels == ("", "")
 
 
+def test_a_loss_may_go_on_from_what_direct_has_read(vllm, pictures):
+    layer = torch.nn.Linear(vllm.width, 1)
+    layer(vllm.direct([SHORT], pictures[:1]).hidden_states).sum().backward()
+    assert layer.weight.grad is not None and layer.weight.grad.any()
+
+
 def test_left_padding_does_not_change_a_row(vllm, pictures):
     alone = vllm.direct([SHORT], pictures[:1]).hidden_states
     padded = vllm.direct([SHORT, LONG], pictures).hidden_states[:1]
