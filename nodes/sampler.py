@@ -56,7 +56,7 @@ class KSampler(io.ComfyNode):
                     step=0.1,
                     round=0.01,
                     tooltip="How strongly the edit is followed. A model's flexedit.json "
-                    "recommends a value: flexedit-mini 2.0, others often 7.5.",
+                    "recommends a value: flexedit-mini 3.0, others often 7.5.",
                 ),
                 io.Float.Input(
                     "scene_cfg",

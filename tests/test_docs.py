@@ -74,6 +74,27 @@ def test_every_picture_of_the_help_is_shown_somewhere():
         assert picture.name in shown
 
 
+def test_what_the_embedded_model_recommends_is_said_alike_everywhere():
+    folder = ROOT / "flexedit" / "pretrained" / "flexedit-mini"
+    advice = json.loads((folder / "flexedit.json").read_text())["sampling"]
+    edit, scene = advice["edit_cfg"], advice["scene_cfg"]
+    assert any(f"flexedit-mini {edit}" in text for text in texts())  # the sampler's tooltip
+    said = {
+        ROOT / "MODEL_CARD.md": f"edit_cfg {edit}, scene_cfg {scene}",
+        ROOT / "web" / "docs" / "FlexEditKSampler.md": f"{edit} and {scene} for flexedit-mini",
+    }
+    for page, words in said.items():
+        assert words in page.read_text(encoding="utf-8")
+    samplers = [
+        node["inputs"]
+        for path in (ROOT / "workflows" / "api").glob("*.json")
+        for node in json.loads(path.read_text(encoding="utf-8")).values()
+        if node["class_type"] == "FlexEditKSampler"
+    ]
+    assert len(samplers) >= 4
+    assert {(one["edit_cfg"], one["scene_cfg"]) for one in samplers} == {(edit, scene)}
+
+
 def headings(page: Path) -> set[str]:
     """The anchors that GitHub gives a page's headings."""
     titles = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), re.MULTILINE)

@@ -110,7 +110,7 @@ def system_config(shape: Shape, name: str = "flexedit-mini") -> SystemConfig:
             "attention_head_dim": shape.num_heads,  # diffusers' name for the number of heads
         },
         sources={part: PartSource(folder=part) for part in ("vllm", "clip", "vae")},
-        sampling=SamplingConfig(num_steps=20, edit_cfg=2.0, scene_cfg=1.5, size=shape.size),
+        sampling=SamplingConfig(num_steps=20, edit_cfg=3.0, scene_cfg=1.5, size=shape.size),
     )
 
 

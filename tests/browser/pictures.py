@@ -1,6 +1,8 @@
 """Takes the pictures of the nodes that README and node help show, in a real ComfyUI.
 
 python -m tests.browser.pictures      writes web/docs/pictures/
+
+ComfyUI's page asks for Arial: with another font than that or Liberation Sans, words are cut off.
 """
 
 from __future__ import annotations
