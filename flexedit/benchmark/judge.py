@@ -1,10 +1,12 @@
 """The judge: a small classifier that says what a place shows after an edit.
 
 It looks at nothing but the finished picture around the truth's edited region and names one of the
-world's classes, or "background". An edit has succeeded if that is what the truth shows there.
+world's classes, "background", or says that what is there is unclear: a smudge, a ghost, half of
+one thing and half of another. An edit has succeeded if the answer is what the truth shows there.
 Its data are renderings of the synthetic world that no other part of FlexEdit is trained or
-measured on (a seed of its own); the sprites are the same. How often it is right is measured on
-held-out scenes and travels with the weights in ``judge.json``.
+measured on (a seed of its own); the sprites are the same. What is unclear it learns from those
+renderings too, spoiled by :func:`spoil`, and from no model's results. How often it is right is
+measured on held-out scenes and travels with the weights in ``judge.json``.
 
 ``python -m flexedit.benchmark.judge`` trains it again and writes the shipped files.
 B batch, S the side of a crop in pixels, H × W a picture
@@ -40,7 +42,8 @@ from ..prompts import BACKGROUND
 FOLDER = Path(__file__).parent / "judge"
 WEIGHTS, FACTS = "judge.safetensors", "judge.json"
 
-ANSWERS = (*CLASSES, BACKGROUND)
+UNCLEAR = "unclear"
+ANSWERS = (*CLASSES, BACKGROUND, UNCLEAR)
 SIDE = 48  # S
 CELLS = 6  # a side: of the last feature map, and of what the judge is told of the region
 BILINEAR = Image.Resampling.BILINEAR
@@ -49,8 +52,16 @@ WIDTHS = (32, 64, 96)
 
 OPERATIONS = {"add": 1.0, "insert": 1.0, "replace": 1.0, "swap": 1.5, "remove": 2.5}
 TRAIN_SEED, TEST_SEED = 77_000, 77_001
-STEPS, BATCH_SIZE = 7000, 64
+STEPS, BATCH_SIZE = 10_000, 64
 SIZES = (64, 64, 64, 64, 64, 128)  # of the pictures it learns from, in turn
+# What is still clear, and what no longer: pixels of a crop that a warp moves by, σ of a blur in
+# pixels of a crop, the scene's share where it shines through a truth, and where it should be gone.
+UNEVEN, BENT = (0.0, 1.2), (3.0, 6.5)
+SMEARED = (3.0, 6.0)
+GHOST, GHOST_LEFT = (0.35, 0.7), (0.3, 0.65)
+# It calls unclear only what is e times as likely so as anything else: of what it learns from, two
+# fifths are unclear, which says nothing of a system's results.
+DOUBT = 1.0
 VAE_BLUR = 0.9  # σ in pixels of a 64-pixel picture: loses about what a VAE's round trip loses
 
 Window = tuple[slice, slice]  # rows, columns
@@ -84,7 +95,7 @@ class Network(nn.Module):
             nn.GroupNorm(8, second),
             nn.ReLU(),
             nn.Conv2d(second, third, 3, stride=2, padding=1, bias=False),
-            Residual(third),
+            *(Residual(third) for _ in range(3)),  # so that each cell sees nearly the whole crop
             nn.GroupNorm(8, third),
             nn.ReLU(),
         )
@@ -134,16 +145,21 @@ class Judge:
 
         Raises FlexEditError for an empty region, which shows nothing.
         """
-        crops = [crop(*pair) for pair in zip(pictures, regions, strict=True)]
-        return [
-            ANSWERS[index]
-            for start in range(0, len(crops), batch_size)
-            for index in self._best(torch.stack(crops[start : start + batch_size]))
-        ]
+        return self.read(crops_of(pictures, regions), batch_size)
 
     @torch.inference_mode()
-    def _best(self, crops: Tensor) -> list[int]:
-        return self.network(crops).argmax(1).tolist()
+    def read(self, crops: list[Tensor], batch_size: int = 256) -> list[str]:
+        """What each crop (4, S, S) shows: one of ANSWERS."""
+        batches = (crops[start : start + batch_size] for start in range(0, len(crops), batch_size))
+        return [
+            ANSWERS[index]
+            for batch in batches
+            for index in self.network(torch.stack(batch)).argmax(1)
+        ]
+
+
+def crops_of(pictures: Sequence[np.ndarray], regions: Sequence[np.ndarray]) -> list[Tensor]:
+    return [crop(*pair) for pair in zip(pictures, regions, strict=True)]
 
 
 def crop(picture: np.ndarray, region: np.ndarray, window: Window | None = None) -> Tensor:
@@ -189,7 +205,7 @@ def truth_of(sample: Sample) -> tuple[np.ndarray, np.ndarray]:
 
 def examples(seed: int) -> Iterator[tuple[Tensor, int]]:
     """Crops and indices of their answers, for ever: of a truth, of its scene that no edit has
-    changed, and of something else that stands in the scene.
+    changed, of something else that stands in the scene, and of two edits gone wrong.
     """
     worlds = [World(size, "train", seed, operations=OPERATIONS) for size in SIZES]
     for index in itertools.count():
@@ -204,9 +220,87 @@ def examples(seed: int) -> Iterator[tuple[Tensor, int]]:
             other = int(rng.choice(others))
             seen.append((sample.scene, sample.classes == other, CLASSES[other - 1]))
         for picture, where, answer in seen:
-            context, (x, y) = rng.uniform(1.2, 1.7), rng.uniform(-0.06, 0.06, 2)
-            window = window_around(where, context, (x, y))
-            yield crop(picture, where, window), ANSWERS.index(answer)
+            clear = crop(picture, where, random_window(where, rng))
+            yield warp(clear, rng.uniform(*UNEVEN), rng), ANSWERS.index(answer)
+        for _ in range(2):
+            window = random_window(region, rng)
+            right, unchanged = crop(truth, region, window), crop(sample.scene, region, window)
+            yield spoil(right, unchanged, sample, rng), ANSWERS.index(UNCLEAR)
+
+
+def random_window(region: np.ndarray, rng: np.random.Generator) -> Window:
+    x, y = rng.uniform(-0.06, 0.06, 2)
+    return window_around(region, rng.uniform(1.2, 1.7), (x, y))
+
+
+def spoil(truth: Tensor, scene: Tensor, sample: Sample, rng: np.random.Generator) -> Tensor:
+    """A crop (4, S, S) of an edit gone wrong, from those of its truth and its scene.
+
+    Either the two shine through each other, or one ends where the other begins, or the thing that
+    is there (in the truth, or in the scene if it was to be removed) is bent, put together wrongly
+    or smeared. An addition of which half is there is still clear.
+    """
+    place = truth[3:]
+    removal, addition = sample.result_label == BACKGROUND, sample.label == BACKGROUND
+    kind = rng.choice(["ghost", "bent", "pieces", "smear"] + ["half"] * (not addition))
+    if kind == "ghost":
+        share = torch.tensor(rng.uniform(*(GHOST_LEFT if removal else GHOST)))
+    elif kind == "half":
+        share = blur(half(place, rng)[None], rng.uniform(0.5, 2.5))[0]
+    else:
+        bad = scene if removal else truth
+        if kind == "bent":
+            bad = warp(bad, rng.uniform(*BENT), rng)
+        elif kind == "pieces":
+            bad = pieces(bad, rng)
+        sigma = rng.uniform(*(SMEARED if kind == "smear" else (0.5, 2.0)))
+        scene = blur(bad[None], sigma)[0]
+        share = (2 * F.max_pool2d(place, 7, 1, 3)).clamp(max=1)  # the place and a bit more
+        share = share * rng.uniform(0.6 if removal else 1.0, 1.0)
+    return torch.cat([torch.lerp(truth[:3], scene[:3], share), place])
+
+
+def half(place: Tensor, rng: np.random.Generator) -> Tensor:
+    """1 on one side of a line through a region (1, S, S), near its middle, else 0."""
+    angle = rng.uniform(0, 2 * np.pi)
+    y, x = torch.meshgrid(*[torch.linspace(-1, 1, SIDE)] * 2, indexing="ij")
+    along = np.cos(angle) * x + np.sin(angle) * y
+    middle = (along * place[0]).sum() / place[0].sum()
+    return (along > middle + rng.uniform(-0.15, 0.15)).float()[None]
+
+
+def pieces(thing: Tensor, rng: np.random.Generator) -> Tensor:
+    """A crop (4, S, S) put together from pieces of itself that were moved and turned."""
+    count = int(rng.integers(4, 9))
+    turn = rng.uniform(-1.5, 1.5, count)
+    matrix = np.empty((count, 2, 3), np.float32)
+    matrix[:, 0, 0] = matrix[:, 1, 1] = np.cos(turn)
+    matrix[:, 0, 1], matrix[:, 1, 0] = -np.sin(turn), np.sin(turn)
+    matrix[:, :, 2] = rng.uniform(-0.5, 0.5, (count, 2))
+    grids = F.affine_grid(torch.from_numpy(matrix), [count, 1, SIDE, SIDE], align_corners=False)
+    moved = taken(thing[:3].expand(count, -1, -1, -1), grids)
+    shares = (6 * smooth_noise(count, int(rng.integers(4, 7)), rng)).softmax(0)
+    return torch.cat([(moved * shares[:, None]).sum(0), thing[3:]])
+
+
+def warp(crop: Tensor, amount: float, rng: np.random.Generator) -> Tensor:
+    """A crop (4, S, S) with each pixel's colours taken from ``amount`` pixels off (root mean
+    square of x and of y), smoothly changing from place to place.
+    """
+    shifts = amount * 2 / SIDE * smooth_noise(2, int(rng.integers(4, 7)), rng)
+    still = F.affine_grid(torch.eye(2, 3)[None], [1, 1, SIDE, SIDE], align_corners=False)
+    return torch.cat([taken(crop[None, :3], still + shifts.movedim(0, -1))[0], crop[3:]])
+
+
+def taken(pictures: Tensor, grids: Tensor) -> Tensor:
+    return F.grid_sample(pictures, grids, padding_mode="border", align_corners=False)
+
+
+def smooth_noise(channels: int, cells: int, rng: np.random.Generator) -> Tensor:
+    """(C, S, S) of mean square 1; ``cells`` a side are independent of each other."""
+    noise = torch.from_numpy(rng.standard_normal((1, channels, cells, cells), np.float32))
+    noise = F.interpolate(noise, SIDE, mode="bicubic")[0]
+    return noise / noise.square().mean().sqrt()
 
 
 def soften(crops: Tensor, generator: torch.Generator) -> Tensor:
@@ -265,6 +359,8 @@ def train(
         if step % 200 == 0 or step == steps:
             mean, seconds = np.mean(losses[-200:]), time.monotonic() - begin
             log.info("step %d of %d, loss %.3f, %.0f s", step, steps, mean, seconds)
+    with torch.no_grad():
+        network.head.bias[ANSWERS.index(UNCLEAR)] -= DOUBT
     return network.cpu().eval()
 
 
@@ -277,7 +373,8 @@ def measure(
     """How often the judge is right on ``count`` held-out scenes of each of the world's edits.
 
     accuracy: on clean truths · accuracy_blurred: on truths that lost to a blur what a VAE's round
-    trip would lose · scene_called_success: how often the unchanged scene passes for the result.
+    trip would lose · scene_called_success: how often the unchanged scene passes for the result ·
+    spoiled_called_success: how often an edit gone wrong (:func:`spoil`) does.
     """
     right: dict[str, dict[str, list[bool]]] = {}
     errors = []
@@ -288,14 +385,19 @@ def measure(
         soft = [soft_picture(truth, VAE_BLUR * size / 64) for truth in truths]
         errors += [np.square(a / 255 - b / 255).mean() for a, b in zip(soft, truths, strict=True)]
         shown = {
-            "accuracy": truths,
-            "accuracy_blurred": soft,
-            "scene_called_success": [sample.scene for sample in samples],
+            "accuracy": crops_of(truths, regions),
+            "accuracy_blurred": crops_of(soft, regions),
+            "scene_called_success": crops_of([sample.scene for sample in samples], regions),
         }
-        for name, seen in shown.items():
+        rng = np.random.default_rng(seed)
+        shown["spoiled_called_success"] = [
+            spoil(*crops, rng)
+            for crops in zip(shown["accuracy"], shown["scene_called_success"], samples, strict=True)
+        ]
+        for name, crops in shown.items():
             right.setdefault(name, {})[operation] = [
                 answer == sample.result_label
-                for answer, sample in zip(judge.answers(seen, regions), samples, strict=True)
+                for answer, sample in zip(judge.read(crops), samples, strict=True)
             ]
     return {
         "split": "heldout",
@@ -344,7 +446,7 @@ def about(network: Network, steps: int, batch_size: int, seed: int, count: int) 
     """What a reader of a report should know of the judge, but for how good it is."""
     return {
         "judge": "a convolutional network that says what a picture shows in and around the edited "
-        "region; an edit succeeds if that is what truth shows there",
+        "region, or that it is unclear; an edit succeeds if that is what truth shows there",
         "classes": list(ANSWERS),
         "parameters": sum(parameter.numel() for parameter in network.parameters()),
         "crop": {"side": SIDE, "context": CONTEXT},
@@ -355,6 +457,7 @@ def about(network: Network, steps: int, batch_size: int, seed: int, count: int) 
             "operations": OPERATIONS,
             "steps": steps,
             "batch_size": batch_size,
+            "doubt": DOUBT,
         },
         "command": f"python -m flexedit.benchmark.judge --steps {steps} --batch-size {batch_size} "
         f"--seed {seed} --count {count}",
