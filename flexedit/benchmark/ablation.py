@@ -259,8 +259,8 @@ def by_variant(found: Mapping[str, Rows], logs: Sequence[Log]) -> Table:
     for section, names in (("The authors' choices", AUTHORS), ("Our readings", READINGS)):
         for name in names:
             if cases := select(found.get(name, []), form="free"):
-                facts = [log.facts for log in logs if log.facts["variant"] == name]
-                cells: dict[str, Any] = {"seeds": str(len(facts)), "minutes": minutes(facts)}
+                own = [log for log in logs if log.facts["variant"] == name]
+                cells: dict[str, Any] = {"seeds": str(len(own)), "minutes": minutes(own)}
                 for column in columns[2:]:
                     group, _, operation = column.key.partition(" ")
                     part = select(cases, group=group, operation=operation) if operation else cases
@@ -275,9 +275,17 @@ def by_variant(found: Mapping[str, Rows], logs: Sequence[Log]) -> Table:
     return Table("variants", "All variants", note, "variant", columns, tuple(rows))
 
 
-def minutes(facts: Sequence[Mapping[str, Any]]) -> str:
-    """Of one training on average, by the clock times the cores that it used; "" if unknown."""
-    known = [one["training_seconds"] * one["threads"] for one in facts if "threads" in one]
+def minutes(logs: Sequence[Log]) -> str:
+    """Of one training on average, by the clock times the cores that it used; "" if unknown.
+
+    At its median pace: it may have been paused.
+    """
+    known = []
+    for log in logs:
+        if "threads" in log.facts and len(log.curve) > 1:
+            steps, seconds = ([row[key] for row in log.curve] for key in ("step", "seconds"))
+            pace = np.median(np.diff(seconds) / np.diff(steps))
+            known.append(pace * steps[-1] * log.facts["threads"])
     return f"{np.mean(known) / 60:.0f}" if known else ""
 
 

@@ -254,7 +254,6 @@ class Ablation:
             "batch_size": self.train.batch_size,
             "lr": self.train.lr,
             "optimizer": self.train.optimizer,
-            "training_seconds": round(steps[-1]["seconds"]),
             "measuring_seconds": round(time.monotonic() - began),
             "threads": torch.get_num_threads(),
             "device": pipeline.device.type,

@@ -192,6 +192,10 @@ def test_comfyui_undoes_a_pick(resolver):
     run = resolver.run()
     resolver.click(run.place(2, 3))
     assert resolver.candidate() == 2
+    resolver.editor.page.wait_for_timeout(500)
+    resolver.editor.press(
+        "Shift"
+    )  # ComfyUI looks for changes, and must find no other than the pick
     resolver.editor.undo()
     resolver.editor.until(lambda: resolver.candidate() == 1)
     resolver.editor.until(lambda: resolver.picked() == [1])

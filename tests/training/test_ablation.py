@@ -6,7 +6,7 @@ import pytest
 from filelock import FileLock
 from safetensors.torch import load_file, save_file
 
-from flexedit.benchmark.ablation import TITLES, Log, read_logs, tables
+from flexedit.benchmark.ablation import TITLES, Log, minutes, read_logs, tables
 from flexedit.benchmark.figures import OTHER_DATA
 from flexedit.benchmark.report import as_markdown
 from flexedit.checkpoint import WEIGHTS_FILE, ModelFolder
@@ -144,6 +144,13 @@ def test_seeds_are_averaged_before_cases_are_resampled(tmp_path):
     assert difference.cells["multi success"].mean == pytest.approx(-0.5)
     assert "single" not in found
     assert as_markdown("Ablation", list(found.values()))
+
+
+def test_minutes_are_those_of_training_and_not_of_pauses():
+    seconds = [0, 10, 20, 3600, 3610]  # with steps 10 to 50: a second each, and a pause
+    curve = tuple({"step": 10 * k, "seconds": one} for k, one in enumerate(seconds, 1))
+    assert minutes([Log({"threads": 2}, curve, ())]) == "2"
+    assert minutes([Log({}, curve, ())]) == minutes([Log({"threads": 2}, (), ())]) == ""
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", json.dumps({"curve": {}})])
