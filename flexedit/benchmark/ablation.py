@@ -56,10 +56,11 @@ TITLES = {
     "shared-kv": "eq. 7 to the letter (shared K and V)",
     "clean-input": "clean scene to the VAE",
     "generate": "FlexEdit, generate instead of direct",
+    "start": "flexedit-mini, the start of all",
 }
 AUTHORS = ("full", "no-ca", "no-dca", "no-segmentation", "full-masks", "instructpix2pix")
 READINGS = ("literal-eq6", "shared-kv", "clean-input", "generate")
-STRENGTH = "strength-"
+STRENGTH = "-strength-"  # between a variant and the λ that it is run with
 
 # Tables 3 and 4 of the paper: foreground PSNR, CLIP-T, whole PSNR, LPIPS; PSNR, SSIM, LPIPS, CLIP-T
 PAPER_MULTI = {
@@ -190,11 +191,14 @@ def distinct_variants(logs: Sequence[Log]) -> list[str]:
     """In the order of TITLES; the λ sweep after them."""
     names = {str(log.facts["variant"]) for log in logs}
     known = [name for name in TITLES if name in names]
-    return known + sorted((n for n in names if n.startswith(STRENGTH)), key=strength_of)
+    return known + [name for variant in known for name in sweep_of(variant, names).values()]
 
 
-def strength_of(name: str) -> float:
-    return float(name.removeprefix(STRENGTH))
+def sweep_of(variant: str, names: Iterable[str]) -> dict[float, str]:
+    """By λ, the names of a variant's runs with another λ than 1."""
+    prefix = variant + STRENGTH
+    found = {float(name.removeprefix(prefix)): name for name in names if name.startswith(prefix)}
+    return dict(sorted(found.items()))
 
 
 def averaged(
@@ -256,7 +260,11 @@ def by_variant(found: Mapping[str, Rows], logs: Sequence[Log]) -> Table:
         Column("bg_psnr", "background PSNR"),
     )
     rows = []
-    for section, names in (("The authors' choices", AUTHORS), ("Our readings", READINGS)):
+    for section, names in (
+        ("The authors' choices", AUTHORS),
+        ("Our readings", READINGS),
+        ("Before all that", ("start",)),
+    ):
         for name in names:
             if cases := select(found.get(name, []), form="free"):
                 own = [log for log in logs if log.facts["variant"] == name]
@@ -342,16 +350,17 @@ def cells_of(cases: Rows, metrics: Sequence[str]) -> dict[str, Cell]:
 def by_strength(found: Mapping[str, Rows]) -> Table:
     metrics = ("success", "fg_psnr", "bg_psnr")
     columns = (*metric_columns(metrics), Column("difference", "success, less that of λ = 1"))
-    by_value = {strength_of(name): found[name] for name in found if name.startswith(STRENGTH)}
-    if by_value and "full" in found:
-        by_value[1.0] = found["full"]
     rows = []
-    for strength, results in sorted(by_value.items()):
-        part = select(results, group="multi", form="free")
-        cells = cells_of(part, metrics)
-        if strength != 1 and "full" in found:
-            others = select(found["full"], group="multi", form="free")
-            cells["difference"] = difference(part, others, "success", "case")
-        rows.append(Row("", f"λ = {strength:g}", cells))
-    note = "Cases with a subject; the weight λ of its attention (eq. 7), FlexEdit trained with 1."
+    for name in ("full", "start"):
+        sweep = {strength: found[one] for strength, one in sweep_of(name, found).items()}
+        if not sweep or name not in found:
+            continue
+        usual = select(found[name], group="multi", form="free")
+        for strength, results in sorted({**sweep, 1.0: usual}.items()):
+            part = select(results, group="multi", form="free")
+            cells = cells_of(part, metrics)
+            if strength != 1:
+                cells["difference"] = difference(part, usual, "success", "case")
+            rows.append(Row(TITLES[name], f"λ = {strength:g}", cells))
+    note = "Cases with a subject; the weight λ of its attention (eq. 7); they are trained with 1."
     return Table("strength", "The subject's weight", note, "λ", columns, tuple(rows))

@@ -14,7 +14,6 @@ from .ablation import (
     AUTHORS,
     READINGS,
     SHOWN_SEED,
-    STRENGTH,
     TITLES,
     Log,
     cases,
@@ -23,7 +22,7 @@ from .ablation import (
     picture_file,
     read_logs,
     read_pictures,
-    strength_of,
+    sweep_of,
 )
 from .cases import Benchmark
 from .page import outlined
@@ -34,6 +33,7 @@ if TYPE_CHECKING:
 VARIANTS = (*AUTHORS, *READINGS)
 OTHER_DATA = ("no-segmentation", "full-masks")  # trained on other batches than FlexEdit
 UNTRAINED = ("generate",)  # FlexEdit, run otherwise
+START = "start"  # it has trained the longest; its λ is the one that is shown
 SMOOTHED = 10  # logged rows that a point of a curve is the mean of
 DPI = 110
 
@@ -47,10 +47,10 @@ def draw(logs: Path, out: Path) -> None:
     found = read_logs(logs)
     curves(found).savefig(logs / "curves.png", dpi=DPI)
     names = distinct_variants(found)
-    swept = [name for name in names if name.startswith(STRENGTH)]
+    sweep = sweep_of(START, names)
     for file, titles in (
-        ("cases.png", {name: TITLES[name] for name in VARIANTS if name in names}),
-        ("strengths.png", {name: f"λ = {strength_of(name):g}" for name in swept}),
+        ("cases.png", {name: TITLES[name] for name in (START, *VARIANTS) if name in names}),
+        ("strengths.png", {name: f"λ = {strength:g}" for strength, name in sweep.items()}),
     ):
         results = {
             title: read_pictures(logs, f"{name}-{SHOWN_SEED}")

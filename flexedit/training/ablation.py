@@ -66,13 +66,14 @@ STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.25, 1.5)  # λ; 1 is how all are run
 class Variant:
     """What differs from the full system: in its config, its recipe, the world it learns from.
 
-    ``forms``: of the masks it is run with afterwards.
+    ``forms``: of the masks it is run with afterwards · ``trains``: whether at all.
     """
 
     config: Callable[[SystemConfig], SystemConfig] = lambda config: config
     recipe: Mapping[str, Any] = field(default_factory=dict)
     world: Mapping[str, Any] = field(default_factory=dict)
     forms: tuple[str, ...] = ("free",)
+    trains: bool = True
 
 
 def with_mea(**changes: Any) -> Callable[[SystemConfig], SystemConfig]:
@@ -113,6 +114,7 @@ VARIANTS: dict[str, Variant] = {
     "literal-eq6": Variant(with_mea(residual=False)),
     "shared-kv": Variant(with_mea(share_kv=True)),
     "clean-input": Variant(lambda config: dataclasses.replace(config, vae_input="clean")),
+    "start": Variant(forms=("free", "full"), trains=False),
 }
 
 
@@ -128,14 +130,15 @@ class Measurement:
 
 
 def measurements(name: str) -> Iterator[Measurement]:
-    """Those of a variant; the full system is run in other ways too."""
+    """Those of a variant; some are run in other ways too."""
     yield Measurement(name, VARIANTS[name].forms)
     if name == "full":
         yield Measurement("generate", paints=False, options={"reply": "generate"})
+    if name in ("full", "start"):
         for strength in STRENGTHS:
             options = {"strength": strength}
             yield Measurement(
-                f"{STRENGTH}{strength:g}", groups=("multi",), paints=False, options=options
+                f"{name}{STRENGTH}{strength:g}", groups=("multi",), paints=False, options=options
             )
 
 
@@ -202,12 +205,14 @@ class Ablation:
         wanted = [one for one in measurements(name) if not self.log(one, seed).is_file()]
         if not wanted:
             return
-        folder = self.out / f"{name}-{seed}"
-        if not (folder / "model").is_dir():
-            self.fit(VARIANTS[name], seed, folder)
-        pipeline = FlexEditPipeline.from_pretrained(folder / "model")
+        variant, folder = VARIANTS[name], self.out / f"{name}-{seed}"
+        model = folder / "model" if variant.trains else self.start.path
+        if not model.is_dir():
+            self.fit(variant, seed, folder)
+        pipeline = FlexEditPipeline.from_pretrained(model)
+        trained = curve(folder / "training") if variant.trains else []
         for one in wanted:
-            self.measure(pipeline, one, seed)
+            self.measure(pipeline, one, seed, trained)
 
     def log(self, measurement: Measurement, seed: int) -> Path:
         return self.logs / f"{measurement.name}-{seed}.jsonl"
@@ -233,8 +238,17 @@ class Ablation:
         tensors = self.start.all_tensors()
         return {key: tensor for key, tensor in tensors.items() if not key.startswith("mea.")}
 
-    def measure(self, pipeline: FlexEditPipeline, measurement: Measurement, seed: int) -> None:
-        """Runs the cases, writes the log and, for one seed, some of the pictures."""
+    def measure(
+        self,
+        pipeline: FlexEditPipeline,
+        measurement: Measurement,
+        seed: int,
+        trained: Sequence[Mapping[str, float]],
+    ) -> None:
+        """Runs the cases, writes the log and, for one seed, some of the pictures.
+
+        trained: the training's curve, if there was one
+        """
         benchmark, began = cases(self.out, self.num_single, self.num_multi), time.monotonic()
         shown = [case for case in first_of_each(benchmark) if case.group in measurement.groups]
         benchmark.cases = tuple(c for c in benchmark.cases if c.group in measurement.groups)
@@ -245,17 +259,16 @@ class Ablation:
         rows = score(benchmark, done, Encoders.load(None, None, None, None), Judge.load())
         if seed == SHOWN_SEED:
             write_pictures(self.logs, log.stem, [done.picture(case.id) for case in shown])
-        steps = curve(pipeline.folder.path.parent / "training")
         facts = {
             "variant": measurement.name,
             "seed": seed,
             "start": self.origin,
-            "steps": steps[-1]["step"],
-            "batch_size": self.train.batch_size,
-            "lr": self.train.lr,
-            "optimizer": self.train.optimizer,
             "measuring_seconds": round(time.monotonic() - began),
             "threads": torch.get_num_threads(),
             "device": pipeline.device.type,
         }
-        Log(facts, tuple(steps), tuple(rows)).write(log)
+        if trained:
+            recipe = dataclasses.asdict(self.train)
+            facts["steps"] = trained[-1]["step"]
+            facts |= {key: recipe[key] for key in ("batch_size", "lr", "optimizer")}
+        Log(facts, tuple(trained), tuple(rows)).write(log)

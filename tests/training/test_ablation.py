@@ -23,7 +23,7 @@ def ablation(trained, tmp_path_factory) -> Ablation:
     return Ablation(start, folder, folder / "logs", train, num_single=3, num_multi=2)
 
 
-@pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.parametrize("name", [name for name, variant in VARIANTS.items() if variant.trains])
 def test_every_variant_trains_and_becomes_a_model(ablation, name):
     ablation.fit(VARIANTS[name], 0, ablation.out / f"{name}-0")
     config = ModelFolder(ablation.out / f"{name}-0" / "model").config
@@ -59,10 +59,11 @@ def test_differences_are_between_equal_seeds(tmp_path):
 
 
 def test_variants_are_measured_once_and_their_tables_printed(ablation, capsys):
-    names = ("full", "no-dca")
+    names = ("full", "no-dca", "start")
     ablation.run(names, seeds=(0,))
     written = {path: path.stat().st_mtime_ns for path in ablation.logs.glob("*.jsonl")}
-    runs = {f"{name}-0" for name in (*names, "generate", *(f"strength-{s:g}" for s in STRENGTHS))}
+    sweeps = [f"{name}-strength-{s:g}" for name in ("full", "start") for s in STRENGTHS]
+    runs = {f"{name}-0" for name in (*names, "generate", *sweeps)}
     assert {path.stem for path in written} == runs
     assert {path.stem for path in (ablation.logs / "pictures").iterdir()} == runs
     shutil.rmtree(ablation.out / "full-0")  # the logs are what counts
@@ -76,13 +77,15 @@ def test_variants_are_measured_once_and_their_tables_printed(ablation, capsys):
     capsys.readouterr()
     assert main(["ablation", "tables", "--logs", str(ablation.logs)]) == 0
     printed = capsys.readouterr().out
-    for name in ("full", "no-dca", "generate"):
+    for name in (*names, "generate"):
         assert TITLES[name] in printed
     for strength in (*STRENGTHS, 1):
-        assert f"λ = {strength:g} |" in printed
+        assert printed.count(f"| λ = {strength:g} |") == 2
     assert "22.4391" not in printed and "(paper)" in printed
 
-    swept = {row["case"] for row in Log.read(ablation.logs / "strength-0-0.jsonl").rows}
+    start = Log.read(ablation.logs / "start-0.jsonl")
+    assert "steps" not in start.facts and not start.curve
+    swept = {row["case"] for row in Log.read(ablation.logs / "full-strength-0-0.jsonl").rows}
     assert swept == {row["case"] for row in log.rows if row["group"] == "multi"}
     words = ["ablation", "figures", "--logs", str(ablation.logs), "--out", str(ablation.out)]
     assert main(words) == 0
