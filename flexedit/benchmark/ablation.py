@@ -117,15 +117,21 @@ def rounded(row: Mapping[str, Any], keys: Iterable[str] | None = None) -> dict[s
 
 
 def read_logs(folder: Path) -> list[Log]:
-    """FlexEditError where there are none, and for variants that started from different weights."""
+    """FlexEditError where there are none, and for variants that started from different weights or
+    were judged by different judges.
+    """
     logs = [Log.read(path) for path in sorted(folder.glob("*.jsonl"))]
     if not logs:
         raise FlexEditError(f"There are no logs in {folder}. Run the ablation first.")
-    if len({log.facts.get("start") for log in logs}) > 1:
-        raise FlexEditError(
-            f"The logs in {folder} are of variants that started from different weights, which "
-            "cannot be compared. Keep those of one start, or run the ablation into another folder."
-        )
+    for fact, what in (
+        ("start", "of variants that started from different weights"),
+        ("judge", "by different judges"),
+    ):
+        if len({log.facts.get(fact) for log in logs}) > 1:
+            raise FlexEditError(
+                f"The logs in {folder} are {what}, which cannot be compared. Keep those of one "
+                f"{fact}, or run the ablation into another folder."
+            )
     return logs
 
 

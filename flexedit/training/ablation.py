@@ -32,7 +32,7 @@ from ..benchmark.ablation import (
     write_pictures,
 )
 from ..benchmark.encoders import Encoders
-from ..benchmark.judge import Judge
+from ..benchmark.judge import FOLDER, Judge
 from ..benchmark.metrics import score
 from ..benchmark.run import run
 from ..benchmark.systems import FlexEdit, fingerprint, weights
@@ -263,6 +263,7 @@ class Ablation:
             "variant": measurement.name,
             "seed": seed,
             "start": self.origin,
+            "judge": fingerprint(weights(FOLDER)),
             "measuring_seconds": round(time.monotonic() - began),
             "threads": torch.get_num_threads(),
             "device": pipeline.device.type,

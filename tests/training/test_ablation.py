@@ -149,6 +149,15 @@ def test_seeds_are_averaged_before_cases_are_resampled(tmp_path):
     assert as_markdown("Ablation", list(found.values()))
 
 
+def test_verdicts_of_two_judges_are_not_mixed(tmp_path):
+    for seed, judge in enumerate("ab"):
+        Log({"variant": "full", "seed": seed, "judge": judge}, (), ()).write(
+            tmp_path / f"{seed}.jsonl"
+        )
+    with pytest.raises(FlexEditError, match="by different judges, which cannot be compared"):
+        read_logs(tmp_path)
+
+
 def test_minutes_are_those_of_training_and_not_of_pauses():
     seconds = [0, 10, 20, 3600, 3610]  # with steps 10 to 50: a second each, and a pause
     curve = tuple({"step": 10 * k, "seconds": one} for k, one in enumerate(seconds, 1))
