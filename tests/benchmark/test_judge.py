@@ -16,6 +16,7 @@ from flexedit.benchmark.judge import (
     UNCLEAR,
     WEIGHTS,
     Judge,
+    choose,
     crop,
     examples,
     main,
@@ -25,6 +26,7 @@ from flexedit.benchmark.judge import (
     truth_of,
     window_around,
 )
+from flexedit.data.assets import CLASSES
 from flexedit.data.world import World
 from flexedit.errors import FlexEditError
 from flexedit.prompts import BACKGROUND
@@ -76,7 +78,8 @@ def test_it_tells_an_edit_from_an_unchanged_scene(judge, operation):
     expected = [sample.result_label for sample in samples]
     edited = judge.answers([sample.target for sample in samples], regions)
     unchanged = judge.answers([sample.scene for sample in samples], regions)
-    assert np.mean([a == b for a, b in zip(edited, expected, strict=True)]) >= 0.85
+    published = judge.facts["measured"]["accuracy"][operation]  # of ten times as many
+    assert np.mean([a == b for a, b in zip(edited, expected, strict=True)]) >= published - 0.1
     assert np.mean([a == b for a, b in zip(unchanged, expected, strict=True)]) <= 0.1
 
 
@@ -208,12 +211,14 @@ def test_the_same_seed_trains_the_same_judge_and_saving_keeps_its_answers(tmp_pa
     assert again.facts == {"steps": 2}
 
 
-def test_it_calls_unclear_only_what_is_by_far_most_likely_so(monkeypatch):
-    doubting = train(1, 8, seed=3, device="cpu").head.bias
-    monkeypatch.setattr(module, "DOUBT", 0.0)
-    head = train(1, 8, seed=3, device="cpu").head.bias
-    expected = [1.0 if answer == UNCLEAR else 0.0 for answer in ANSWERS]
-    torch.testing.assert_close(head - doubting, torch.tensor(expected))
+def test_it_names_a_thing_only_if_that_is_clearly_likelier_than_unclear():
+    thing, background, unclear = map(ANSWERS.index, (CLASSES[3], BACKGROUND, UNCLEAR))
+    logits = torch.full((5, len(ANSWERS)), -9.0)
+    logits[:, unclear] = 2.0
+    logits[0, thing], logits[1, thing] = 2.4, 2.6
+    logits[2, background], logits[3, background] = 0.9, 1.1
+    logits[4, thing], logits[4, background] = 2.6, 2.7  # the likelier of the two
+    assert choose(logits).tolist() == [unclear, thing, unclear, background, background]
 
 
 def test_the_command_trains_measures_and_writes_what_is_shipped(tmp_path, capsys, monkeypatch):
