@@ -8,6 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from flexedit.benchmark.ablation import read_logs, tables
+from flexedit.benchmark.judge import FACTS, FOLDER, WEIGHTS
+from flexedit.benchmark.report import as_markdown
+from flexedit.benchmark.systems import fingerprint
+
 ROOT = Path(__file__).resolve().parents[1]
 HELP = sorted((ROOT / "web" / "docs").glob("*.md"))  # a page for each node
 PAGES = sorted([*(ROOT / "docs").glob("*.md"), *HELP, ROOT / "README.md", ROOT / "MODEL_CARD.md"])
@@ -93,6 +98,14 @@ def test_what_the_embedded_model_recommends_is_said_alike_everywhere():
     ]
     assert len(samplers) >= 4
     assert {(one["edit_cfg"], one["scene_cfg"]) for one in samplers} == {(edit, scene)}
+
+
+def test_the_ablations_page_has_the_tables_that_its_logs_give():
+    logs = read_logs(ROOT / "docs" / "ablation")
+    page = (ROOT / "docs" / "ablation.md").read_text(encoding="utf-8")
+    assert as_markdown("Ablation", tables(logs)).partition("\n")[2].strip() in page
+    shipped = fingerprint([FOLDER / WEIGHTS, FOLDER / FACTS])
+    assert {log.facts["judge"] for log in logs} == {shipped}
 
 
 def headings(page: Path) -> set[str]:

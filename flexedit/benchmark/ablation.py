@@ -1,9 +1,10 @@
 """What the ablation found: its logs, and tables in the shape of the paper's Tables 3 and 4.
 
-A log is a JSONL file ``VARIANT-SEED.jsonl``: first the facts of one training, then its curve, then
-a row of metrics for each case (`metrics.score`). Variants that were only run otherwise (another
-reply, another λ) have a log of their own with the curve of the model that was run. Beside the logs
-of one seed lie ``pictures/VARIANT-SEED.png``: the results of some cases, in a row.
+A log is a JSONL file ``VARIANT-SEED.jsonl``: first its facts, then the curve of the training, then
+a row of metrics for each case (`metrics.score`). What was only run otherwise (another reply,
+another λ) has a log of its own with the curve of the model that was run; that of the model that all
+start from has no curve. Beside the logs of one seed lie ``pictures/VARIANT-SEED.png``: the results
+of some cases, in a row.
 """
 
 from __future__ import annotations
@@ -56,11 +57,12 @@ TITLES = {
     "shared-kv": "eq. 7 to the letter (shared K and V)",
     "clean-input": "clean scene to the VAE",
     "generate": "FlexEdit, generate instead of direct",
-    "start": "flexedit-mini, the start of all",
+    "start": "the model that all start from",
 }
 AUTHORS = ("full", "no-ca", "no-dca", "no-segmentation", "full-masks", "instructpix2pix")
 READINGS = ("literal-eq6", "shared-kv", "clean-input", "generate")
-STRENGTH = "-strength-"  # between a variant and the λ that it is run with
+SWEPT = ("full", "start")  # are run with several λ
+STRENGTH = "-strength-"  # between their names and the λ
 
 # Tables 3 and 4 of the paper: foreground PSNR, CLIP-T, whole PSNR, LPIPS; PSNR, SSIM, LPIPS, CLIP-T
 PAPER_MULTI = {
@@ -77,7 +79,9 @@ PAPER_SINGLE = {
 
 @dataclass(frozen=True)
 class Log:
-    """facts: variant, seed, how long it trained … · curve: a row per logged step · rows: metrics"""
+    """facts: variant, seed, fingerprints of start and judge … · curve: a row per logged step ·
+    rows: metrics
+    """
 
     facts: Mapping[str, Any]
     curve: tuple[Mapping[str, float], ...]
@@ -123,15 +127,17 @@ def read_logs(folder: Path) -> list[Log]:
     logs = [Log.read(path) for path in sorted(folder.glob("*.jsonl"))]
     if not logs:
         raise FlexEditError(f"There are no logs in {folder}. Run the ablation first.")
-    for fact, what in (
-        ("start", "of variants that started from different weights"),
-        ("judge", "by different judges"),
-    ):
-        if len({log.facts.get(fact) for log in logs}) > 1:
-            raise FlexEditError(
-                f"The logs in {folder} are {what}, which cannot be compared. Keep those of one "
-                f"{fact}, or run the ablation into another folder."
-            )
+    if len({log.facts.get("start") for log in logs}) > 1:
+        raise FlexEditError(
+            f"The logs in {folder} are of variants that started from different weights, which "
+            "cannot be compared. Keep those of one start, or run the ablation into another folder."
+        )
+    if len({log.facts.get("judge") for log in logs}) > 1:
+        raise FlexEditError(
+            f"The results in {folder} were judged by different judges, which cannot be compared. "
+            "Delete the logs of the older one and run the ablation again: nothing that is trained "
+            "will be trained anew."
+        )
     return logs
 
 
@@ -201,7 +207,7 @@ def distinct_variants(logs: Sequence[Log]) -> list[str]:
 
 
 def sweep_of(variant: str, names: Iterable[str]) -> dict[float, str]:
-    """By λ, the names of a variant's runs with another λ than 1."""
+    """By λ, in order, the names of a variant's runs with another λ than 1."""
     prefix = variant + STRENGTH
     found = {float(name.removeprefix(prefix)): name for name in names if name.startswith(prefix)}
     return dict(sorted(found.items()))
@@ -257,7 +263,7 @@ def by_variant(found: Mapping[str, Rows], logs: Sequence[Log]) -> Table:
     """What each variant understands and achieves, with free-shape masks."""
     columns = (
         Column("seeds", "seeds"),
-        Column("minutes", "core minutes of training"),
+        Column("minutes", "core minutes of training, at least"),
         Column("label_right", "label accuracy %"),
         Column("iou", "painted IoU"),
         *(Column(f"single {name}", name, "success %") for name in ("remove", "replace", "add")),
@@ -269,7 +275,7 @@ def by_variant(found: Mapping[str, Rows], logs: Sequence[Log]) -> Table:
     for section, names in (
         ("The authors' choices", AUTHORS),
         ("Our readings", READINGS),
-        ("Before all that", ("start",)),
+        ("For comparison", ("start",)),
     ):
         for name in names:
             if cases := select(found.get(name, []), form="free"):
@@ -281,7 +287,8 @@ def by_variant(found: Mapping[str, Rows], logs: Sequence[Log]) -> Table:
                     cells[column.key] = estimate(part, "success" if operation else column.key)
                 rows.append(Row(section, TITLES[name], cells))
     note = (
-        "Free-shape masks. All start from the same finished model with a new adapter. Two variants "
+        "Free-shape masks. All start from the same finished model with a new adapter; it stands in "
+        "the last row with its own adapter, which has trained far longer. Two variants "
         "only leave out what that model has learned before: segmentation, and rough masks. Three "
         "begin with inputs that it has never had: eq. 6 to the letter, the clean scene, and the "
         "text encoder's words, which also come without any subject picture."
@@ -292,13 +299,13 @@ def by_variant(found: Mapping[str, Rows], logs: Sequence[Log]) -> Table:
 def minutes(logs: Sequence[Log]) -> str:
     """Of one training on average, by the clock times the cores that it used; "" if unknown.
 
-    At its median pace: it may have been paused.
+    At its fastest pace: it may have been paused, or other programs have run beside it.
     """
     known = []
     for log in logs:
         if "threads" in log.facts and len(log.curve) > 1:
             steps, seconds = ([row[key] for row in log.curve] for key in ("step", "seconds"))
-            pace = np.median(np.diff(seconds) / np.diff(steps))
+            pace = (np.diff(seconds) / np.diff(steps)).min()
             known.append(pace * steps[-1] * log.facts["threads"])
     return f"{np.mean(known) / 60:.0f}" if known else ""
 
@@ -357,13 +364,12 @@ def by_strength(found: Mapping[str, Rows]) -> Table:
     metrics = ("success", "fg_psnr", "bg_psnr")
     columns = (*metric_columns(metrics), Column("difference", "success, less that of λ = 1"))
     rows = []
-    for name in ("full", "start"):
-        sweep = {strength: found[one] for strength, one in sweep_of(name, found).items()}
-        if not sweep or name not in found:
+    for name in SWEPT:
+        if not (sweep := sweep_of(name, found)):
             continue
         usual = select(found[name], group="multi", form="free")
-        for strength, results in sorted({**sweep, 1.0: usual}.items()):
-            part = select(results, group="multi", form="free")
+        for strength, run in sorted({**sweep, 1.0: name}.items()):
+            part = select(found[run], group="multi", form="free")
             cells = cells_of(part, metrics)
             if strength != 1:
                 cells["difference"] = difference(part, usual, "success", "case")

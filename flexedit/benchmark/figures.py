@@ -48,9 +48,11 @@ def draw(logs: Path, out: Path) -> None:
     curves(found).savefig(logs / "curves.png", dpi=DPI)
     names = distinct_variants(found)
     sweep = sweep_of(START, names)
+    if sweep:
+        sweep[1.0] = START
     for file, titles in (
         ("cases.png", {name: TITLES[name] for name in (START, *VARIANTS) if name in names}),
-        ("strengths.png", {name: f"λ = {strength:g}" for strength, name in sweep.items()}),
+        ("strengths.png", {name: f"λ = {strength:g}" for strength, name in sorted(sweep.items())}),
     ):
         results = {
             title: read_pictures(logs, f"{name}-{SHOWN_SEED}")
@@ -65,7 +67,7 @@ def curves(logs: Sequence[Log]) -> Figure:
     """The error of the predicted latent by step, the mean over a variant's seeds; and how far it is
     from FlexEdit's of the same seeds, for the variants that saw the same batches and noises.
     """
-    page = blank(11, 4.2)
+    page = blank(11, 5)
     errors, differences = page.subplots(1, 2)
     of_full = errors_by_seed(logs, "full")
     for number, name in enumerate(VARIANTS):
@@ -84,7 +86,7 @@ def curves(logs: Sequence[Log]) -> Figure:
     errors.set(title="error of the predicted latent", xlabel="step")
     differences.set(title="the same, less FlexEdit's on the same batches", xlabel="step")
     differences.axhline(0, color="C0", linewidth=1.2)
-    errors.legend(fontsize="x-small")
+    page.legend(*errors.get_legend_handles_labels(), loc="outside lower center", ncols=3)
     for panel in (errors, differences):
         panel.grid(alpha=0.3)
     return page
@@ -110,16 +112,17 @@ def smoothed(curves: Sequence[Mapping[float, float]]) -> tuple[list[float], np.n
 def same_cases(benchmark: Benchmark, results: Mapping[str, Sequence[np.ndarray]]) -> Figure:
     """A row for the first case of each operation: scene, truth, then what each variant made of it.
 
-    results: by title, for all those cases or for those with a subject
+    results: by title, for all those cases or for those with a subject, which come last; shown are
+    the cases that all have
     """
     titles = ("scene", "truth", *results)
-    count = max(len(pictures) for pictures in results.values())
-    shown = first_of_each(benchmark)[-count:]  # those with a subject come last
+    count = min(map(len, results.values()))
+    shown = first_of_each(benchmark)[-count:]
     page = blank(1.35 * len(titles), 1.6 * len(shown))
     grid = page.subplots(len(shown), len(titles), squeeze=False)
     for number, (row, case) in enumerate(zip(grid, shown, strict=True)):
         scene, mask = (benchmark.picture(case, name) for name in ("scene", "mask"))
-        made = (pictures[number] for pictures in results.values())
+        made = (pictures[number - count] for pictures in results.values())
         pictures = (outlined(scene, mask), benchmark.picture(case, "truth"), *made)
         for panel, picture in zip(row, pictures, strict=True):
             panel.axis("off")

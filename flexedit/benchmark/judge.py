@@ -5,8 +5,9 @@ world's classes, "background", or says that what is there is unclear: a smudge, 
 one thing and half of another. An edit has succeeded if the answer is what the truth shows there.
 Its data are renderings of the synthetic world that no other part of FlexEdit is trained or
 measured on (a seed of its own); the sprites are the same. What is unclear it learns from those
-renderings too, spoiled by :func:`spoil`, and from no model's results. How often it is right is
-measured on held-out scenes and travels with the weights in ``judge.json``.
+renderings too, spoiled by :func:`spoil`, and from no model's results; only how sure it must be of a
+thing (SURE) was chosen by results that readers had seen. How often it is right is measured on
+held-out scenes and travels with the weights in ``judge.json``.
 
 ``python -m flexedit.benchmark.judge`` trains it again and writes the shipped files.
 B batch, S the side of a crop in pixels, H × W a picture
@@ -19,7 +20,7 @@ import itertools
 import json
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -59,10 +60,10 @@ SIZES = (64, 64, 64, 64, 64, 128)  # of the pictures it learns from, in turn
 UNEVEN, BENT = (0.0, 1.2), (3.0, 6.5)
 SMEARED = (3.0, 6.0)
 GHOST, GHOST_LEFT = (0.35, 0.7), (0.3, 0.65)
-# By how much the logit of a thing, and of the background, must exceed that of "unclear": otherwise
-# much would pass that has little more than a thing's colours, and true removals would not. Beyond
-# that of a thing the judge hardly agrees more with readers of 168 validation results.
-SURE_OF_THING, SURE_OF_BACKGROUND = 0.5, -1.0
+# It names a thing only if the thing's logit is at least so far above that of "unclear", and the
+# background even if that is so far below: more would refuse true removals. Beyond that of a thing
+# the judge hardly agrees more with readers of 168 validation results of flexedit-mini.
+SURE = {"thing": 0.5, "background": -1.0}
 VAE_BLUR = 0.9  # σ in pixels of a 64-pixel picture: loses about what a VAE's round trip loses
 
 Window = tuple[slice, slice]  # rows, columns
@@ -152,15 +153,19 @@ class Judge:
     def read(self, crops: list[Tensor], batch_size: int = 256) -> list[str]:
         """What each crop (4, S, S) shows: one of ANSWERS."""
         batches = (crops[start : start + batch_size] for start in range(0, len(crops), batch_size))
-        return [ANSWERS[i] for batch in batches for i in choose(self.network(torch.stack(batch)))]
+        sure = self.facts.get("sure", SURE)
+        found = (choose(self.network(torch.stack(batch)), sure) for batch in batches)
+        return [ANSWERS[index] for indices in found for index in indices]
 
 
-def choose(logits: Tensor) -> Tensor:
-    """logits (B, number of ANSWERS) → indices of the answers (B,)"""
+def choose(logits: Tensor, sure: Mapping[str, float] = SURE) -> Tensor:
+    """logits (B, number of ANSWERS) → indices of the answers (B,): the likeliest thing or the
+    background, but unclear if that is less than ``sure`` above unclear.
+    """
     unclear = ANSWERS.index(UNCLEAR)
     score, best = logits[:, :unclear].max(1)  # unclear is the last
     is_thing = best != ANSWERS.index(BACKGROUND)
-    margin = torch.where(is_thing, SURE_OF_THING, SURE_OF_BACKGROUND)
+    margin = torch.where(is_thing, sure["thing"], sure["background"])
     return torch.where(score < logits[:, unclear] + margin, unclear, best)
 
 
@@ -462,7 +467,7 @@ def about(network: Network, steps: int, batch_size: int, seed: int, count: int) 
             "steps": steps,
             "batch_size": batch_size,
         },
-        "sure": {"of a thing": SURE_OF_THING, "of the background": SURE_OF_BACKGROUND},
+        "sure": SURE,
         "command": f"python -m flexedit.benchmark.judge --steps {steps} --batch-size {batch_size} "
         f"--seed {seed} --count {count}",
     }

@@ -277,7 +277,8 @@ def compare(report_a: str | Path, report_b: str | Path) -> str:
     """Markdown: B minus A for each metric, paired over the cases that both reports have.
 
     A report is its ``report.json`` or the folder of it. Systems are paired by name; two reports of
-    one system each are compared whatever these are called. Raises FlexEditError if they share no
+    one system each are compared whatever these are called; success is, if the same judge gave it.
+    Raises FlexEditError if they share no
     system, or no case that is the same in both.
     """
     a, b = load(report_a), load(report_b)
@@ -288,13 +289,16 @@ def compare(report_a: str | Path, report_b: str | Path) -> str:
             "Run both systems on the same one."
         )
     rows_a, rows_b = ([row for row in one["rows"] if row["case"] in same] for one in (a, b))
+    metrics = dict(METRICS)
+    if a["judge"] != b["judge"]:
+        del metrics["success"]
     found = []
     for system_a, system_b in system_pairs(rows_a, rows_b):
         name = system_a if system_a == system_b else f"{system_a} (A) and {system_b} (B)"
         for form in FORMS:
             before = select(rows_a, system=system_a, form=form)
             after = select(rows_b, system=system_b, form=form)
-            for key, metric in METRICS.items():
+            for key, metric in metrics.items():
                 if cells := compared(before, after, key):
                     found.append(Row(f"{name}, {FORM_NAMES[form]}", metric.title, cells))
     columns = tuple(Column(key, key) for key in ("A", "B", "B − A", "pairs", "verdict"))
@@ -307,9 +311,11 @@ def compare(report_a: str | Path, report_b: str | Path) -> str:
         for name, one in (("A", a), ("B", b))
         if (others := len(one["fingerprints"]) - len(same))
     ]
-    facts = (("A", origin(a)), ("B", origin(b)), ("Cases", ", ".join(counts)))
+    facts = [("A", origin(a)), ("B", origin(b)), ("Cases", ", ".join(counts))]
+    if "success" not in metrics:
+        facts.append(("Judge", "not the same in both, so success is left out"))
     table = Table("compare", "Differences", note, "metric", columns, tuple(found))
-    return as_markdown("B against A", [Facts("", facts), table])
+    return as_markdown("B against A", [Facts("", tuple(facts)), table])
 
 
 def load(path: str | Path) -> dict[str, Any]:

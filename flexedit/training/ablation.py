@@ -2,8 +2,9 @@
 
 Each starts from one finished model, flexedit-mini: its VAE, CLIP, VLLM, UNet, Q-Former and edit
 tokens. The Mask Enhanced Adapter, which is what the paper ablates (§4.3), starts anew in every
-variant, so that none is at home in another's. What becomes of a variant is one log
-(`flexedit.benchmark.ablation`): its facts, its curve, a row per case.
+variant, so that none is at home in another's. For comparison that model itself is run too.
+What becomes of a variant is one log (`flexedit.benchmark.ablation`): its facts, its curve, a row
+per case.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from ..benchmark.ablation import (
     NUM_SINGLE,
     SHOWN_SEED,
     STRENGTH,
+    SWEPT,
     Log,
     cases,
     first_of_each,
@@ -32,7 +34,7 @@ from ..benchmark.ablation import (
     write_pictures,
 )
 from ..benchmark.encoders import Encoders
-from ..benchmark.judge import FOLDER, Judge
+from ..benchmark.judge import FACTS, FOLDER, WEIGHTS, Judge
 from ..benchmark.metrics import score
 from ..benchmark.run import run
 from ..benchmark.systems import FlexEdit, fingerprint, weights
@@ -120,7 +122,7 @@ VARIANTS: dict[str, Variant] = {
 
 @dataclass(frozen=True)
 class Measurement:
-    """One run of a trained variant on the cases: its log's name, and what is run how."""
+    """One run of a variant on the cases: its log's name, and what is run how."""
 
     name: str
     forms: tuple[str, ...] = ("free",)
@@ -134,7 +136,7 @@ def measurements(name: str) -> Iterator[Measurement]:
     yield Measurement(name, VARIANTS[name].forms)
     if name == "full":
         yield Measurement("generate", paints=False, options={"reply": "generate"})
-    if name in ("full", "start"):
+    if name in SWEPT:
         for strength in STRENGTHS:
             options = {"strength": strength}
             yield Measurement(
@@ -184,21 +186,34 @@ class Ablation:
         """Fingerprint of the weights that all start from."""
         return fingerprint(weights(self.start.path))
 
+    @cached_property
+    def judge(self) -> str:
+        """Fingerprint of the judge."""
+        return fingerprint([FOLDER / WEIGHTS, FOLDER / FACTS])
+
     def claim(self) -> None:
         """Writes down what trainings in ``out`` start from: no folder may hold those of two starts.
 
-        Raises FlexEditError for a folder of another start.
+        Raises FlexEditError for a folder of another start, and for logs of another judge.
         """
         note = self.out / "start"
+        judge = self.judge
         known = {self.out: note.read_text() if note.is_file() else self.origin}
         if any(self.logs.glob("*.jsonl")):
-            known[self.logs] = read_logs(self.logs)[0].facts.get("start", "unknown")
+            facts = read_logs(self.logs)[0].facts
+            known[self.logs] = facts.get("start", "unknown")
+            judge = facts.get("judge", "unknown")
         for folder, start in known.items():
             if start != self.origin:
                 raise FlexEditError(
                     f"{folder} belongs to an ablation that started from other weights ({start}) "
                     f"than those of {self.start.path.name} ({self.origin}). Choose another folder."
                 )
+        if judge != self.judge:
+            raise FlexEditError(
+                f"The results in {self.logs} were judged by another judge than this version's. "
+                "Delete the logs there: what is trained will only be run again."
+            )
         note.write_text(self.origin)
 
     def variant(self, name: str, seed: int) -> None:
@@ -263,7 +278,7 @@ class Ablation:
             "variant": measurement.name,
             "seed": seed,
             "start": self.origin,
-            "judge": fingerprint(weights(FOLDER)),
+            "judge": self.judge,
             "measuring_seconds": round(time.monotonic() - began),
             "threads": torch.get_num_threads(),
             "device": pipeline.device.type,

@@ -58,6 +58,13 @@ def test_the_same_cases_stand_in_a_row(tiny_benchmark):
         assert (marked != worst).any()
     below = [axes.texts[0].get_text().replace("\n", " ") for axes in panels[-4:]]
     assert below == ["scene", "truth", "perfect", "useless"]
+    less = {"perfect": results["perfect"], "with a subject": results["useless"][-2:]}
+    panels = [axes for axes in same_cases(tiny_benchmark, less).axes if axes.images]
+    assert len(panels) == 8
+    for row, case in enumerate(shown[-2:]):
+        _, truth, best, worst = (axes.images[0].get_array() for axes in panels[4 * row :][:4])
+        assert (truth == tiny_benchmark.picture(case, "truth")).all() and (best == truth).all()
+        assert (worst == tiny_benchmark.picture(case, "scene")).all()
 
 
 def test_what_was_run_with_subjects_alone_stands_beside_those_cases(tiny_benchmark):

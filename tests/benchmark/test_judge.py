@@ -78,8 +78,8 @@ def test_it_tells_an_edit_from_an_unchanged_scene(judge, operation):
     expected = [sample.result_label for sample in samples]
     edited = judge.answers([sample.target for sample in samples], regions)
     unchanged = judge.answers([sample.scene for sample in samples], regions)
-    published = judge.facts["measured"]["accuracy"][operation]  # of ten times as many
-    assert np.mean([a == b for a, b in zip(edited, expected, strict=True)]) >= published - 0.1
+    floor = 0.8 if operation == "swap" else 0.85
+    assert np.mean([a == b for a, b in zip(edited, expected, strict=True)]) >= floor
     assert np.mean([a == b for a, b in zip(unchanged, expected, strict=True)]) <= 0.1
 
 
@@ -219,6 +219,8 @@ def test_it_names_a_thing_only_if_that_is_clearly_likelier_than_unclear():
     logits[2, background], logits[3, background] = 0.9, 1.1
     logits[4, thing], logits[4, background] = 2.6, 2.7  # the likelier of the two
     assert choose(logits).tolist() == [unclear, thing, unclear, background, background]
+    sure = {"thing": 0.0, "background": 9.0}  # a judge is read as its own facts say
+    assert choose(logits, sure).tolist() == [thing, thing, unclear, unclear, unclear]
 
 
 def test_the_command_trains_measures_and_writes_what_is_shipped(tmp_path, capsys, monkeypatch):

@@ -192,16 +192,24 @@ def test_comfyui_undoes_a_pick(resolver):
     run = resolver.run()
     resolver.click(run.place(2, 3))
     assert resolver.candidate() == 2
-    resolver.editor.page.wait_for_timeout(500)
-    resolver.editor.press(
-        "Shift"
-    )  # ComfyUI looks for changes, and must find no other than the pick
-    resolver.editor.undo()
+    undo_one_step(resolver.editor)
     resolver.editor.until(lambda: resolver.candidate() == 1)
     resolver.editor.until(lambda: resolver.picked() == [1])
     resolver.editor.until(lambda: resolver.num_badges() == len(run.masks))
     resolver.click(run.place(2, 3))
     assert resolver.candidate() == 2
+    resolver.run()
+    undo_one_step(resolver.editor)
+    resolver.editor.until(lambda: resolver.candidate() == 1)
+
+
+def undo_one_step(editor):
+    """Lets ComfyUI look for changes before: if the node has taken another size since the last one,
+    that is what it undoes.
+    """
+    editor.page.wait_for_timeout(500)  # a node takes its size some frames later
+    editor.press("Shift")
+    editor.undo()
 
 
 def test_the_keyboard_picks_too(resolver):

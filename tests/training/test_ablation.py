@@ -120,6 +120,13 @@ def test_variants_of_two_starts_are_not_mixed(ablation, trained, tmp_path):
             elsewhere.run((), seeds=())
 
 
+def test_logs_of_another_judge_are_not_added_to(ablation, tmp_path):
+    log = Log({"variant": "full", "seed": 0, "start": ablation.origin, "judge": "other"}, (), ())
+    log.write(tmp_path / "full-0.jsonl")
+    with pytest.raises(FlexEditError, match="judged by another judge than this version's"):
+        dataclasses.replace(ablation, logs=tmp_path).run((), seeds=())
+
+
 def test_curves_are_compared_where_the_data_are_the_same():
     assert set(OTHER_DATA) == {name for name, variant in VARIANTS.items() if variant.world}
 
@@ -154,12 +161,12 @@ def test_verdicts_of_two_judges_are_not_mixed(tmp_path):
         Log({"variant": "full", "seed": seed, "judge": judge}, (), ()).write(
             tmp_path / f"{seed}.jsonl"
         )
-    with pytest.raises(FlexEditError, match="by different judges, which cannot be compared"):
+    with pytest.raises(FlexEditError, match="were judged by different judges"):
         read_logs(tmp_path)
 
 
 def test_minutes_are_those_of_training_and_not_of_pauses():
-    seconds = [0, 10, 20, 3600, 3610]  # with steps 10 to 50: a second each, and a pause
+    seconds = [0, 15, 25, 3600, 3620]  # with steps 10 to 50: a second each, slower, and a pause
     curve = tuple({"step": 10 * k, "seconds": one} for k, one in enumerate(seconds, 1))
     assert minutes([Log({"threads": 2}, curve, ())]) == "2"
     assert minutes([Log({}, curve, ())]) == minutes([Log({"threads": 2}, (), ())]) == ""

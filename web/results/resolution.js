@@ -53,7 +53,6 @@ export class Resolution {
     this.#resolved = resolved;
     this.#hovered = 0;
     this.#regions = []; // those of the last run take no more clicks
-    this.#caption.style.minHeight = "";
     this.#makeButtons();
     this.#makeBadges();
     this.#update();
@@ -73,8 +72,6 @@ export class Resolution {
    */
   mark(candidate, isFixed) {
     if (candidate === this.#picked && isFixed === this.#isFixed) return;
-    // A shorter text must not shrink the node: ComfyUI would note that as a change of its own.
-    this.#caption.style.minHeight = getComputedStyle(this.#caption).height; // with its fraction
     this.#picked = candidate;
     this.#isFixed = isFixed;
     this.#update();
