@@ -46,6 +46,7 @@ NUMBERS = (
     "psnr", "fg_psnr", "bg_psnr", "bg_ssim",
 )  # fmt: skip
 
+START = "start"  # the finished model itself, for comparison
 TITLES = {
     "full": "FlexEdit",
     "no-ca": "without CA",
@@ -57,11 +58,11 @@ TITLES = {
     "shared-kv": "eq. 7 to the letter (shared K and V)",
     "clean-input": "clean scene to the VAE",
     "generate": "FlexEdit, generate instead of direct",
-    "start": "the model that all start from",
+    START: "the model that all start from",
 }
 AUTHORS = ("full", "no-ca", "no-dca", "no-segmentation", "full-masks", "instructpix2pix")
 READINGS = ("literal-eq6", "shared-kv", "clean-input", "generate")
-SWEPT = ("full", "start")  # are run with several λ
+SWEPT = ("full", START)  # are run with several λ
 STRENGTH = "-strength-"  # between their names and the λ
 
 # Tables 3 and 4 of the paper: foreground PSNR, CLIP-T, whole PSNR, LPIPS; PSNR, SSIM, LPIPS, CLIP-T
@@ -135,8 +136,8 @@ def read_logs(folder: Path) -> list[Log]:
     if len({log.facts.get("judge") for log in logs}) > 1:
         raise FlexEditError(
             f"The results in {folder} were judged by different judges, which cannot be compared. "
-            "Delete the logs of the older one and run the ablation again: nothing that is trained "
-            "will be trained anew."
+            "Delete the logs of the older one and run the ablation again with the same --out: what "
+            "is trained there is only measured anew."
         )
     return logs
 
@@ -275,7 +276,7 @@ def by_variant(found: Mapping[str, Rows], logs: Sequence[Log]) -> Table:
     for section, names in (
         ("The authors' choices", AUTHORS),
         ("Our readings", READINGS),
-        ("For comparison", ("start",)),
+        ("For comparison", (START,)),
     ):
         for name in names:
             if cases := select(found.get(name, []), form="free"):

@@ -14,6 +14,7 @@ from .ablation import (
     AUTHORS,
     READINGS,
     SHOWN_SEED,
+    START,
     TITLES,
     Log,
     cases,
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
 VARIANTS = (*AUTHORS, *READINGS)
 OTHER_DATA = ("no-segmentation", "full-masks")  # trained on other batches than FlexEdit
 UNTRAINED = ("generate",)  # FlexEdit, run otherwise
-START = "start"  # it has trained the longest; its λ is the one that is shown
 SMOOTHED = 10  # logged rows that a point of a curve is the mean of
 DPI = 110
 
@@ -47,7 +47,7 @@ def draw(logs: Path, out: Path) -> None:
     found = read_logs(logs)
     curves(found).savefig(logs / "curves.png", dpi=DPI)
     names = distinct_variants(found)
-    sweep = sweep_of(START, names)
+    sweep = sweep_of(START, names)  # of the one that has trained the longest
     if sweep:
         sweep[1.0] = START
     for file, titles in (

@@ -290,7 +290,7 @@ def compare(report_a: str | Path, report_b: str | Path) -> str:
         )
     rows_a, rows_b = ([row for row in one["rows"] if row["case"] in same] for one in (a, b))
     metrics = dict(METRICS)
-    if a["judge"] != b["judge"]:
+    if a.get("judge") != b.get("judge"):
         del metrics["success"]
     found = []
     for system_a, system_b in system_pairs(rows_a, rows_b):

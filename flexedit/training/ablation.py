@@ -25,6 +25,7 @@ from ..benchmark.ablation import (
     NUM_MULTI,
     NUM_SINGLE,
     SHOWN_SEED,
+    START,
     STRENGTH,
     SWEPT,
     Log,
@@ -116,7 +117,7 @@ VARIANTS: dict[str, Variant] = {
     "literal-eq6": Variant(with_mea(residual=False)),
     "shared-kv": Variant(with_mea(share_kv=True)),
     "clean-input": Variant(lambda config: dataclasses.replace(config, vae_input="clean")),
-    "start": Variant(forms=("free", "full"), trains=False),
+    START: Variant(forms=("free", "full"), trains=False),
 }
 
 
@@ -212,7 +213,7 @@ class Ablation:
         if judge != self.judge:
             raise FlexEditError(
                 f"The results in {self.logs} were judged by another judge than this version's. "
-                "Delete the logs there: what is trained will only be run again."
+                f"Delete the logs there: what is trained in {self.out} is only measured anew."
             )
         note.write_text(self.origin)
 

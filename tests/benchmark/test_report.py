@@ -386,10 +386,10 @@ def test_only_cases_with_a_value_in_both_are_compared(write, benchmark_, written
 
 
 def test_success_is_compared_only_if_one_judge_gave_it(written, tmp_path):
-    path = shutil.copy(written / "report.json" if written.is_dir() else written, tmp_path)
+    path = Path(shutil.copy(written / "report.json", tmp_path))
     assert "success %" in compare(written, path)
-    report = json.loads(Path(path).read_text())
-    Path(path).write_text(json.dumps(report | {"judge": {"steps": 1}}))
+    report = json.loads(path.read_text())
+    path.write_text(json.dumps(report | {"judge": {"steps": 1}}))
     text = compare(written, path)
     assert "success %" not in text and "Foreground PSNR" in text
     assert "not the same in both, so success is left out" in text
