@@ -211,8 +211,17 @@ class Trainer:
     def resume(self) -> None:
         """Takes up the checkpoint in the folder, if there is one, and cuts the log back to it."""
         path = self.folder / CHECKPOINT
-        if not path.is_file():
-            return
+        if path.is_file():
+            self.take_up(path)
+        log = self.folder / LOG
+        if log.is_file() and self.accelerator.is_main_process:
+            lines = [line for line in log.read_text().splitlines() if line.endswith("}")]
+            kept = [line for line in lines if json.loads(line)["step"] <= self.step]
+            log.write_text("".join(line + "\n" for line in kept))
+            self.seconds = json.loads(kept[-1])["seconds"] if kept else 0.0
+
+    def take_up(self, path: Path) -> None:
+        """Raises FlexEditError for the checkpoint of another model or configuration."""
         state = torch.load(path, map_location="cpu", weights_only=True)
         shapes = {name: tensor.shape for name, tensor in state["trained"].items()}
         averages, groups = state["ema"] is not None, group_sizes(state["optimizer"])
@@ -234,12 +243,6 @@ class Trainer:
         if self.accelerator.scaler:
             self.accelerator.scaler.load_state_dict(state["scaler"])
         self.step = state["step"]
-        log = self.folder / LOG
-        if log.is_file() and self.accelerator.is_main_process:
-            lines = [line for line in log.read_text().splitlines() if line.endswith("}")]
-            kept = [line for line in lines if json.loads(line)["step"] <= self.step]
-            log.write_text("".join(line + "\n" for line in kept))
-            self.seconds = json.loads(kept[-1])["seconds"] if kept else 0.0
 
 
 def optimizer_class(name: str) -> Any:

@@ -294,6 +294,13 @@ def test_a_half_written_line_of_the_log_is_dropped(tmp_path):
     assert [row["step"] for row in log(tmp_path)] == [1, 2, 3, 4, 5, 6, 7]
 
 
+def test_a_run_that_died_before_its_first_checkpoint_leaves_no_rows_behind(tmp_path):
+    train(tmp_path, steps=3)
+    (tmp_path / CHECKPOINT).unlink()
+    train(tmp_path, steps=3)
+    assert [row["step"] for row in log(tmp_path)] == [1, 2, 3]
+
+
 @pytest.mark.parametrize(
     ("model", "changes"),
     [
