@@ -7,7 +7,7 @@ B batch, H × W the scene's size, S the side of a crop in pixels
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
@@ -19,17 +19,33 @@ from .request import common_batch, prepare_picture
 
 REGIONS = ("mask", "mask + connected change")
 FLAT = 0.02  # a spread of brightness too small to tell a gain from
-VAE_RATIOS = (4, 8)  # what a decoded picture's sides may have been padded to
+PADDED_TO = (4, 8)  # multiples to which we round a picture's sides up for its VAE
+CUT_TO = (4, 8, 16)  # to which ComfyUI rounds them down
 
 
 @dataclass(frozen=True)
 class Crop:
-    """Where crops (B, 3, S, S) come from: one box per picture of a scene ``height`` × ``width``."""
+    """Where crops (B, 3, S, S) come from: one box per picture of a scene ``height`` × ``width``.
+
+    ``mask``: what the boxes lie around, as it was given.
+    """
 
     boxes: tuple[masks.Box, ...]
     size: int
     height: int
     width: int
+    mask: Tensor = field(compare=False, repr=False)
+
+    def holds(self, mask: Tensor) -> bool:
+        """Whether a mask (…, h, w) is one of the crops, and not of the whole scene.
+
+        Only its size tells; but a mask of a crop's size may stand for the whole scene too, as when
+        it is drawn without a picture. Then it is the one that the boxes lie around.
+        """
+        shape = tuple(mask.shape[-2:])
+        if shape != (self.size, self.size) or shape == (self.height, self.width):
+            return False
+        return self.mask.shape[-2:] != shape or not same_masks(mask, self.mask)
 
     def inner(self, index: int) -> tuple[int, int]:
         """Height and width of a box within its S × S crop; right and bottom of it is padding."""
@@ -44,10 +60,10 @@ def cut(scene: Tensor, mask: Tensor, size: int, context: float) -> tuple[Tensor,
     Each box is ``context`` times as large as the mask, shifted at a border rather than shrunk;
     where the whole scene is narrower than the box, the crop repeats the scene's edge.
     """
-    scene, mask = _matched(scene, mask)
-    boxes = tuple(masks.bounding_crop(mask, context, minimum=1))
-    crop = Crop(boxes, size, *scene.shape[2:])
-    shapes = extract(mask.unsqueeze(1), crop, mode="bilinear", padding="constant")
+    scene, fitting = _matched(scene, mask)
+    boxes = tuple(masks.bounding_crop(fitting, context, minimum=1))
+    crop = Crop(boxes, size, *scene.shape[2:], mask)
+    shapes = extract(fitting.unsqueeze(1), crop, mode="bilinear", padding="constant")
     return extract(scene, crop), shapes[:, 0], crop
 
 
@@ -100,9 +116,9 @@ def put_edit(
 ) -> tuple[Tensor, Tensor]:
     """→ the scene with the edit inside its region (B, 3, H, W), and that region (B, H, W).
 
-    scene, edited, mask: any channels, each one picture or the same number; an edit of another size
-    is cut back (a VAE's padding) or scaled. ``region``: one of REGIONS · ``grow``, ``feather`` in
-    pixels · ``crop``: edited, and a mask of the crop's size, are crops to be put back first ·
+    scene, edited, mask: any channels, each one picture or the same number; for an edit of another
+    size see `fit`. ``region``: one of REGIONS · ``grow``, ``feather`` in pixels · ``crop``: edited,
+    and a mask that is one (`Crop.holds`), are crops to be put back first ·
     ``color_match``: give the edit the scene's colours first, see `match_colors`.
     Outside the region every pixel keeps the scene's own value bit for bit.
     """
@@ -125,7 +141,7 @@ def put_edit(
         edited = put_back(scene, edited, crop)
         unedited = put_back(scene, extract(scene, crop), crop)  # detail lost is no change
         seen = box_mask(crop, batch).to(scene)
-        if mask.shape[-2:] == (crop.size, crop.size) != (height, width):
+        if crop.holds(mask):
             cropped = masks.prepare_mask(mask, crop.size, crop.size, batch).unsqueeze(1)
             mask = put_back(torch.zeros_like(scene[:, :1]), cropped, crop)[:, 0]
         mask = masks.prepare_mask(mask, height, width, batch)
@@ -183,11 +199,27 @@ def box_mask(crop: Crop, batch: int) -> Tensor:
     return seen
 
 
+def same_masks(one: Tensor, other: Tensor) -> bool:
+    """Whether masks (…, H, W) of one size are the same, whatever their leading dimensions."""
+    one, other = (mask.reshape(-1, *mask.shape[-2:]) for mask in (one, other))
+    return torch.equal(one.cpu(), other.cpu())
+
+
 def fit(picture: Tensor, height: int, width: int) -> Tensor:
-    """picture (B, C, h, w) → (B, C, height, width): a VAE's padding is cut off, else scaled."""
-    padded = {(masks.padded(height, ratio), masks.padded(width, ratio)) for ratio in VAE_RATIOS}
-    if tuple(picture.shape[-2:]) in padded:
+    """picture (B, C, h, w) → (B, C, height, width).
+
+    For a VAE we round the sides up: the padding is cut off. ComfyUI rounds them down: the edge that
+    it cut off all around is filled. Any other picture is scaled.
+    """
+    size = tuple(picture.shape[-2:])
+    padded = {(masks.padded(height, ratio), masks.padded(width, ratio)) for ratio in PADDED_TO}
+    inner = {(height - height % ratio, width - width % ratio) for ratio in CUT_TO}
+    if size in padded:
         return masks.unpad(picture, height, width)
+    if size in inner:
+        top, left = (height - size[0]) // 2, (width - size[1]) // 2
+        margins = (left, width - size[1] - left, top, height - size[0] - top)
+        return F.pad(picture, margins, mode="replicate")
     return resize(picture, height, width)
 
 

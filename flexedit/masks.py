@@ -135,7 +135,7 @@ def _depth(
     if form == "triangle":  # apex up
         return np.minimum((a * (v + b) - 2 * b * np.abs(u)) / np.hypot(2 * b, a), b - v)
     length = np.hypot(u, v) + 1e-6  # circle, irregular: along the ray from the centre
-    radius = length / np.hypot(u / a, v / b)
+    radius = length / np.maximum(np.hypot(u / a, v / b), 1e-6 / min(a, b))
     if form == "irregular":
         radius = radius * _outline(wobble)[(np.arctan2(v, u) * (256 / np.pi)).astype(int)]
     return radius - length

@@ -116,5 +116,5 @@ class ResolveMask(io.ComfyNode):
             resolved.mask,
             to_bhwc(resolved.overlay),
             json.dumps(resolved.report()),
-            ui=show_candidates(scene, resolved),
+            ui=show_candidates(scene, mask, method, resolved),
         )

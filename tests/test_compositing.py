@@ -102,6 +102,28 @@ def test_a_mask_of_the_crops_size_is_put_back_with_it():
     assert ((region > 0.5) ^ (mask > 0.5)).sum() < 0.2 * mask.sum()
 
 
+def test_a_mask_of_the_whole_scene_that_has_the_crops_size_by_chance_stays_whole():
+    before, whole = scene(128, 128), circle(64, 64, x=0.3, y=0.3, shape_width=0.2)
+    cropped, within, crop = compositing.cut(before, whole, 64, 2.0)
+    edited = torch.ones_like(cropped)
+    _, region = compositing.put_edit(before, edited, whole.clone(), crop=crop)
+    assert torch.equal(region, masks.prepare_mask(whole, 128, 128, 1))
+    _, region = compositing.put_edit(before, edited, within, crop=crop)
+    expected = masks.prepare_mask(whole, 128, 128, 1)
+    assert ((region > 0.5) ^ (expected > 0.5)).sum() < 0.1 * expected.sum()
+
+
+@pytest.mark.parametrize("ratio", [4, 8, 16])
+@pytest.mark.parametrize("size", [(83, 101), (96, 77)])
+def test_an_edge_that_comfyui_cut_off_for_the_vae_is_filled_and_nothing_moves(size, ratio):
+    before = scene(*size)
+    (height, top), (width, left) = ((side // ratio * ratio, side % ratio // 2) for side in size)
+    decoded = before[..., top : top + height, left : left + width]
+    fitted = compositing.fit(decoded, *size)
+    inner = fitted[..., top : top + height, left : left + width]
+    assert fitted.shape == before.shape and torch.equal(inner, decoded)
+
+
 def test_a_crop_of_another_scene_is_refused():
     _, _, crop = compositing.cut(scene(), circle(), 32, context=2.0)
     with pytest.raises(FlexEditError, match=r"60×40.*100×100"):

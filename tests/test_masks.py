@@ -47,6 +47,12 @@ def test_a_stroke_wider_than_the_shape_fills_it():
     assert torch.equal(wide, masks.draw("rectangle", 64, 64, shape_width=0.2, shape_height=0.2))
 
 
+def test_a_line_that_fills_its_circle_leaves_no_hole_in_the_very_centre(recwarn):
+    size = {"shape_width": 0.1, "shape_height": 0.1}
+    wide = masks.draw("circle open", 101, 101, stroke=0.5, **size)
+    assert torch.equal(wide, masks.draw("circle", 101, 101, **size)) and not recwarn
+
+
 def test_rotation_is_clockwise():
     upright = masks.draw("triangle", 90, 90)
     turned = masks.draw("triangle", 90, 90, rotation=90)

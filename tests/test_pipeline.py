@@ -55,6 +55,13 @@ def edit(pipeline: FlexEditPipeline, asked: EditRequest, start: torch.Tensor) ->
 # One edit
 
 
+def test_an_edit_that_overflowed_is_no_picture(pipeline):
+    latent = torch.zeros(1, pipeline.config.unet["out_channels"], 8, 8)
+    latent[..., 0, 0] = torch.inf
+    with pytest.raises(FlexEditError, match="overflowed"):
+        decode(pipeline.vae, latent)
+
+
 @pytest.mark.parametrize("size", [(45, 70), (64, 64), (1, 1), (1, 50), (200, 30)])
 def test_the_edited_picture_has_exactly_the_scenes_size(pipeline, size):
     result = pipeline(request(*size), num_steps=2)

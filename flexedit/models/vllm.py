@@ -91,7 +91,8 @@ class VLLM(nn.Module):
         """How many tokens one picture becomes."""
         vision = self.config.vision_config
         patches = (vision.image_size // vision.patch_size) ** 2
-        return patches + (self.config.vision_feature_select_strategy == "full")
+        class_token = vision.model_type == "clip_vision_model"  # SigLIP, the other one, has none
+        return patches + class_token - (self.config.vision_feature_select_strategy == "default")
 
     def memory_required(self, num_rows: int, num_pictures: int) -> int:
         """About how many bytes it takes to read a request with so many rows, of so many pictures"""

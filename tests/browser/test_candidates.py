@@ -177,6 +177,25 @@ def test_a_click_picks_what_the_next_run_puts_out(resolver):
     assert not resolver.status().startswith("Run again")
 
 
+def test_a_pick_for_another_scribble_is_told_until_it_is_meant_here_too(resolver):
+    resolver.load(ACROSS)
+    resolver.click(resolver.run().place(2, 3))
+    resolver.run()
+    assert not resolver.status().startswith("Candidate 2")
+    strokes = graph(0, [(0.2, 0.6), (0.5, 0.4), (0.8, 0.6)])["nodes"][1]["widgets_values"][-1]
+    resolver.editor.node(
+        "FlexEditFreeShapeMask",
+        "(node.widgets.find((it) => it.name === 'strokes').value = argument)",
+        strokes,
+    )
+    assert resolver.run().chosen == 2
+    told = "Candidate 2 was picked for something else. Here the best is 1."
+    resolver.editor.until(lambda: resolver.status() == told)
+    resolver.buttons.nth(1).click()
+    resolver.editor.until(lambda: resolver.status() != told)
+    assert resolver.candidate() == 2
+
+
 def test_clicks_where_candidates_overlap_pick_them_in_turn(resolver):
     resolver.load(ACROSS)
     place = resolver.run().place(2, 3)

@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from flexedit import strokes
 from flexedit.strokes import parse, rasterise
@@ -361,8 +362,10 @@ def test_a_drawing_that_is_changed_from_outside_is_shown(either):
     assert either.text() == SAVED
     either.drag((0.6, 0.5), (0.9, 0.5))
     assert [stroke["tool"] for stroke in either.strokes()] == ["rectangle", "brush"]
-    either.set_text("{broken")
-    assert either.caption().startswith("These strokes cannot be shown")
+    one_point = '{"version": 1, "strokes": [{"tool": "circle", "points": [[0.5, 0.5]]}]}'
+    for text in (one_point, "{broken"):
+        either.set_text(text)
+        assert either.caption().startswith("These strokes cannot be shown")
     either.drag((0.6, 0.5), (0.9, 0.5))
     assert either.text() == "{broken"  # nothing is lost
     either.click("Clear")
@@ -509,9 +512,35 @@ def test_the_picture_of_any_other_node_shows_after_a_run(either):
     assert np.array_equal(either.run(), drawn(either.text()))
 
 
-def test_another_picture_shows_as_soon_as_it_is_chosen(either):
-    from PIL import Image
+def test_a_new_node_rolls_no_seed_that_nobody_sees(classic):
+    """It would make ComfyUI run all that follows the drawing again."""
+    classic.mask_node("app.graph.remove(node)")
+    classic.evaluate("app.graph.add(LiteGraph.createNode('FlexEditFreeShapeMask'))")
+    control = "node.widgets.find((it) => it.name === 'control_after_generate').value"
+    assert classic.mask_node(control) == "fixed"
 
+
+def test_a_picture_whose_name_comes_through_an_input_shows_after_a_run(classic):
+    classic.drag(*ZIGZAG)
+    classic.comfy.upload_image(Image.new("RGB", (90, 120), "navy"), "tall.png")
+    classic.evaluate(
+        """() => {
+          const kinds = ["LoadImage", "FlexEditFreeShapeMask"];
+          const nodes = app.graph.nodes.filter((node) => kinds.includes(node.type));
+          const { subgraph, node: outer } = app.graph.convertToSubgraph(new Set(nodes));
+          const inner = subgraph.nodes.find((node) => node.type === "LoadImage");
+          const slot = inner.inputs.find((it) => it.name === "image");
+          subgraph.addInput("image", slot.type).connect(slot, inner);
+          outer.widgets.find((it) => it.name === "image").value = "tall.png";
+          app.canvas.openSubgraph(subgraph, outer);
+        }"""
+    )
+    classic.until(lambda: classic.caption() == "Run once to see the picture here.")
+    classic.queue()
+    classic.wait_for_picture(90 / 120)
+
+
+def test_another_picture_shows_as_soon_as_it_is_chosen(either):
     either.comfy.upload_image(Image.new("RGB", (90, 120), "navy"), "tall.png")
     either.evaluate(
         """() => {

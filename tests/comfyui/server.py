@@ -217,7 +217,8 @@ class ComfyServer:
 
     def queue(self, prompt: Prompt, client_id: str = "") -> str:
         """Queues a prompt → its id. Raises PromptFailed if ComfyUI refuses any part of it."""
-        answer = self.post("prompt", json={"prompt": prompt, "client_id": client_id}).json()
+        client = {"client_id": client_id} if client_id else {}
+        answer = self.post("prompt", json={"prompt": prompt} | client).json()
         for node_id, refusal in (answer.get("node_errors") or {}).items():
             for error in refusal["errors"]:
                 raise PromptFailed(
@@ -249,6 +250,16 @@ class ComfyServer:
         if failure:
             raise failure
         return self.history(prompt_id)["outputs"]
+
+    def run_unwatched(self, prompt: Prompt, timeout: float = 300) -> dict[str, dict[str, Any]]:
+        """Queues a prompt as a script does that names no client → its outputs by node id."""
+        prompt_id = self.queue(prompt)
+        deadline = time.monotonic() + timeout
+        while prompt_id not in (finished := self.get(f"history/{prompt_id}").json()):
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"the prompt took longer than {timeout} s")
+            time.sleep(0.1)
+        return finished[prompt_id]["outputs"]
 
     def history(self, prompt_id: str) -> dict[str, Any]:
         """What ComfyUI keeps of a finished prompt: its outputs, status and messages."""

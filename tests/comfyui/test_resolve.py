@@ -90,6 +90,30 @@ def test_the_page_gets_the_scene_and_a_picture_of_each_candidate(comfy):
     )
 
 
+def test_the_same_picture_is_shown_by_the_same_file(comfy):
+    shown = []
+    for candidate, method in ((1, "classic"), (2, "classic"), (1, "classic")):
+        graph = Graph()
+        node = resolver(graph, comfy, disc(LEFT, 14) + disc(RIGHT, 14), method, candidate=candidate)
+        (resolution,) = run(comfy, graph, node)[2]["flexedit_resolution"]
+        shown.append(resolution)
+    assert len({resolution.pop("chosen") for resolution in shown}) == 2
+    assert shown[0] == shown[1] == shown[2]
+    graph = Graph()
+    other = resolver(graph, comfy, disc(LEFT, 15))
+    (resolution,) = run(comfy, graph, other)[2]["flexedit_resolution"]
+    assert resolution["scene"] == shown[0]["scene"]
+    assert resolution["question"] != shown[0]["question"]
+
+
+def test_a_run_that_nobody_watches_makes_no_pictures_for_the_page(comfy):
+    graph = Graph()
+    node = resolver(graph, comfy, disc(RIGHT, 13))
+    saved = graph.save_mask(node[0])
+    outputs = comfy.run_unwatched(graph)
+    assert saved in outputs and node.node_id not in outputs
+
+
 @pytest.mark.parametrize("number", [0, 1])
 def test_a_connected_sam_is_asked(number, comfy, listed):
     graph = Graph()

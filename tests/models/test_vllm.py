@@ -5,7 +5,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoConfig, LlavaForConditionalGeneration
+from transformers import (
+    AutoConfig,
+    CLIPVisionConfig,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+    SiglipVisionConfig,
+)
 
 from flexedit import prompts
 from flexedit.checkpoint import load_stock_vllm
@@ -264,6 +270,21 @@ def test_each_picture_takes_its_tokens(vllm):
     sequences = vllm.tokenize([SHORT, LONG])
     counts = (sequences.input_ids == image).sum(-1).tolist()
     assert counts == [64, 128] and vllm.num_image_tokens == 64
+
+
+@pytest.mark.parametrize("strategy", ["default", "full"])
+@pytest.mark.parametrize("tower", [CLIPVisionConfig, SiglipVisionConfig])
+def test_a_picture_takes_as_many_tokens_as_its_tower_has_features(vllm, tower, strategy):
+    sizes = {"hidden_size": 16, "intermediate_size": 16, "image_size": 32, "patch_size": 8}
+    config = LlavaConfig(
+        vision_config=tower(**sizes, num_hidden_layers=1, num_attention_heads=2),
+        text_config=vllm.config.text_config,
+        vision_feature_select_strategy=strategy,
+        vision_feature_layer=-1,
+    )
+    vllm.llava = LlavaForConditionalGeneration(config)
+    features = vllm.llava.get_image_features(torch.zeros(1, 3, 32, 32)).pooler_output
+    assert vllm.num_image_tokens == len(features[0])
 
 
 def test_pictures_come_in_reading_order_and_only_of_rows_that_have_them(vllm):

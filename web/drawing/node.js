@@ -74,6 +74,7 @@ class NodeDrawing {
     this.#kind = node.widgets.find((widget) => widget.name === "kind");
     this.#drawing = new Drawing((text) => asOneChange(() => (this.#widget.value = text)));
     this.#replaceText();
+    this.#keepSeed();
     chain(this.#kind, "callback", () => this.#arrange(true));
     chain(node, "onConfigure", () => this.#configured());
     chain(node, "onConnectionsChange", (...change) => this.#connected(change.at(-1)));
@@ -106,6 +107,12 @@ class NodeDrawing {
     this.#widget.label = text.label;
     this.#drawing.root.dataset.key = "strokes";
     widgets.splice(index, 0, widgets.pop());
+  }
+
+  /** A new seed for each run, hidden with a drawing, would make all that follows run again. */
+  #keepSeed() {
+    const after = this.#node.widgets.find((widget) => widget.name === "control_after_generate");
+    if (after) after.value = "fixed";
   }
 
   #configured() {

@@ -42,11 +42,11 @@ function outerNode(subgraph) {
   return nodes.length === 1 ? nodes[0] : null;
 }
 
-/** The file that a Load Image, or another node with an upload, is set to. */
+/** The file that a Load Image, or another node with an upload, is set to; none if by an input. */
 function loadedName(source) {
   const { required, optional } = source.constructor.nodeData?.input ?? {};
   const [, options] = { ...required, ...optional }.image ?? [];
-  if (!options?.image_upload) return null;
+  if (!options?.image_upload || isLinked(source, "image")) return null;
   return source.widgets?.find((widget) => widget.name === "image")?.value ?? null;
 }
 

@@ -22,10 +22,18 @@ export function isOpenByDefault(tool) {
   return LINES.includes(tool);
 }
 
+/** Whether a tool can draw along so many points. */
+function isEnough(tool, count) {
+  if (SHAPES.includes(tool)) return count === 2;
+  return count >= (tool === "lasso" ? 3 : 1);
+}
+
 /** What may come from elsewhere and leave out what has a default → a whole stroke. */
 function complete({ tool, points, open, width, rotation }) {
   const isPoint = (point) => point?.length === 2 && point.every(Number.isFinite);
-  if (!TOOLS.includes(tool) || !points?.length || !points.every(isPoint)) throw new TypeError(tool);
+  if (!TOOLS.includes(tool) || !isEnough(tool, points?.length) || !points.every(isPoint)) {
+    throw new TypeError(tool);
+  }
   return {
     tool,
     open: open ?? isOpenByDefault(tool),

@@ -9,6 +9,7 @@ import { Region } from "./region.js";
 /**
  * @typedef {object} Resolved what FlexEditResolveMask sends to the page
  * @property {File} scene
+ * @property {string} question tells one scene, scribble and method from others
  * @property {number} chosen the candidate that the run put out, from 1
  * @property {boolean} ambiguous whether the first two are two things that it may mean
  * @property {{confidence: number, mask: File}[]} candidates the best first; white on transparent
@@ -35,6 +36,8 @@ export class Resolution {
   /** @type {Region[]} */
   #regions = [];
   #picked = 1;
+  /** The question to which the picked candidate is the person's answer. */
+  #answered = "";
   #hovered = 0;
   #isFixed = false;
 
@@ -51,6 +54,7 @@ export class Resolution {
   /** @param {Resolved} resolved */
   async show(resolved) {
     this.#resolved = resolved;
+    this.#answered ||= resolved.question;
     this.#hovered = 0;
     this.#regions = []; // those of the last run take no more clicks
     this.#makeButtons();
@@ -72,6 +76,7 @@ export class Resolution {
    */
   mark(candidate, isFixed) {
     if (candidate === this.#picked && isFixed === this.#isFixed) return;
+    if (candidate !== this.#picked) this.#answered = this.#resolved?.question ?? "";
     this.#picked = candidate;
     this.#isFixed = isFixed;
     this.#update();
@@ -81,7 +86,7 @@ export class Resolution {
     const stage = this.#stage;
     stage.addEventListener("click", (event) => {
       const candidate = this.#next(this.#at(event));
-      if (candidate && !this.#isFixed) this.#pick(candidate);
+      if (candidate && !this.#isFixed) this.#choose(candidate);
     });
     stage.addEventListener("pointermove", (event) => this.#hover(this.#next(this.#at(event))));
     stage.addEventListener("pointerleave", () => this.#hover(0));
@@ -112,6 +117,13 @@ export class Resolution {
     return candidates[(candidates.indexOf(this.#picked) + 1) % candidates.length] ?? 0;
   }
 
+  /** Also the one that is picked already, which then is what is meant here too. */
+  #choose(candidate) {
+    this.#answered = this.#resolved.question;
+    this.#pick(candidate);
+    this.#update();
+  }
+
   #hover(candidate) {
     if (candidate === this.#hovered) return;
     this.#hovered = candidate;
@@ -128,7 +140,7 @@ export class Resolution {
       button.setAttribute("aria-label", `Candidate ${index + 1}, confidence ${percent}`);
       button.title = button.ariaLabel;
       button.style.setProperty("--flexedit-share", `${confidence * 100}%`);
-      button.addEventListener("click", () => this.#pick(index + 1));
+      button.addEventListener("click", () => this.#choose(index + 1));
       button.addEventListener("keydown", (event) => {
         if (event.key === "Enter" || event.key === " ") event.stopPropagation();
       });
@@ -169,7 +181,8 @@ export class Resolution {
       button.disabled = this.#isFixed;
     });
     this.#caption.value = this.#resolved ? this.#status() : "";
-    this.#caption.classList.toggle("flexedit-warning", this.#asks);
+    const warns = this.#resolved && (this.#asks || this.#isLeftOver);
+    this.#caption.classList.toggle("flexedit-warning", Boolean(warns));
     this.#draw();
   }
 
@@ -179,12 +192,20 @@ export class Resolution {
     return ambiguous && chosen === 1 && this.#picked === 1;
   }
 
+  /** Whether the candidate was picked for another scribble, and is just a number for this one. */
+  get #isLeftOver() {
+    return this.#picked > 1 && !this.#isFixed && this.#answered !== this.#resolved.question;
+  }
+
   #status() {
     const { chosen, candidates } = this.#resolved;
     if (this.#picked !== chosen) {
       return this.#picked <= candidates.length
         ? `Run again to use candidate ${this.#picked}.`
         : `There is no candidate ${this.#picked}.`;
+    }
+    if (this.#isLeftOver) {
+      return `Candidate ${chosen} was picked for something else. Here the best is 1.`;
     }
     if (this.#asks) return "This seems to mean two things, 1 and 2. Click the one you mean.";
     return candidates.length > 1 ? "Click another candidate if you mean that." : "";
