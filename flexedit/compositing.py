@@ -62,7 +62,8 @@ def cut(scene: Tensor, mask: Tensor, size: int, context: float) -> tuple[Tensor,
     """
     scene, fitting = _matched(scene, mask)
     boxes = tuple(masks.bounding_crop(fitting, context, minimum=1))
-    crop = Crop(boxes, size, *scene.shape[2:], mask)
+    height, width = scene.shape[2:]
+    crop = Crop(boxes, size, height, width, mask)
     shapes = extract(fitting.unsqueeze(1), crop, mode="bilinear", padding="constant")
     return extract(scene, crop), shapes[:, 0], crop
 

@@ -50,13 +50,13 @@ class KSampler(io.ComfyNode):
                 ),
                 io.Float.Input(
                     "edit_cfg",
-                    default=7.5,
+                    default=3.0,
                     min=0.0,
                     max=100.0,
                     step=0.1,
                     round=0.01,
                     tooltip="How strongly the edit is followed. A model's flexedit.json "
-                    "recommends a value: flexedit-mini 3.0, others often 7.5.",
+                    "recommends a value: flexedit-mini 3.0, larger ones often 7.5.",
                 ),
                 io.Float.Input(
                     "scene_cfg",

@@ -26,6 +26,8 @@ from . import subject
 from .parts import PRECISIONS, ManagedPart
 from .weights import Width, read_config, require, set_norm_groups
 
+SD_SCALE = 0.18215  # of Stable Diffusion 1's latents
+
 # What ComfyUI's UNet does in one way only; diffusers' defaults are among them.
 FIXED: dict[str, tuple[Any, ...]] = {
     "act_fn": ("silu", "swish"),
@@ -161,20 +163,35 @@ def _heads(config: dict[str, Any], attends: Sequence[bool], where: str) -> dict[
     )
 
 
-class LatentFormat(comfy.latent_formats.SD15):
-    """The latents of the folder's VAE; its scale is read when a latent first needs it."""
+class LatentFormat(comfy.latent_formats.LatentFormat):
+    """The latents of the folder's VAE, of which nothing is read before a latent needs it.
+
+    Those of Stable Diffusion 1 have previews; of others ComfyUI would show wrong colours.
+    """
 
     def __init__(self, folder: ModelFolder) -> None:
-        super().__init__()
-        del self.scale_factor  # SD1.5's; the folder's stands below
         self.latent_channels = folder.config.unet["out_channels"]
-        if self.latent_channels != len(self.latent_rgb_factors):
-            self.latent_rgb_factors = self.taesd_decoder_name = None  # no preview
         self._folder = folder
 
     @cached_property
     def scale_factor(self) -> float:
-        return read_config(self._folder.part("vae")).get("scaling_factor", 0.18215)
+        return read_config(self._folder.part("vae")).get("scaling_factor", SD_SCALE)
+
+    @cached_property
+    def latent_rgb_factors(self) -> list[list[float]] | None:
+        return self._previews.latent_rgb_factors
+
+    @cached_property
+    def taesd_decoder_name(self) -> str | None:
+        return self._previews.taesd_decoder_name
+
+    @property
+    def _previews(self) -> comfy.latent_formats.LatentFormat:
+        is_stable_diffusion = self.latent_channels == 4 and self.scale_factor == SD_SCALE
+        known = (
+            comfy.latent_formats.SD15 if is_stable_diffusion else comfy.latent_formats.LatentFormat
+        )
+        return known()
 
 
 class Config(comfy.supported_models.SD15_instructpix2pix):

@@ -9,23 +9,26 @@ import contextlib
 import logging
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import inside
 from parity import SEED, Model, error, sample  # first: it makes this process a ComfyUI
 
 # isort: split
+import comfy.latent_formats
 import comfy.samplers
 import torch
 from comfy import model_management
 from comfy.ldm.modules.attention import optimized_attention
 from comfy_extras.nodes_custom_sampler import Guider_DualCFG
 from flexedit_pack.flexedit import pipeline, sampling
+from flexedit_pack.flexedit.checkpoint import ModelFolder
 from flexedit_pack.flexedit.errors import FlexEditError
 from flexedit_pack.flexedit.request import EditRequest
 from flexedit_pack.nodes.runtime import conditioning, guider, subject
 from flexedit_pack.nodes.runtime.clip_vision import load_clip_vision, tokens
-from flexedit_pack.nodes.runtime.unet import load_unet, unet_config
+from flexedit_pack.nodes.runtime.unet import LatentFormat, load_unet, unet_config
 from flexedit_pack.nodes.runtime.vae import encode, load_vae
 from torch import Tensor
 
@@ -347,6 +350,19 @@ def unsupported(path: str) -> dict[str, str]:
     return said
 
 
+def previews(path: str) -> dict[str, Any]:
+    """The colours of latent previews: of this folder's VAE, and of one with SD 1's scale."""
+    model = open_model(path)
+    own, other = model.patcher.model.latent_format, LatentFormat(ModelFolder(Path(path)))
+    other.scale_factor = comfy.latent_formats.SD15().scale_factor
+    names = ("latent_rgb_factors", "taesd_decoder_name")
+    return {
+        "own": [getattr(own, name) for name in names],
+        "Stable Diffusion": [getattr(other, name) for name in names],
+        "core": [getattr(comfy.latent_formats.SD15(), name) for name in names],
+    }
+
+
 CHECKS = (
     batches,
     cancelled,
@@ -359,6 +375,7 @@ CHECKS = (
     noise_mask,
     other_attention,
     precision,
+    previews,
     samplers,
     second_run,
     unsupported,

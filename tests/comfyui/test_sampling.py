@@ -105,6 +105,12 @@ def test_a_unet_that_comfyui_cannot_run_is_refused_by_the_settings_name(behaviou
     assert all(setting in message and "ComfyUI" in message for setting, message in said.items())
 
 
+def test_only_stable_diffusions_latents_are_previewed_in_its_colours(behaviour):
+    figures = behaviour["previews"]
+    assert figures["own"] == [None, None]
+    assert figures["Stable Diffusion"] == figures["core"] != [None, None]
+
+
 def test_half_precision_gives_nearly_the_same(behaviour):
     assert 0 < behaviour["precision"]["bf16"] < 0.2
 
