@@ -6,6 +6,7 @@ With ``--json`` one JSON object goes to standard output; everything else goes to
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import math
 import sys
@@ -26,6 +27,9 @@ CROP_CONTEXT, CROP_FEATHER, CROP_REGION = 2.0, 2, "mask + connected change"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # piped on Windows it has no → and no λ
+            stream.reconfigure(encoding="utf-8", errors="replace")
     options = parser().parse_args(arguments)
     try:
         report = options.run(options)
@@ -97,7 +101,9 @@ def parser() -> argparse.ArgumentParser:
     )
     mask.add_argument("--strokes", type=Path, help="instead of a kind: a drawing, as JSON")
     mask.add_argument("--out", type=Path, required=True)
-    mask.add_argument("--size", type=int, nargs=2, metavar=("WIDTH", "HEIGHT"), default=(512, 512))
+    mask.add_argument(
+        "--size", type=_positive, nargs=2, metavar=("WIDTH", "HEIGHT"), default=(512, 512)
+    )
     for name, default in (
         ("x", 0.5),
         ("y", 0.5),
@@ -126,14 +132,7 @@ def parser() -> argparse.ArgumentParser:
     train.set_defaults(run=run_train)
 
     ablation = commands.add_parser("ablation", help="the paper's ablation on flexedit-mini")
-    ablation.add_argument("what", choices=("run", "tables", "figures"))
-    ablation.add_argument("--logs", type=Path, default=Path("docs/ablation"))
-    ablation.add_argument("--start", type=Path, help="default: the embedded model")
-    ablation.add_argument("--out", type=Path, default=Path("runs/ablation"))
-    ablation.add_argument("--variant", action="append", help="default: all")
-    ablation.add_argument("--seed", type=_seed, action="append", help="default: 0, 1 and 2")
-    ablation.add_argument("--threads", type=_positive, help="CPU threads")
-    ablation.set_defaults(run=run_ablation)
+    _add_ablation(ablation.add_subparsers(required=True, metavar="command"))
 
     data = commands.add_parser("data", help="write samples of the synthetic world")
     data.add_argument("--out", type=Path, required=True)
@@ -146,6 +145,23 @@ def parser() -> argparse.ArgumentParser:
     bench = commands.add_parser("bench", help="FSMI-Edit: build the benchmark, run and compare")
     benchmark.add_commands(bench.add_subparsers(required=True, metavar="command"))
     return root
+
+
+def _add_ablation(commands: Any) -> None:
+    run = commands.add_parser("run", help="train the variants and measure them")
+    tables = commands.add_parser("tables", help="print what the logs say, as Markdown")
+    figures = commands.add_parser("figures", help="draw curves and results beside the logs")
+    for command in (run, tables, figures):
+        command.add_argument("--logs", type=Path, default=Path("docs/ablation"))
+    for command in (run, figures):
+        command.add_argument("--out", type=Path, default=Path("runs/ablation"))
+    run.add_argument("--start", type=Path, help="default: the embedded model")
+    run.add_argument("--variant", action="append", help="default: all")
+    run.add_argument("--seed", type=_seed, action="append", help="default: 0, 1 and 2")
+    run.add_argument("--threads", type=_positive, help="CPU threads")
+    run.set_defaults(run=run_ablation)
+    tables.set_defaults(run=run_ablation_tables)
+    figures.set_defaults(run=run_ablation_figures)
 
 
 def _seed(text: str) -> int:
@@ -311,17 +327,6 @@ def run_data(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def run_ablation(options: argparse.Namespace) -> dict[str, Any]:
-    if options.what == "tables":
-        from .benchmark.ablation import read_logs, tables
-        from .benchmark.report import as_markdown
-
-        print(as_markdown("Ablation", tables(read_logs(options.logs))))
-        return {}
-    if options.what == "figures":
-        from .benchmark.figures import draw
-
-        draw(options.logs, options.out)
-        return {"figures": str(options.logs)}
     import torch
 
     from .checkpoint import ModelFolder
@@ -333,6 +338,21 @@ def run_ablation(options: argparse.Namespace) -> dict[str, Any]:
     ablation = Ablation(start, options.out, options.logs)
     ablation.run(tuple(options.variant or VARIANTS), tuple(options.seed or SEEDS))
     return {"logs": str(options.logs)}
+
+
+def run_ablation_tables(options: argparse.Namespace) -> dict[str, Any]:
+    from .benchmark.ablation import read_logs, tables
+    from .benchmark.report import as_markdown
+
+    print(as_markdown("Ablation", tables(read_logs(options.logs))))
+    return {}
+
+
+def run_ablation_figures(options: argparse.Namespace) -> dict[str, Any]:
+    from .benchmark.figures import draw
+
+    draw(options.logs, options.out)
+    return {"figures": str(options.logs)}
 
 
 def _pipeline(options: argparse.Namespace) -> Any:
@@ -354,18 +374,13 @@ def _mask(options: argparse.Namespace) -> Tensor | None:
 
 
 def read_picture(path: Path) -> Tensor:
-    """A picture file → (3 or 4, H, W) in 0..1"""
-    import numpy as np
+    """A picture file → (3 or 4, H, W) in 0..1, upright as ComfyUI's LoadImage has it."""
     import torch
-    from PIL import Image, ImageOps
 
-    try:
-        with Image.open(path) as opened:
-            upright = ImageOps.exif_transpose(opened)  # as ComfyUI's LoadImage does
-            picture = upright.convert("RGBA" if "A" in upright.getbands() else "RGB")
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:  # broken PNG: SyntaxError
-        raise FlexEditError(f"{path} cannot be read as a picture ({error}).") from error
-    return torch.from_numpy(np.asarray(picture).copy()).permute(2, 0, 1).float() / 255
+    from . import pictures
+
+    picture = pictures.read_picture(path, mode=None, upright=True)
+    return torch.from_numpy(picture.copy()).permute(2, 0, 1).float() / 255
 
 
 def write_picture(picture: Tensor, path: Path) -> None:

@@ -1,4 +1,5 @@
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -192,6 +193,24 @@ def test_the_opaque_part_of_a_transparent_mask_is_the_mask(tiny, scene, mask, ca
     assert (results[0] == results[1]).all()
 
 
+@pytest.mark.parametrize("kind", ["16 bits", "palette"])
+def test_a_mask_of_any_kind_marks_the_same(kind, tiny, scene, mask):
+    drawn, other = pixels(mask), scene.with_name("other.png")
+    if kind == "16 bits":
+        Image.fromarray(drawn.astype(np.uint16) * 257 // 2 + 1000).save(other)
+        Image.fromarray(drawn // 2 + 4).save(mask)
+    else:
+        white = Image.new("P", drawn.shape[::-1])
+        white.putpalette([255] * 6)
+        white.putdata((drawn.ravel() > 0).astype(int).tolist())
+        white.save(other, transparency=0)
+    results = []
+    for given in (mask, other):
+        assert edit(tiny, scene, "--mask", given) == 0
+        results.append(pixels(scene.with_name("out.png")))
+    assert (results[0] == results[1]).all()
+
+
 def test_a_photo_that_was_taken_sideways_is_turned_upright(tiny, scene):
     exif = Image.Exif()
     exif[0x0112] = 6  # turn by 90° to see it upright
@@ -290,6 +309,25 @@ def test_an_unknown_kind_of_mask_is_refused(tmp_path, capsys):
     assert "'star'" in complaint(capsys)
 
 
+@pytest.mark.parametrize("given", [("circle",), ("--strokes", "drawing.json")])
+def test_a_mask_has_an_area(given, tmp_path, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        run("mask", *given, "--size", -5, 10, "--out", tmp_path / "a.png")
+    assert stopped.value.code == 2
+    assert "argument --size: -5 is less than 1" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("tables", "--seed", 77), ("tables", "--out", "runs"), ("figures", "--variant", "no-ca")],
+)
+def test_an_option_without_an_effect_is_refused(arguments, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        run("ablation", *arguments)
+    assert stopped.value.code == 2
+    assert "unrecognized arguments" in capsys.readouterr().err
+
+
 def test_an_unknown_stage_of_training_is_refused_before_anything_starts(tmp_path, capsys):
     assert run("train", "mini", "--out", tmp_path / "run", "--stages", "parts,nonsense") == 2
     assert "Unknown stage 'nonsense'" in complaint(capsys)
@@ -327,6 +365,18 @@ def test_standard_output_is_one_json_object_and_nothing_else(tiny, scene, mask):
     assert process.stdout.count("\n") == 1
     assert json.loads(process.stdout)["out"].endswith("out.png")
     assert process.stderr.split() == ["step", "1/1"]
+
+
+def test_what_is_piped_is_utf_8_wherever_it_runs():
+    """Windows pipes in a code page that has no λ."""
+    process = subprocess.run(
+        [sys.executable, "-m", "flexedit", "edit", "--help"],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONIOENCODING": "cp1252", "PYTHONUTF8": "0"},
+        capture_output=True,
+    )
+    assert process.returncode == 0, process.stderr
+    assert "λ" in process.stdout.decode("utf-8")
 
 
 def test_the_version_is_said_at_once():

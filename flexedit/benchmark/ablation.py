@@ -20,8 +20,9 @@ import numpy as np
 from PIL import Image
 
 from ..errors import FlexEditError
+from ..pictures import read_picture
 from .build import build
-from .cases import Benchmark, Case, read_picture
+from .cases import Benchmark, Case
 from .tables import (
     Cell,
     Column,
@@ -194,7 +195,7 @@ def tables(logs: Sequence[Log]) -> list[Table]:
             by_variant(found, logs),
             against_full(logs),
             by_mask(found),
-            by_strength(found),
+            by_strength(logs),
         )
         if table.is_measured
     ]  # fmt: skip
@@ -361,16 +362,19 @@ def cells_of(cases: Rows, metrics: Sequence[str]) -> dict[str, Cell]:
     return {"cases": counted(cases)} | {key: estimate(cases, key) for key in metrics}
 
 
-def by_strength(found: Mapping[str, Rows]) -> Table:
+def by_strength(logs: Sequence[Log]) -> Table:
+    """Each variant with the seeds that it was run with by every λ."""
     metrics = ("success", "fg_psnr", "bg_psnr")
     columns = (*metric_columns(metrics), Column("difference", "success, less that of λ = 1"))
     rows = []
     for name in SWEPT:
-        if not (sweep := sweep_of(name, found)):
+        runs = {**sweep_of(name, distinct_variants(logs)), 1.0: name}
+        shared = set.intersection(*(seeds_of(logs, run) for run in runs.values()))
+        if len(runs) == 1 or not shared:
             continue
-        usual = select(found[name], group="multi", form="free")
-        for strength, run in sorted({**sweep, 1.0: name}.items()):
-            part = select(found[run], group="multi", form="free")
+        usual = select(averaged(logs, name, shared), group="multi", form="free")
+        for strength, run in sorted(runs.items()):
+            part = select(averaged(logs, run, shared), group="multi", form="free")
             cells = cells_of(part, metrics)
             if strength != 1:
                 cells["difference"] = difference(part, usual, "success", "case")

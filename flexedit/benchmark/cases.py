@@ -14,14 +14,14 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
-from PIL import Image
 
 from ..errors import FlexEditError
 from ..masks import KINDS
+from ..pictures import read_picture
 from ..request import EditRequest
 from ..training.batch import pictures
 
@@ -150,7 +150,7 @@ class Benchmark:
             array = read_picture(self.folder / file, "L" if is_mask else "RGB")
         except FlexEditError as error:
             raise FlexEditError(
-                f"The case {case.id!r} has no readable {name}: {error}. Build the benchmark again."
+                f"The case {case.id!r} has no readable {name}: {error} Build the benchmark again."
             ) from error
         return array > 127 if is_mask else array
 
@@ -188,13 +188,3 @@ def write_index(folder: Path, cases: Iterable[Case]) -> None:
         for case in cases:
             file.write(json.dumps(asdict(case), ensure_ascii=False) + "\n")
     os.replace(temporary, folder / INDEX)
-
-
-def read_picture(file: Path | BinaryIO, mode: str = "RGB") -> np.ndarray:
-    """A picture (H, W) or (H, W, C) uint8 of a Pillow mode. Raises FlexEditError."""
-    try:
-        with Image.open(file) as opened:
-            return np.asarray(opened.convert(mode))
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:  # broken PNG: SyntaxError
-        name = file if isinstance(file, Path) else "a picture"
-        raise FlexEditError(f"{name} cannot be read as a picture ({error})") from error

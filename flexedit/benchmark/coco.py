@@ -24,8 +24,9 @@ from typing import Any
 import numpy as np
 
 from ..errors import FlexEditError
+from ..pictures import read_picture
 from ..prompts import BACKGROUND
-from .cases import OPERATIONS, SETTINGS, read_picture
+from .cases import OPERATIONS, SETTINGS
 from .sources import (
     SUBJECT_SETTINGS,
     Draft,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -79,24 +78,24 @@ def run_run(options: argparse.Namespace) -> dict[str, Any]:
     from .cases import FORMS, Benchmark
     from .encoders import Encoders
     from .judge import Judge
-    from .metrics import score
+    from .metrics import require_torchmetrics, score
     from .report import HTML, MARKDOWN, report
     from .run import run
     from .systems import systems_from
 
-    if find_spec("torchmetrics") is None:
-        raise FlexEditError("Measuring needs torchmetrics: pip install torchmetrics")
+    require_torchmetrics()
     pictures = number_of_pictures(options.pictures)
     benchmark = Benchmark(options.benchmark)
     encoders = Encoders.load(options.clip, options.dino, options.lpips, options.device)
     judge = Judge.load()
     systems = systems_from(options.system or SYSTEMS, options.device)
+    forms = options.form or FORMS
     runs = [
         run(
             benchmark,
             system,
             options.out,
-            forms=options.form or FORMS,
+            forms=forms,
             seed=options.seed,
             batch_size=options.batch_size,
         )
@@ -104,7 +103,7 @@ def run_run(options: argparse.Namespace) -> dict[str, Any]:
     ]
     report(
         benchmark,
-        [row for one in runs for row in score(benchmark, one, encoders, judge)],
+        [row for one in runs for row in score(benchmark, one, encoders, judge, forms)],
         encoders.unavailable,
         [one.system for one in runs],
         options.out,

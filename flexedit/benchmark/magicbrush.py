@@ -21,8 +21,8 @@ from PIL import Image
 from scipy import ndimage
 
 from ..errors import FlexEditError
+from ..pictures import read_picture
 from ..prompts import BACKGROUND
-from .cases import read_picture
 from .sources import (
     CHANGED,
     Draft,

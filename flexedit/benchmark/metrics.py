@@ -7,8 +7,9 @@ Pictures are (H, W, 3) uint8, masks and regions (H, W) bool.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -36,10 +37,21 @@ PICTURE_METRICS = (
 MASK_METRICS = ("iou", "scribble_iou", "label_right")
 
 
+def require_torchmetrics() -> None:
+    """Raises FlexEditError if it is missing; a benchmark finds that out before it runs for hours"""
+    if find_spec("torchmetrics") is None:
+        raise FlexEditError("Measuring needs torchmetrics: pip install torchmetrics")
+
+
 def score(
-    benchmark: Benchmark, run: Run, encoders: Encoders, judge: Judge | None
+    benchmark: Benchmark,
+    run: Run,
+    encoders: Encoders,
+    judge: Judge | None,
+    forms: Collection[str] | None = None,
 ) -> list[dict[str, Any]]:
-    """One JSON-able row for each kept case and each form of mask that was run.
+    """One JSON-able row for each kept case and each of the forms of mask, by default all that were
+    run.
 
     Its keys: system, case, form, group, operation, kind, setting, subject_setting, status ("ok"
     or "failed"), those of :func:`picture_metrics` and :func:`mask_metrics`, success (1.0 where the
@@ -47,13 +59,13 @@ def score(
     know) and seconds. A failed case has no picture metrics, and 0 for success, iou and
     label_right. Raises FlexEditError for a run that is not finished.
     """
-    forms = [form for form in FORMS if any(result.form == form for result in run.results)]
-    if not forms:
+    wanted = {result.form for result in run.results} if forms is None else forms
+    if not wanted:
         raise FlexEditError(f"{run.folder} has no results yet. Finish the run, then score it.")
     rows = []
     for case in benchmark.kept:
         known = Known.load(benchmark, case)
-        for form in forms:
+        for form in (form for form in FORMS if form in wanted):
             output = known.output(run, form, "edit")
             result = run.result(case.id, form)
             assert result is not None  # else there would have been no output
@@ -143,14 +155,17 @@ def mask_metrics(known: Known, run: Run, form: str) -> dict[str, float | None]:
 
     iou: the mask read back from the painted picture against the whole object, None for a system
     that paints none · scribble_iou: the given mask against it · label_right: whether the reply
-    named the object, None for a system that never replies and where nobody knows the name.
+    named the object, None for a system that never replies and where nobody knows the name; one
+    that paints is taken to reply if all its painting failed.
     """
     label = known.case.label
     if label == BACKGROUND:
         return dict.fromkeys(MASK_METRICS)
     paints = any(result.task == "segment" for result in run.results)
     task = "segment" if paints else "edit"  # what the system was asked that names the object
-    talks = any(result.reply for result in run.results if result.task == task)
+    asked = [result for result in run.results if result.task == task]
+    all_failed = all(result.status == "failed" for result in asked)
+    talks = any(result.reply for result in asked) or (paints and all_failed)
     painted = known.output(run, form, "segment") if paints else None
     result = run.result(known.case.id, form, task)
     assert result is not None

@@ -162,7 +162,7 @@ def column_of(rows: Iterable[Row], metric: str) -> dict[str, Estimate]:
 
 
 def chart(title: str, series: Sequence[Series]) -> str:
-    """Horizontal bars from 0, with their intervals: a group per row of the table."""
+    """Horizontal bars from 0, with what intervals there are: a group per row of the table."""
     left, width, thick = 128, 222, 12  # in a drawing that is 400 wide
     highest = max(cell.high or cell.mean for one in series for cell in one.cells.values())
     scale = width / max(highest, 1e-9)
@@ -186,8 +186,8 @@ def chart(title: str, series: Sequence[Series]) -> str:
 
 
 def bar(cell: Estimate, color: int, left: int, y: int, scale: float, thick: int) -> str:
-    assert cell.low is not None and cell.high is not None
-    end, low, high = (left + scale * max(0.0, one) for one in (cell.mean, cell.low, cell.high))
+    low, high = (cell.mean if one is None else one for one in (cell.low, cell.high))
+    end, low, high = (left + scale * max(0.0, one) for one in (cell.mean, low, high))
     center = y + thick / 2
     return (
         f'<rect x="{left}" y="{y + 1}" width="{end - left:.1f}" height="{thick - 2}" '

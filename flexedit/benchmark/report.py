@@ -12,6 +12,7 @@ from ..errors import FlexEditError
 from . import page
 from .cases import FILES, FORMS, Benchmark
 from .run import Run
+from .statistics import FEWEST
 from .systems import fingerprint
 from .tables import (
     FORM_NAMES,
@@ -100,7 +101,7 @@ def report(
 
 
 def failures(runs: Iterable[Run], rows: Rows) -> list[dict[str, str]]:
-    used = set(distinct(rows, "case"))
+    used = {(row["case"], row["form"]) for row in rows}
     return [
         {
             "system": run.system["name"],
@@ -111,7 +112,7 @@ def failures(runs: Iterable[Run], rows: Rows) -> list[dict[str, str]]:
         }
         for run in runs
         for result in run.results
-        if result.status == "failed" and result.case in used
+        if result.status == "failed" and (result.case, result.form) in used
     ]
 
 
@@ -172,7 +173,8 @@ def about_benchmark(benchmark: Benchmark) -> Facts:
         for name, value in benchmark.meta.items()
     ]
     reading = (
-        "means, with 95 % bootstrap intervals over cases. A failed case has no picture metrics, "
+        "means, with 95 % bootstrap intervals over cases; of fewer than "
+        f"{FEWEST} cases, without. A failed case has no picture metrics, "
         "and counts as 0 in success, IoU and labels."
     )
     return Facts(
@@ -304,7 +306,8 @@ def compare(report_a: str | Path, report_b: str | Path) -> str:
     columns = tuple(Column(key, key) for key in ("A", "B", "B − A", "pairs", "verdict"))
     note = (
         "Means over the pairs, and the paired difference with its 95 % bootstrap interval. The "
-        "verdict is “better” or “worse” where the interval leaves out 0."
+        "verdict is “better” or “worse” where the interval leaves out 0; fewer than "
+        f"{FEWEST} pairs have neither."
     )
     counts = [f"{len(same)} in both"] + [
         f"{others} only in {name}"
@@ -354,19 +357,24 @@ def compared(before: Rows, after: Rows, metric: str) -> dict[str, Cell] | None:
     change = difference(after, before, metric, "case")
     if change is None:
         return None
-    assert change.low is not None and change.high is not None
     known = [{row["case"] for row in rows if row[metric] is not None} for rows in (before, after)]
     means = [
         estimate([row for row in rows if row["case"] in known[0] & known[1]], metric)
         for rows in (before, after)
     ]
-    verdict = "no clear difference"
-    if change.low > 0 or change.high < 0:
-        verdict = "better" if (change.mean > 0) == METRICS[metric].higher else "worse"
     return {
         "A": means[0],
         "B": means[1],
         "B − A": change,
         "pairs": str(change.count),
-        "verdict": verdict,
+        "verdict": verdict(change),
     }
+
+
+def verdict(change: Estimate) -> str | None:
+    """None without an interval."""
+    if change.low is None or change.high is None:
+        return None
+    if change.low <= 0 <= change.high:
+        return "no clear difference"
+    return "better" if (change.mean > 0) == METRICS[change.metric].higher else "worse"

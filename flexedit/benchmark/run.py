@@ -23,8 +23,9 @@ from PIL import Image
 
 from .. import __version__
 from ..errors import FlexEditError
+from ..pictures import read_picture
 from ..prompts import BACKGROUND
-from .cases import FILES, FORMS, Benchmark, Case, MaskForm, read_picture
+from .cases import FILES, FORMS, Benchmark, Case, MaskForm
 from .systems import Answer, BenchmarkTask, System, Work, fingerprint, folder_name, one_line
 
 FORMAT = 1
@@ -97,7 +98,7 @@ class Run:
         try:
             return read_picture(picture_path(self.folder, key))
         except FlexEditError as error:
-            raise FlexEditError(f"{error}. Delete {self.folder} and run again.") from error
+            raise FlexEditError(f"{error} Delete {self.folder} and run again.") from error
 
 
 def run(
@@ -130,7 +131,8 @@ def run(
     folder = Path(out) / system.name
     about = open_folder(folder, identity(benchmark, system, seed))
     done = {result.key for result in read_results(folder / RESULTS)}
-    works = pending(benchmark, system, forms, seed, batch_size, done)
+    distinct = [form for form in FORMS if form in forms]
+    works = pending(benchmark, system, distinct, seed, batch_size, done)
     if works:
         spent = carry_out(works, system, folder, len(done), progress)
         spent["total"] = time.perf_counter() - begin

@@ -14,6 +14,7 @@ from ..errors import FlexEditError
 
 CONFIDENCE = 0.95
 RESAMPLES = 2000  # R
+FEWEST = 5  # cases: of fewer, the resamples are too much alike to tell how far the mean may be off
 
 
 def bootstrap_mean(
@@ -22,14 +23,17 @@ def bootstrap_mean(
     confidence: float = CONFIDENCE,
     resamples: int = RESAMPLES,
     seed: int = 0,
-) -> tuple[float, float, float]:
+) -> tuple[float, float | None, float | None]:
     """Mean of the cases that have a value, and the interval (low, high) that it lies in.
 
-    None is a case where the metric is undefined. Raises FlexEditError if no value is left.
+    None is a case where the metric is undefined; fewer than FEWEST values have no interval: low
+    and high are None. Raises FlexEditError if no value is left.
     """
     known = np.array([value for value in values if value is not None], float)
     if not len(known):
         raise FlexEditError("There is no value to average: the metric is undefined for all cases.")
+    if len(known) < FEWEST:
+        return float(known.mean()), None, None
     means = resampling(len(known), resamples, seed) @ known
     tail = (1 - confidence) / 2
     low, high = np.quantile(means, (tail, 1 - tail))
@@ -43,11 +47,12 @@ def paired_difference(
     confidence: float = CONFIDENCE,
     resamples: int = RESAMPLES,
     seed: int = 0,
-) -> tuple[float, float, float]:
+) -> tuple[float, float | None, float | None]:
     """Mean of a − b over the cases that both have a value for, and its interval (low, high).
 
-    ``a`` and ``b`` are one metric of two systems on the same cases in the same order. Raises
-    FlexEditError for different lengths, or if no pair is left.
+    ``a`` and ``b`` are one metric of two systems on the same cases in the same order. Fewer
+    than FEWEST pairs have no interval. Raises FlexEditError for different lengths, or if no pair
+    is left.
     """
     if len(a) != len(b):
         raise FlexEditError(

@@ -21,10 +21,11 @@ from torch import Tensor
 from .. import compositing, masks, prompts
 from ..checkpoint import CONFIG_FILE
 from ..errors import FlexEditError
+from ..pictures import read_picture
 from ..pipeline import FlexEditPipeline, ReplyMode, decode, scene_latent, usable_device, vae_ratio
 from ..request import EditRequest
 from ..training.batch import pictures
-from .cases import Benchmark, Case, MaskForm, read_picture
+from .cases import Benchmark, Case, MaskForm
 
 if TYPE_CHECKING:
     from diffusers import StableDiffusionInstructPix2PixPipeline
@@ -182,8 +183,8 @@ class InstructPix2Pix(System):
                 f"There is no folder {source}. A repository on the hub is written with its "
                 "revision: instructpix2pix:REPOSITORY@REVISION."
             )
-        self.device = usable_device(device).type
-        self.dtype = torch.float32 if self.device == "cpu" else torch.float16
+        self.device = usable_device(device)
+        self.dtype = torch.float32 if self.device.type == "cpu" else torch.float16
         self.num_steps, self.edit_cfg, self.scene_cfg = num_steps, edit_cfg, scene_cfg
         self.size = size
         model = self.folder if self.folder.is_dir() else Path(self.repository)
@@ -195,7 +196,7 @@ class InstructPix2Pix(System):
             **super().describe(),
             "model": self.folder.resolve().name if is_folder else self.repository,
             "weights": fingerprint(weights(self.folder)) if is_folder else self.revision,
-            "device": self.device,
+            "device": self.device.type,
             "dtype": str(self.dtype).removeprefix("torch."),
             "num_steps": self.num_steps,
             "edit_cfg": self.edit_cfg,
@@ -363,7 +364,14 @@ class Finished(System):
 
 
 def to_uint8(batch: Tensor) -> np.ndarray:
-    """(B, 3, H, W) in 0..1 → (B, H, W, 3) uint8, rounded, so that n / 255 is n again."""
+    """(B, 3, H, W) in 0..1 → (B, H, W, 3) uint8, rounded, so that n / 255 is n again.
+
+    Raises FlexEditError for NaN, which would become black.
+    """
+    if batch.isnan().any():
+        raise FlexEditError(
+            "The output is no picture: its numbers overflowed. Let it compute in a wider type."
+        )
     return (batch * 255).round().clamp(0, 255).byte().permute(0, 2, 3, 1).numpy(force=True)
 
 

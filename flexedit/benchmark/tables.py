@@ -1,7 +1,8 @@
 """What was measured, as tables in the paper's shape (Tables 1 and 2, and more).
 
 A table is made once; the report renders it as JSON, Markdown and HTML. Every mean is an
-:class:`Estimate` with its 95 % bootstrap interval over cases; differences are paired by case.
+:class:`Estimate` with its 95 % bootstrap interval over cases, where they are enough for one;
+differences are paired by case.
 A row here is one of ``metrics.score``: one system, case and form of mask.
 """
 
@@ -106,7 +107,8 @@ SWAPPED_NOTE = (
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean over ``count`` cases with its interval, or a bare number (count 0) of the paper."""
+    """A mean over ``count`` cases with its interval, which few cases do not have; or a bare number
+    (count 0) of the paper."""
 
     metric: str
     mean: float

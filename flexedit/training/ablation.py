@@ -36,7 +36,7 @@ from ..benchmark.ablation import (
 )
 from ..benchmark.encoders import Encoders
 from ..benchmark.judge import FACTS, FOLDER, WEIGHTS, Judge
-from ..benchmark.metrics import score
+from ..benchmark.metrics import require_torchmetrics, score
 from ..benchmark.run import run
 from ..benchmark.systems import FlexEdit, fingerprint, weights
 from ..checkpoint import ModelFolder
@@ -162,12 +162,14 @@ class Ablation:
     def run(self, names: Sequence[str] = tuple(VARIANTS), seeds: Sequence[int] = SEEDS) -> None:
         """Trains and measures what has no logs yet; goes on where it was.
 
-        Raises FlexEditError for an unknown variant, and for logs or trainings from another start.
+        Raises FlexEditError for an unknown variant, for logs or trainings from another start, and
+        if what measuring needs is missing.
         """
         if unknown := [name for name in names if name not in VARIANTS]:
             raise FlexEditError(
                 f"Unknown variant {unknown[0]!r}; choose from {', '.join(VARIANTS)}."
             )
+        require_torchmetrics()
         self.out.mkdir(parents=True, exist_ok=True)
         with FileLock(self.out / "cases.lock"):
             self.claim()

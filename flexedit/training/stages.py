@@ -109,6 +109,7 @@ NEEDS: dict[str, tuple[str, ...]] = {
     "export": ("joint", "decoder"),
 }
 ORDER = tuple(NEEDS)
+MAX_WORKERS = 16  # of one loader, however many cores there are
 SEED_STRIDE = 10_000  # beyond the seeds of stages, validation and ablation
 # What `joint` starts from, by prefixes of the checkpoint's names
 TRAINED_BY = {"base": ("unet", "mea", "null"), "align": ("qformer", "lora", "tokens")}
@@ -117,7 +118,7 @@ TRAINED_BY = {"base": ("unet", "mea", "null"), "align": ("qformer", "lora", "tok
 class MiniTraining:
     """One training of a mini in ``folder``; ``folder/model`` grows from stage to stage.
 
-    Another ``seed`` trains on other samples, with other noise.
+    Another ``seed`` trains on other samples, with other noise, and into another folder.
     """
 
     def __init__(self, folder: Path, plan: Plan = MINI_PLAN, seed: int = 0) -> None:
@@ -127,6 +128,8 @@ class MiniTraining:
         self.processes = PartialState(cpu=not torch.cuda.is_available())
 
     def run(self, names: tuple[str, ...] = ORDER, max_seconds: float | None = None) -> None:
+        """Raises FlexEditError for a folder of another seed, and for stages that cannot be run."""
+        self._check_seed()
         for name in names:
             if name not in ORDER:
                 raise FlexEditError(f"Unknown stage {name!r}; choose from {', '.join(ORDER)}.")
@@ -177,9 +180,23 @@ class MiniTraining:
                 (self.folder / stage).mkdir(parents=True, exist_ok=True)
                 save_file(own, self.folder / stage / WEIGHTS_FILE)
             note.write_text(origin, encoding="utf-8")
+            self._write_seed()
             for name in ORDER[ORDER.index("joint") - 1 :: -1]:  # parts last: it says that all is
                 self._finish(name)
         self.processes.wait_for_everyone()
+
+    def _check_seed(self) -> None:
+        note = self.folder / "seed"
+        if self._done("parts").is_file() and note.is_file():  # older folders have no such note
+            begun = note.read_text(encoding="utf-8")
+            if begun != str(self.seed):
+                raise FlexEditError(
+                    f"{self.folder} holds a training with seed {begun}, not {self.seed}. "
+                    f"Choose another --out, or --seed {begun}."
+                )
+
+    def _write_seed(self) -> None:
+        (self.folder / "seed").write_text(str(self.seed), encoding="utf-8")
 
     def _finish(self, name: str) -> None:
         self._done(name).parent.mkdir(parents=True, exist_ok=True)
@@ -201,7 +218,7 @@ class MiniTraining:
     ) -> Trainer:
         config = dataclasses.replace(self.plan.stages[name].train, seed=self.seed)
         if torch.cuda.is_available():  # a GPU outruns the world's one process
-            config = dataclasses.replace(config, num_workers=max(1, (os.cpu_count() or 2) - 2))
+            config = dataclasses.replace(config, num_workers=num_workers())
         trainer = Trainer(trainee, self._world(name), config, self.folder / name, validate)
         trainer.run(max_seconds)
         return trainer
@@ -216,6 +233,7 @@ class MiniTraining:
         if self.processes.is_main_process:
             words = texts(World(self.plan.shape.size), self.plan.num_texts)
             mini.build_parts(self.plan.shape, words, self.model)
+            self._write_seed()
         return True
 
     def vae(self, max_seconds: float | None = None) -> bool:
@@ -264,7 +282,7 @@ class MiniTraining:
         vllm = self._untalkative_vllm()
         # frozen, as in LLaVA: the first gradients of an untrained language model would blind it
         vllm.llava.model.vision_tower.requires_grad_(False)
-        if not self._train("vllm", VLLMPretraining(vllm), max_seconds).finished:
+        if not self._train("vllm", VLLMPretraining(vllm, self.seed), max_seconds).finished:
             return False
         self._save(vllm.llava, "vllm")
         return True
@@ -335,6 +353,16 @@ class MiniTraining:
         config = mini.system_config(self.plan.shape)
         export_folder(self.model, self.folder / "flexedit-mini", config, tensors)
         return True
+
+
+def num_workers() -> int:
+    """Loader workers of this process: its share of the cores that it and those beside it may use"""
+    if hasattr(os, "sched_getaffinity"):
+        cores = len(os.sched_getaffinity(0))
+    else:
+        cores = os.cpu_count() or 1
+    share = cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    return min(max(1, share), MAX_WORKERS)
 
 
 def export_folder(

@@ -147,14 +147,16 @@ class System(nn.Module):
             module = getattr(self, part)
             if module is not None:
                 module.requires_grad_(part in recipe.parts or part == "helper")
-        if self.vllm is not None and "vllm" in recipe.parts:
+        if self.vllm is not None:
             assert config.lora is not None
             lora.attach(self.vllm, config.lora)
+            if "vllm" not in recipe.parts:
+                self.vllm.requires_grad_(False).eval()
 
     def tensors(self) -> dict[str, Tensor]:
-        """All that is trained so far, under the checkpoint's names."""
+        """All that is trained so far, here or before, under the checkpoint's names."""
         tokens, low_rank = None, None
-        if self.vllm is not None and "vllm" in self.recipe.parts:
+        if self.vllm is not None:
             tokens, low_rank = self.vllm.token_rows(), lora.weights(self.vllm)
         return trained_tensors(self.unet, self.mea, self.qformer, tokens, low_rank)
 
@@ -172,7 +174,7 @@ class System(nn.Module):
             self.mea.start_from(self.unet.unet)
         if self.qformer is not None and under("qformer"):
             self.qformer.load_state_dict(under("qformer"))
-        if self.vllm is not None and "vllm" in self.recipe.parts and under("lora"):
+        if self.vllm is not None and under("lora"):
             lora.load(self.vllm, under("lora"), under("tokens"))
 
     def draw(self, step: int, batch_size: int) -> Draw:

@@ -28,6 +28,8 @@ from .batch import Batch, loader
 CHECKPOINT = "checkpoint.pt"
 LOG = "log.jsonl"
 Optimizer = Literal["adamw", "muon"]
+# What a run keeps to its end; its length, its learning rates and its reports may change
+KEPT = ("seed", "batch_size", "betas", "weight_decay", "mixed_precision")
 
 
 @dataclass(frozen=True)
@@ -103,11 +105,19 @@ class Trainer:
         self.step, self.seconds = 0, 0.0  # seconds of training before this run, by the log
 
     @property
+    def kept(self) -> dict[str, Any]:
+        return {name: getattr(self.config, name) for name in KEPT}
+
+    @property
     def finished(self) -> bool:
         return self.step >= self.config.steps
 
     def run(self, max_seconds: float | None = None) -> None:
-        """Trains to the last step, or for about ``max_seconds``; it always leaves a checkpoint."""
+        """Trains to the last step, or for about ``max_seconds``, and leaves a checkpoint.
+
+        Raises FlexEditError for the checkpoint of another run, and for a loss or gradients that are
+        no numbers; then the checkpoint in the folder stays as it was.
+        """
         from tqdm import tqdm
 
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -149,20 +159,24 @@ class Trainer:
                 batch = next(batches).to(process.device)
                 with process.accumulate(self.prepared), quick_attention(process.device):
                     losses = self.prepared(batch, draw.to(process.device))
-                    means = {name: loss.mean() for name, loss in losses.items()}
-                    process.backward(torch.stack(list(means.values())).sum())
+                    means = torch.stack([loss.mean() for loss in losses.values()])
+                    reduced = dict(zip(losses, process.reduce(means.detach(), "mean"), strict=True))
+                    self.require_finite(reduced)
+                    process.backward(means.sum())
                     if process.sync_gradients:
-                        process.clip_grad_norm_(self.trained.values(), config.max_grad_norm)
+                        norm = process.clip_grad_norm_(self.trained.values(), config.max_grad_norm)
+                        if process.scaler is None:  # it leaves out such a step by itself
+                            self.require_finite({"gradient norm": norm})
                     self.optimizer.step()
                     self.optimizer.zero_grad()
-                for name, mean in means.items():
-                    logged[name] = logged.get(name, 0.0) + mean.detach() / config.accumulate
+                for name, mean in reduced.items():
+                    logged[name] = logged.get(name, 0.0) + mean / config.accumulate
             if self.ema is not None:
                 self.ema.step(self.trained.values())
             self.step += 1
             bar.update()
             if self.step % config.log_every == 0 or self.finished:
-                logged = {k: float(process.reduce(v, "mean")) for k, v in logged.items()}
+                logged = {name: float(value) for name, value in logged.items()}
                 bar.set_postfix({name: f"{value:.4f}" for name, value in logged.items()})
                 seconds = self.seconds + time.monotonic() - began
                 self.log({"step": self.step, "seconds": seconds, **logged})
@@ -178,6 +192,18 @@ class Trainer:
                     self.validate(self.step)
         bar.close()
         self.save()
+
+    def require_finite(self, values: dict[str, Tensor]) -> None:
+        """values: scalars, the same in every process, for all of them must leave a run together.
+
+        Raises FlexEditError for one that is no number, before it gets into weights and averages.
+        """
+        for name, value in values.items():
+            if not value.isfinite():
+                raise FlexEditError(
+                    f"{self.folder.name}: {name} became {float(value)} in step {self.step + 1}. "
+                    "Lower lr and run again: it goes on from the last checkpoint."
+                )
 
     def any_process(self, condition: bool) -> bool:
         """Whether it holds in any process: all of them must leave a run at the same step."""
@@ -199,6 +225,7 @@ class Trainer:
             return
         state = {
             "step": self.step,
+            "kept": self.kept,
             "trained": {name: tensor.detach() for name, tensor in self.trained.items()},
             "optimizer": self.optimizer.state_dict(),
             "ema": self.ema.state_dict() if self.ema else None,
@@ -223,12 +250,21 @@ class Trainer:
     def take_up(self, path: Path) -> None:
         """Raises FlexEditError for the checkpoint of another model or configuration."""
         state = torch.load(path, map_location="cpu", weights_only=True)
+        for name, wanted in self.kept.items():
+            kept = state.get("kept", {}).get(name, wanted)  # older checkpoints do not say
+            if kept != wanted:
+                raise FlexEditError(
+                    f"{path} belongs to a run with {name} {kept}, not {wanted}. "
+                    f"Set it to {kept}, or train into a new folder."
+                )
         shapes = {name: tensor.shape for name, tensor in state["trained"].items()}
         averages, groups = state["ema"] is not None, group_sizes(state["optimizer"])
-        if (shapes, averages, groups) != (
+        scales = state["scaler"] is not None
+        if (shapes, averages, groups, scales) != (
             {name: tensor.shape for name, tensor in self.trained.items()},
             self.ema is not None,
             group_sizes(self.optimizer.state_dict()),
+            self.accelerator.scaler is not None,
         ):
             raise FlexEditError(
                 f"{path} belongs to another model or configuration. Train into a new folder."

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from .. import sampling
 from ..data.world import World
@@ -40,18 +42,31 @@ class PictureGrid:
 @torch.no_grad()
 def edit(system: System, batch: Batch, seed: int = 0) -> Tensor:
     """The pictures (B, 3, H, W) that a system in training makes of a batch, on the CPU."""
-    advice, device = system.config.sampling, next(system.parameters()).device
-    size = len(batch.captions)
-    batch = batch.to(device)
-    e = system.embed(batch, system.draw(seed, size).to(device), {})
-    branches = system.condition(e, batch)
-    start = sampling.noise(tuple(branches.positive.scene_latent.shape), seed)
-    latent = sampling.sample(
-        predictor(system.unet, system.mea, branches),
-        start.to(device),
-        system.config.diffusion,
-        advice.num_steps,
-        advice.edit_cfg,
-        advice.scene_cfg,
-    )
-    return decode(system.vae, latent).cpu()
+    with evaluating(system):
+        advice, device = system.config.sampling, next(system.parameters()).device
+        size = len(batch.captions)
+        batch = batch.to(device)
+        e = system.embed(batch, system.draw(seed, size).to(device), {})
+        branches = system.condition(e, batch)
+        start = sampling.noise(tuple(branches.positive.scene_latent.shape), seed)
+        latent = sampling.sample(
+            predictor(system.unet, system.mea, branches),
+            start.to(device),
+            system.config.diffusion,
+            advice.num_steps,
+            advice.edit_cfg,
+            advice.scene_cfg,
+        )
+        return decode(system.vae, latent).cpu()
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Without dropout; then each module is as it was, for the frozen ones never train."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training

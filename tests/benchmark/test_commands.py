@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from flexedit import cli
-from flexedit.benchmark import commands
+from flexedit.benchmark import metrics
 from flexedit.benchmark.cases import INDEX, META, Benchmark
 
 
@@ -66,6 +66,16 @@ def test_one_form_of_masks_can_be_run_alone(built, tmp_path):
     assert {row["form"] for row in rows} == {"full"}
 
 
+def test_a_report_on_one_form_leaves_out_the_other_that_was_run_before(built, tmp_path):
+    (tmp_path / "pictures").mkdir()  # without any picture, so that all cases fail
+    system = ("--system", f"pictures:{tmp_path / 'pictures'}")
+    for form, forms in ((), {"free", "full"}), (("--form", "free"), {"free"}):
+        assert bench("run", built, "--out", tmp_path / "out", *system, *form) == 0
+        content = json.loads((tmp_path / "out" / "report.json").read_text())
+        for part in ("rows", "failed"):
+            assert {one["form"] for one in content[part]} == forms
+
+
 def test_compare_prints_paired_differences(built, reported, tmp_path, capsys):
     scene = tmp_path / "scene"
     assert bench("run", built, "--out", scene, "--system", "scene,name=truth") == 0
@@ -76,7 +86,7 @@ def test_compare_prints_paired_differences(built, reported, tmp_path, capsys):
 
 
 def test_what_measuring_needs_is_told_before_anything_is_run(built, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(commands, "find_spec", lambda _: None)
+    monkeypatch.setattr(metrics, "find_spec", lambda _: None)
     assert bench("run", built, "--out", tmp_path / "out", "--system", "scene") == 2
     assert "pip install torchmetrics" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()

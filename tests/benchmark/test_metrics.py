@@ -374,6 +374,23 @@ def test_a_failed_case_counts_as_wrong(tiny_benchmark, judge, tmp_path):
     assert rows["world-remove", "free"]["status"] == "ok"
 
 
+class Mute(Faulty):
+    """Paints nothing: all it is asked to paint fails."""
+
+    def answer(self, work):
+        if work.task == "segment":
+            raise RuntimeError("no")
+        return super().answer(work)
+
+
+def test_a_system_whose_painting_all_fails_has_named_nothing_rightly(tiny_benchmark, tmp_path):
+    finished = run(tiny_benchmark, Mute("mute"), tmp_path, progress=False)
+    rows = {r["case"]: r for r in score(tiny_benchmark, finished, Encoders(), None)}
+    row = rows["world-remove"]
+    assert (row["status"], row["iou"], row["label_right"]) == ("ok", 0.0, 0.0)
+    assert rows["world-add"]["label_right"] is None
+
+
 class Talks(System):
     """Names what is meant beside the edit, but cannot paint."""
 
@@ -439,6 +456,20 @@ def test_an_unfinished_run_is_not_scored(tiny_benchmark, tmp_path):
         (done.folder / "results.jsonl").write_text("".join(kept))
         with pytest.raises(FlexEditError, match=match):
             score(tiny_benchmark, Run(done.folder), Encoders(), None)
+
+
+def test_the_forms_that_are_asked_for_are_scored(tiny_benchmark, tmp_path):
+    """Also of a run that was interrupted in the other form."""
+    done = run(tiny_benchmark, Truth(), tmp_path, progress=False)
+    lines = (done.folder / "results.jsonl").read_text().splitlines(keepends=True)
+    kept = [line for line in lines if '"full"' not in line or '"world-remove"' in line]
+    (done.folder / "results.jsonl").write_text("".join(kept))
+    half = Run(done.folder)
+    rows = score(tiny_benchmark, half, Encoders(), None, ("free", "free"))
+    expected = [(case.id, "free") for case in tiny_benchmark.kept]
+    assert [(row["case"], row["form"]) for row in rows] == expected
+    with pytest.raises(FlexEditError, match="has no edit of case"):
+        score(tiny_benchmark, half, Encoders(), None)
 
 
 def test_an_output_of_another_size_is_an_error(tiny_benchmark, tmp_path):

@@ -10,11 +10,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from flexedit.benchmark.cases import FORMS, Benchmark, Case
 from flexedit.benchmark.run import RESULTS, SYSTEM, Result, Run, case_seed, overhead, run
-from flexedit.benchmark.systems import Answer, FlexEdit, ReturnScene, System, Truth, Work
+from flexedit.benchmark.systems import (
+    Answer,
+    FlexEdit,
+    ReturnScene,
+    System,
+    Truth,
+    Work,
+    to_uint8,
+)
 from flexedit.errors import FlexEditError
 from flexedit.pipeline import FlexEditPipeline
 from flexedit.prompts import BACKGROUND
@@ -69,6 +78,11 @@ class Unlucky(Painter):
 class Misshapen(Unlucky):
     def misfortune(self, answer: Answer) -> Answer:
         return Answer(answer.picture[:60])
+
+
+class Overflowed(Unlucky):
+    def misfortune(self, answer: Answer) -> Answer:
+        return Answer(to_uint8(torch.full((1, 3, 64, 64), torch.nan))[0])
 
 
 class Stopped(Unlucky):
@@ -294,6 +308,11 @@ def test_a_finished_run_is_read_without_loading_the_system(whole, tiny_benchmark
     assert (whole.folder / SYSTEM).read_bytes() == before
 
 
+def test_a_form_that_is_asked_for_twice_is_run_once(tiny_benchmark, tmp_path):
+    done = work_through(tiny_benchmark, Painter(), tmp_path, forms=("free", "free"))
+    assert len(done.results) == len({result.key for result in done.results}) == 5 + NUM_OBJECTS
+
+
 def test_a_form_can_be_added_later(whole, tiny_benchmark, tmp_path):
     first = work_through(tiny_benchmark, Painter(), tmp_path, forms=("full",))
     assert {result.form for result in first.results} == {"full"}
@@ -375,6 +394,7 @@ def test_an_output_that_is_gone_is_named(whole, tmp_path):
     "system, complaint",
     [
         (Unlucky, "ValueError: no luck"),
+        (Overflowed, "The output is no picture: its numbers overflowed."),
         (Misshapen, "The output is a uint8 array of shape (60, 64, 3); the scene's is uint8 and"),
     ],
 )
@@ -399,6 +419,16 @@ def test_a_case_that_fails_is_counted_and_takes_no_other_with_it(
     again = system()
     assert untimed(work_through(tiny_benchmark, again, tmp_path, batch_size=4)) == untimed(done)
     assert again.batches == []
+
+
+def test_an_edit_of_a_model_that_overflows_is_a_failed_case(tiny, tiny_benchmark, tmp_path):
+    pipeline = FlexEditPipeline.from_pretrained(tiny, "cpu")
+    torch.nn.init.constant_(pipeline.vae.post_quant_conv.bias, torch.inf)
+    system = FlexEdit(pipeline, num_steps=1)
+    system.paints = False
+    done = work_through(tiny_benchmark, system, tmp_path, forms=("free",))
+    assert {result.status for result in done.results} == {"failed"}
+    assert all("its numbers overflowed" in result.error for result in done.results)
 
 
 def test_too_few_answers_fail_rather_than_shift_the_cases(tiny_benchmark, tmp_path):

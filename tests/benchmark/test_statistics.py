@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from flexedit.benchmark.statistics import bootstrap_mean, paired_difference
+from flexedit.benchmark.statistics import FEWEST, bootstrap_mean, paired_difference
 from flexedit.errors import FlexEditError
 
 
@@ -43,8 +43,12 @@ def test_cases_without_a_value_are_left_out():
     assert bootstrap_mean([None, 1.0, 3.0, None]) == bootstrap_mean([1.0, 3.0])
 
 
-def test_a_single_case_has_an_interval_of_no_width():
-    assert bootstrap_mean([2.5]) == (2.5, 2.5, 2.5)
+def test_few_cases_have_a_mean_but_no_interval():
+    assert bootstrap_mean([2.5]) == (2.5, None, None)
+    few = [float(value) for value in range(FEWEST)]
+    assert bootstrap_mean(few[1:]) == (2.5, None, None)
+    mean, low, high = bootstrap_mean(few)
+    assert low < mean < high
 
 
 def test_no_values_at_all_are_an_error():
@@ -59,7 +63,7 @@ def test_a_constant_gain_is_certain_however_much_the_cases_differ():
 
 
 def test_a_difference_is_taken_where_both_systems_have_a_value():
-    assert paired_difference([5.0, None, 9.0], [1.0, 2.0, None]) == (4.0, 4.0, 4.0)
+    assert paired_difference([5.0, None, 9.0], [1.0, 2.0, None]) == (4.0, None, None)
 
 
 def test_different_numbers_of_cases_cannot_be_paired():

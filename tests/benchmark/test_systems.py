@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 
 from flexedit import masks
+from flexedit.benchmark import systems
 from flexedit.benchmark.cases import FORMS, Benchmark
 from flexedit.benchmark.metrics import iou, psnr
 from flexedit.benchmark.systems import (
@@ -277,6 +278,13 @@ def test_instructpix2pix_follows_its_settings(pix2pix, tiny_benchmark):
     assert type(plain.pipeline.scheduler).__name__ == "EulerAncestralDiscreteScheduler"
 
 
+def test_instructpix2pix_keeps_to_the_gpu_that_was_chosen(pix2pix, monkeypatch):
+    monkeypatch.setattr(systems, "usable_device", torch.device)  # as if there were two
+    system = InstructPix2Pix(pix2pix, "cuda:1")
+    assert system.device == torch.device("cuda:1") and system.dtype == torch.float16
+    assert system.describe()["device"] == "cuda"  # any will do to go on
+
+
 def test_a_folder_that_is_no_instructpix2pix_is_an_error_on_loading(tiny):
     with pytest.raises(FlexEditError, match="InstructPix2Pix cannot be loaded"):
         InstructPix2Pix(tiny, "cpu").load()
@@ -469,6 +477,13 @@ def test_outputs_are_rounded_to_the_nearest_level():
     levels = torch.arange(256) / 255
     batch = torch.stack([levels - 0.4 / 255, levels, levels + 0.4 / 255])[None, :, None]
     assert (to_uint8(batch)[0, 0] == np.arange(256)[:, None]).all()
+
+
+def test_an_output_that_overflowed_is_no_black_picture():
+    batch = torch.zeros(2, 3, 4, 4)
+    batch[1, 0, 2, 2] = torch.nan
+    with pytest.raises(FlexEditError, match="numbers overflowed"):
+        to_uint8(batch)
 
 
 def test_an_error_becomes_one_line():

@@ -20,7 +20,7 @@ def trained(tmp_path_factory) -> Path:
     """A mini that was stopped at once, resumed, and trained to its end"""
     folder = tmp_path_factory.mktemp("mini")
     MiniTraining(folder, tiny_plan()).run(max_seconds=0.0)
-    assert {path.name for path in folder.iterdir()} == {"parts", "model", "vae"}
+    assert {path.name for path in folder.iterdir()} == {"parts", "model", "seed", "vae"}
     assert not (folder / "vae" / "done").exists()
     MiniTraining(folder, tiny_plan()).run(("vae", "clip", "vision"))
     shutil.copytree(folder / "model" / "vllm", folder / "after vision")

@@ -136,6 +136,13 @@ def test_an_unknown_variant_is_refused(ablation):
         ablation.run(("half",))
 
 
+def test_what_measuring_needs_is_told_before_anything_is_trained(ablation, tmp_path, monkeypatch):
+    monkeypatch.setattr("flexedit.benchmark.metrics.find_spec", lambda _: None)
+    with pytest.raises(FlexEditError, match="pip install torchmetrics"):
+        dataclasses.replace(ablation, out=tmp_path / "out").run(("full",), seeds=(0,))
+    assert not (tmp_path / "out").exists()
+
+
 def row(case: str, success: float) -> dict:
     keys = {"form": "free", "group": "multi", "operation": "add", "kind": "circle"}
     return {"case": case, **keys, "subject_setting": "simple", "status": "ok", "success": success}

@@ -5,6 +5,7 @@ import shutil
 import sys
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -19,7 +20,7 @@ from flexedit.models.vllm import VLLM
 from flexedit.pipeline import FlexEditPipeline
 from flexedit.training.batch import collate
 from flexedit.training.pretrain import RESTATE, VLLMPretraining
-from flexedit.training.stages import MINI_PLAN, ORDER, MiniTraining, curve
+from flexedit.training.stages import MAX_WORKERS, MINI_PLAN, ORDER, MiniTraining, curve, num_workers
 from flexedit.training.trainer import CHECKPOINT
 from tests.training.plan import tiny_plan
 
@@ -231,6 +232,8 @@ def test_a_finished_model_is_trained_on_without_its_checkpoints(trained, tmp_pat
         assert all(torch.equal(before[key], after[key]) for key in before)
     training.take_up(ModelFolder(trained / "flexedit-mini"))  # has begun: nothing changes
     assert (tmp_path / "on" / "joint" / "done").is_file()
+    with pytest.raises(FlexEditError, match="holds a training with seed 1, not 0"):
+        MiniTraining(tmp_path / "on", tiny_plan()).run()
 
 
 def test_a_training_from_nothing_is_not_taken_for_one_that_goes_on(trained):
@@ -251,6 +254,52 @@ def test_what_joint_goes_on_from_is_all_of_the_model(trained, tmp_path):
 def test_another_seed_sees_other_samples(tmp_path):
     one, two = (MiniTraining(tmp_path, tiny_plan(), seed) for seed in (0, 1))
     assert (one._world("joint")[0].scene != two._world("joint")[0].scene).any()
+
+
+def test_what_the_vllm_is_told_depends_on_the_seed(trained, monkeypatch):
+    seen = []
+
+    def train(_: MiniTraining, name: str, trainee: torch.nn.Module, *__: object) -> object:
+        seen.append(trainee.draw(0, 64).generic)
+        return SimpleNamespace(finished=False)
+
+    monkeypatch.setattr(MiniTraining, "_train", train)
+    for seed in (0, 0, 1):
+        MiniTraining(trained, tiny_plan(), seed).vllm()
+    assert torch.equal(seen[0], seen[1]) and not torch.equal(seen[0], seen[2])
+
+
+def test_a_folder_keeps_its_seed_to_the_end(trained):
+    with pytest.raises(FlexEditError, match=r"seed 0, not 1. Choose another --out, or --seed 0"):
+        MiniTraining(trained, tiny_plan(), seed=1).run()
+
+
+def test_a_folder_keeps_its_seed_from_the_start(tmp_path):
+    MiniTraining(tmp_path, tiny_plan(), seed=1).run(("parts",))
+    with pytest.raises(FlexEditError, match="holds a training with seed 1, not 0"):
+        MiniTraining(tmp_path, tiny_plan()).run()
+    assert not (tmp_path / "vae").exists()
+    (tmp_path / "seed").unlink()  # as in a folder of an older version
+    MiniTraining(tmp_path, tiny_plan()).run(("parts",))
+
+
+@pytest.mark.parametrize(
+    ("cores", "processes", "expected"),
+    [(8, None, 8), (8, "1", 8), (8, "4", 2), (2, "4", 1), (200, "2", MAX_WORKERS)],
+)
+def test_processes_share_the_cores_among_their_workers(monkeypatch, cores, processes, expected):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(cores)), raising=False)
+    monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
+    if processes is not None:
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", processes)
+    assert num_workers() == expected
+
+
+def test_where_a_process_cannot_be_bound_to_cores_all_of_them_count(monkeypatch):
+    monkeypatch.delattr(os, "sched_getaffinity", raising=False)
+    monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
+    monkeypatch.setattr(os, "cpu_count", lambda: 6)
+    assert num_workers() == 6
 
 
 def test_a_model_of_other_sizes_is_not_trained_on(trained, tmp_path):

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 
 from flexedit import prompts
 from flexedit.checkpoint import ModelFolder, save_model_folder
-from flexedit.config import TextBridgeConfig
+from flexedit.config import LoRAConfig, TextBridgeConfig
 from flexedit.data import CLASSES, World
 from flexedit.models.mea import Branches, Conditioning
 from flexedit.pipeline import FlexEditPipeline
@@ -384,6 +384,25 @@ def test_a_later_stage_takes_up_what_an_earlier_one_trained(tiny):
     for name, expected in losses(first, batch, draw).items():
         torch.testing.assert_close(losses(second, batch, draw)[name], expected)
         assert not torch.allclose(before[name], expected)
+
+
+def test_a_frozen_vllm_keeps_what_was_trained_before(tmp_path):
+    folder = make_tiny_folder(tmp_path / "model", lora=LoRAConfig(dropout=0.5))
+    start = ModelFolder(folder).all_tensors()
+    system = build(folder, dataclasses.replace(JOINT, parts=("unet", "mea")))
+    system.take_up(start)
+    tensors = system.tensors()
+    assert set(tensors) == set(start)
+    assert all(torch.equal(tensors[key], tensor) for key, tensor in start.items())
+
+    assert trained_names(system) == {"unet", "mea", "helper"}
+    assert not any(module.training for module in system.vllm.modules())
+    batch, vllm = batch_of("remove"), ModelFolder(folder).load_vllm()
+    sequences = vllm.tokenize([prompts.prompt("remove this")], [prompts.GENERIC_REPLY])
+    pixels = vllm.pictures(batch.request.marked(), None, (False,))
+    with torch.no_grad():
+        states, expected = (one.states(sequences, pixels) for one in (system.vllm, vllm))
+    torch.testing.assert_close(states, expected, atol=1e-4, rtol=1e-4)
 
 
 def text_system(folder: Path, tmp_path: Path) -> Path:

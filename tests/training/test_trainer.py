@@ -2,9 +2,11 @@ import dataclasses
 import json
 import multiprocessing
 import os
+import re
 import signal
 import sys
 import time
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
@@ -58,6 +60,22 @@ class Painter(nn.Module):
         logits = self.net(seen + 0 * self.frozen(seen))[:, 0]
         wrong = F.binary_cross_entropy_with_logits(logits, batch.object_mask, reduction="none")
         return {"mask": wrong.mean((1, 2)), "size": 0.1 * logits.mean((1, 2)).square()}
+
+
+class Broken(Painter):
+    """Something becomes of its loss in the third step."""
+
+    def __init__(self, become: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.become = become
+
+    def draw(self, step: int, batch_size: int) -> Draw:
+        self.step = step
+        return super().draw(step, batch_size)
+
+    def forward(self, batch: Batch, draw: Draw) -> dict[str, Tensor]:
+        losses = super().forward(batch, draw)
+        return losses | {"mask": self.become(losses["mask"])} if self.step == 2 else losses
 
 
 def train(folder: Path, model: nn.Module | None = None, **changes: object) -> Trainer:
@@ -315,6 +333,100 @@ def test_a_foreign_checkpoint_is_refused(tmp_path, model, changes):
     train(tmp_path, steps=1)
     with pytest.raises(FlexEditError, match=r"belongs to another model .* new folder"):
         train(tmp_path, model, steps=2, **changes)
+
+
+@pytest.fixture
+def other_precision() -> Iterator[Callable[[], None]]:
+    """accelerate keeps the precision of a process's first Accelerator."""
+    from accelerate.state import AcceleratorState
+
+    yield (reset := partial(AcceleratorState._reset_state, reset_partial_state=True))
+    reset()
+
+
+@pytest.mark.parametrize(
+    ("setting", "kept", "other"),
+    [
+        ("seed", 0, 5),
+        ("batch_size", 4, 8),
+        ("betas", (0.9, 0.99), (0.9, 0.95)),
+        ("weight_decay", 0.01, 0.5),
+        ("mixed_precision", "no", "bf16"),
+    ],
+)
+def test_a_run_does_not_go_on_as_another(tmp_path, other_precision, setting, kept, other):
+    train(tmp_path, steps=2)
+    before = (tmp_path / CHECKPOINT).read_bytes()
+    other_precision()
+    message = f"a run with {setting} {kept}, not {other}. Set it to {kept}, or train into a new"
+    with pytest.raises(FlexEditError, match=re.escape(message)):
+        train(tmp_path, steps=4, **{setting: other})
+    assert (tmp_path / CHECKPOINT).read_bytes() == before
+
+
+def rewrite(folder: Path, **changes: object) -> None:
+    """The checkpoint as an older version wrote it, which did not say what a run keeps."""
+    state = torch.load(folder / CHECKPOINT, weights_only=True) | changes
+    del state["kept"]
+    torch.save(state, folder / CHECKPOINT)
+
+
+def test_an_older_checkpoint_is_taken_up(tmp_path):
+    train(tmp_path, steps=2)
+    rewrite(tmp_path)
+    assert train(tmp_path, steps=4).finished
+    assert [row["step"] for row in log(tmp_path)] == [1, 2, 3, 4]
+
+
+def test_an_older_checkpoint_of_another_precision_is_refused(tmp_path):
+    train(tmp_path, steps=2)
+    rewrite(tmp_path, scaler={"scale": 65536.0})  # of fp16
+    with pytest.raises(FlexEditError, match="belongs to another model or configuration"):
+        train(tmp_path, steps=4)
+
+
+# What is no number
+
+
+@pytest.mark.parametrize(
+    ("become", "message"),
+    [
+        (lambda loss: loss * float("nan"), "mask became nan in step 3"),
+        (lambda loss: loss / 0, "mask became inf in step 3"),
+        (lambda loss: loss + (loss - loss).sqrt(), "gradient norm became nan in step 3"),
+    ],
+    ids=["nan", "infinite", "gradient"],
+)
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_a_step_that_goes_wrong_spoils_nothing(tmp_path, become, message, accumulate):
+    changes = {"steps": 4, "checkpoint_every": 1, "accumulate": accumulate}
+    with pytest.raises(FlexEditError, match=message):
+        train(tmp_path / "broken", Broken(become), **changes)
+    assert torch.load(tmp_path / "broken" / CHECKPOINT, weights_only=True)["step"] == 2
+    mended, whole = train(tmp_path / "broken", **changes), train(tmp_path / "whole", **changes)
+    assert same(weights(mended), weights(whole))
+    assert same(averages(mended), averages(whole))
+    assert log(tmp_path / "broken") == log(tmp_path / "whole")
+
+
+def train_in_a_process(folder: Path) -> None:
+    from accelerate.state import AcceleratorState, PartialState
+
+    AcceleratorState._reset_state(reset_partial_state=True)  # a forked process inherits one
+    rank = PartialState(cpu=True).process_index
+    model = Broken(lambda loss: loss * float("nan") if rank == 1 else loss)
+    with pytest.raises(FlexEditError, match="mask became nan in step 3"):
+        train(folder, model, checkpoint_every=1)
+    (folder / f"left {rank}").touch()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_all_processes_leave_a_run_that_goes_wrong_in_one(tmp_path):
+    from accelerate import debug_launcher
+
+    debug_launcher(partial(train_in_a_process, tmp_path), num_processes=2)
+    assert len(list(tmp_path.glob("left *"))) == 2
+    assert torch.load(tmp_path / CHECKPOINT, weights_only=True)["step"] == 2
 
 
 # Validation

@@ -1,0 +1,50 @@
+"""Picture files: whatever kind of pixels they hold, as 8 bits a channel.
+
+H × W the picture's size, C channels
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from .errors import FlexEditError
+
+READING_ERRORS = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)  # of Pillow
+WHITE = 2**16 - 1  # of 16 bits
+
+
+def read_picture(
+    file: Path | BinaryIO, mode: str | None = "RGB", *, upright: bool = False
+) -> np.ndarray:
+    """A picture (H, W) or (H, W, C) uint8 of a Pillow mode; None: RGBA if it has any
+    transparency, else RGB.
+
+    ``upright``: turned as its camera noted. Raises FlexEditError for what is no picture, and for
+    one of more than 16 bits a channel: nobody knows which of its numbers is white.
+    """
+    try:
+        with Image.open(file) as opened:
+            picture = ImageOps.exif_transpose(opened) if upright else opened
+            if picture.mode == "F" or picture.mode.startswith("I"):
+                picture = eight_bits(picture)
+            return np.asarray(picture.convert(mode or own_mode(picture)))
+    except READING_ERRORS as error:
+        name = file if isinstance(file, Path) else "a picture"
+        raise FlexEditError(f"{name} cannot be read as a picture ({error}).") from error
+
+
+def eight_bits(picture: Image.Image) -> Image.Image:
+    """Greyscale of 16 bits → of 8; ``convert`` would make all above 255 white."""
+    values = np.asarray(picture)
+    if picture.mode == "F" or values.min() < 0 or values.max() > WHITE:
+        raise ValueError("it has more than 16 bits a channel: save it with 8 or 16 bits")
+    return Image.fromarray(np.rint(255 / WHITE * values).astype(np.uint8))
+
+
+def own_mode(picture: Image.Image) -> str:
+    has_alpha = "A" in picture.getbands() or "transparency" in picture.info
+    return "RGBA" if has_alpha else "RGB"

@@ -1,0 +1,52 @@
+import dataclasses
+
+import pytest
+import torch
+from PIL import Image
+
+from flexedit.checkpoint import ModelFolder
+from flexedit.config import LoRAConfig
+from flexedit.data import CLASSES
+from flexedit.training.system import Recipe, System
+from flexedit.training.validation import PictureGrid, edit, evaluating
+from tests.tiny import make_tiny_folder
+
+RECIPE = Recipe(stage="joint", parts=("unet", "mea", "qformer", "vllm"))
+
+
+@pytest.fixture(scope="module")
+def system(tmp_path_factory) -> System:
+    """A system in training, with much dropout"""
+    path = tmp_path_factory.mktemp("validation") / "model"
+    folder = ModelFolder(make_tiny_folder(path, lora=LoRAConfig(dropout=0.5)))
+    system = System(folder, RECIPE, len(CLASSES))
+    system.take_up(folder.all_tensors())
+    sampling = dataclasses.replace(system.config.sampling, num_steps=2)
+    system.config = dataclasses.replace(system.config, sampling=sampling)
+    return system
+
+
+def modes(system: System) -> list[bool]:
+    return [module.training for module in system.modules()]
+
+
+def test_pictures_are_made_without_dropout(system, tmp_path):
+    before, batch, pictures = modes(system), PictureGrid(system, tmp_path, count=1).batch, []
+    for seed in range(2):
+        torch.manual_seed(seed)
+        pictures.append(edit(system, batch))
+    assert torch.equal(*pictures)
+    assert modes(system) == before and len(set(before)) == 2  # frozen parts stay in eval
+
+
+def test_what_goes_wrong_in_evaluation_still_leaves_the_system_training(system):
+    before = modes(system)
+    with pytest.raises(KeyboardInterrupt), evaluating(system):
+        assert not any(modes(system))
+        raise KeyboardInterrupt
+    assert modes(system) == before
+
+
+def test_a_grid_has_scenes_edits_and_truth(system, tmp_path):
+    PictureGrid(system, tmp_path, count=2)(7)
+    assert Image.open(tmp_path / "000007.png").size == (2 * 64, 3 * 64)
