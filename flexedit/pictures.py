@@ -15,6 +15,7 @@ from .errors import FlexEditError
 
 READING_ERRORS = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)  # of Pillow
 WHITE = 2**16 - 1  # of 16 bits
+SHORTS = ("PNG", "PPM")  # files whose integers have 16 bits, also where Pillow gives them 32
 
 
 def read_picture(
@@ -30,6 +31,8 @@ def read_picture(
         with Image.open(file) as opened:
             picture = ImageOps.exif_transpose(opened) if upright else opened
             if picture.mode == "F" or picture.mode.startswith("I"):
+                if picture.mode in ("I", "F") and opened.format not in SHORTS:
+                    raise ValueError("it has more than 16 bits a channel: save it with 8 or 16")
                 picture = eight_bits(picture)
             return np.asarray(picture.convert(mode or own_mode(picture)))
     except READING_ERRORS as error:
@@ -39,10 +42,7 @@ def read_picture(
 
 def eight_bits(picture: Image.Image) -> Image.Image:
     """Greyscale of 16 bits → of 8; ``convert`` would make all above 255 white."""
-    values = np.asarray(picture)
-    if picture.mode == "F" or values.min() < 0 or values.max() > WHITE:
-        raise ValueError("it has more than 16 bits a channel: save it with 8 or 16 bits")
-    return Image.fromarray(np.rint(255 / WHITE * values).astype(np.uint8))
+    return Image.fromarray(np.rint(255 / WHITE * np.asarray(picture)).astype(np.uint8))
 
 
 def own_mode(picture: Image.Image) -> str:

@@ -104,12 +104,15 @@ def scene_latent(vae: Any, picture: Tensor) -> Tensor:
 
 
 def decode(vae: Any, latent: Tensor) -> Tensor:
-    """Scaled latent (B, C, h, w) → picture (B, 3, 8h, 8w) in 0..1, still padded."""
+    """Scaled latent (B, C, h, w) → picture (B, 3, 8h, 8w) in 0..1, still padded.
+
+    Raises FlexEditError where numbers overflowed.
+    """
     picture = vae.decode((latent / vae.config.scaling_factor).to(vae.dtype)).sample
     if not picture.isfinite().all():
         raise FlexEditError(
-            "The edit came out as no picture: its numbers overflowed. Let the model compute in a "
-            "wider type (bfloat16 or float32), and lower edit_cfg if it is high."
+            "The edit came out as no picture: its numbers overflowed. Lower edit_cfg if it is "
+            "high, or compute in a wider type (dtype=torch.bfloat16, in a shell --device cpu)."
         )
     return (picture.float() / 2 + 0.5).clamp(0, 1)
 

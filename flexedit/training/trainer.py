@@ -165,8 +165,7 @@ class Trainer:
                     process.backward(means.sum())
                     if process.sync_gradients:
                         norm = process.clip_grad_norm_(self.trained.values(), config.max_grad_norm)
-                        if process.scaler is None:  # it leaves out such a step by itself
-                            self.require_finite({"gradient norm": norm})
+                        self.require_finite({"gradient norm": norm})
                     self.optimizer.step()
                     self.optimizer.zero_grad()
                 for name, mean in reduced.items():
@@ -196,13 +195,17 @@ class Trainer:
     def require_finite(self, values: dict[str, Tensor]) -> None:
         """values: scalars, the same in every process, for all of them must leave a run together.
 
-        Raises FlexEditError for one that is no number, before it gets into weights and averages.
+        Raises FlexEditError for one that is no number, before it gets into weights and averages;
+        not in fp16, where the gradient scaler leaves out such a step.
         """
+        if self.accelerator.scaler is not None:
+            return
         for name, value in values.items():
             if not value.isfinite():
                 raise FlexEditError(
                     f"{self.folder.name}: {name} became {float(value)} in step {self.step + 1}. "
-                    "Lower lr and run again: it goes on from the last checkpoint."
+                    "As it is, the run would fail there again: lower its lr, and it goes on from "
+                    "the last checkpoint."
                 )
 
     def any_process(self, condition: bool) -> bool:

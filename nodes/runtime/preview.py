@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
@@ -22,36 +21,29 @@ LONGEST = 1024  # pixels of a picture's longer side; the page shows no more
 FOLDER = "flexedit"  # below ComfyUI's temporary files, which it deletes when it starts
 
 
-def watched_server() -> Any | None:
-    """ComfyUI's server, if a client looks on; a script may name none, and a test need no server."""
-    server = getattr(sys.modules.get("server"), "PromptServer", None)
-    return server.instance if server and server.instance.client_id else None
-
-
-def show(image: Tensor, node_id: str) -> dict[str, list[Any]] | None:
+def show(image: Tensor, node_id: str) -> dict[str, list[Any]]:
     """Sends the first of an IMAGE (B, H, W, C) to the page → `ui` for the node's output; there
     web/drawing/picture.js puts it under the drawing.
 
     The message arrives even if the node then fails, the `ui` even if its result was cached.
     """
-    server = watched_server()
-    if server is None:
-        return None
+    from server import PromptServer  # there is none where a node is only imported
+
     picture = saved(image)
-    message = {"node_id": node_id, "picture": picture}
-    server.send_sync("flexedit.picture", message, server.client_id)
+    server = PromptServer.instance
+    if server.client_id is not None:  # somebody looks on
+        message = {"node_id": node_id, "picture": picture}
+        server.send_sync("flexedit.picture", message, server.client_id)
     return {"flexedit_picture": [picture]}
 
 
 def show_candidates(
     scene: Tensor, mask: Tensor, method: str, resolved: Resolved
-) -> dict[str, list[Any]] | None:
+) -> dict[str, list[Any]]:
     """`ui` for the node's output, of the first of an IMAGE (B, H, W, C) and its scribble:
     references to pictures of the scene and of each candidate, white on transparent. One clicks a
     candidate to choose it; ``question`` tells one scene, scribble and method from others.
     """
-    if watched_server() is None:
-        return None
     found = resolved.resolutions[0]
     candidates = [
         {
@@ -61,7 +53,7 @@ def show_candidates(
         for one in found.candidates
     ]
     picture = saved(scene)
-    scribble = digest(small(mask.reshape(-1, 1, *mask.shape[-2:])[:1].float()).numpy())
+    scribble = digest(small(mask.reshape(-1, 1, *mask.shape[-2:])[:1].float()).numpy(force=True))
     resolution = {
         "scene": picture,
         "question": f"{picture['filename']} {scribble} {method}",
@@ -86,7 +78,7 @@ def saved(image: Tensor) -> dict[str, str]:
     picture = small(to_bchw(image[:1]).float())[0]
     if picture.shape[0] == 1:
         picture = picture.expand(3, -1, -1)
-    pixels = (picture.movedim(0, -1).cpu().numpy() * 255).round().astype(np.uint8)
+    pixels = (picture.clamp(0, 1) * 255).round().byte().movedim(0, -1).numpy(force=True)
     name = f"{digest(pixels)}.png"
     path = Path(folder_paths.get_temp_directory(), FOLDER, name)
     if not path.is_file():

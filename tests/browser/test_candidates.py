@@ -101,6 +101,9 @@ class Resolver:
     def candidate(self) -> int:
         return self.editor.node(KIND, "node.widgets.find((it) => it.name === 'candidate').value")
 
+    def grow(self) -> int:
+        return self.editor.node(KIND, "node.widgets.find((it) => it.name === 'grow').value")
+
     def picked(self) -> list[int]:
         pressed = self.buttons.evaluate_all("all => all.map((it) => it.ariaPressed === 'true')")
         return [index + 1 for index, is_pressed in enumerate(pressed) if is_pressed]
@@ -191,6 +194,9 @@ def test_a_pick_for_another_scribble_is_told_until_it_is_meant_here_too(resolver
     assert resolver.run().chosen == 2
     told = "Candidate 2 was picked for something else. Here the best is 1."
     resolver.editor.until(lambda: resolver.status() == told)
+    resolver.editor.node(KIND, "(node.widgets.find((it) => it.name === 'grow').value = 1)")
+    undo_one_step(resolver.editor)  # makes the node anew
+    resolver.editor.until(lambda: resolver.grow() == 0 and resolver.status() == told)
     resolver.buttons.nth(1).click()
     resolver.editor.until(lambda: resolver.status() != told)
     assert resolver.candidate() == 2

@@ -512,10 +512,18 @@ def test_the_picture_of_any_other_node_shows_after_a_run(either):
     assert np.array_equal(either.run(), drawn(either.text()))
 
 
-def test_a_new_node_rolls_no_seed_that_nobody_sees(classic):
+@pytest.mark.parametrize("origin", ["new", "saved"])
+def test_a_drawing_rolls_no_seed_that_nobody_sees(classic, origin):
     """It would make ComfyUI run all that follows the drawing again."""
-    classic.mask_node("app.graph.remove(node)")
-    classic.evaluate("app.graph.add(LiteGraph.createNode('FlexEditFreeShapeMask'))")
+    if origin == "new":
+        classic.mask_node("app.graph.remove(node)")
+        classic.evaluate("app.graph.add(LiteGraph.createNode('FlexEditFreeShapeMask'))")
+    else:
+        saved = graph(classic.next_id(), "LoadImage", ["scene.png"])
+        values = ["drawn", 0.5, 0.5, 0.4, 0.4, 0, 0.06, 0, "randomize", 512, 512, SAVED]
+        saved["nodes"][1]["widgets_values"] = values
+        classic.load(saved)
+        classic.wait_for_node()
     control = "node.widgets.find((it) => it.name === 'control_after_generate').value"
     assert classic.mask_node(control) == "fixed"
 

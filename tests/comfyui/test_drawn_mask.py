@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from flexedit.strokes import parse, rasterise
 from tests.comfyui.graph import Graph, free_shape, load, pictures
@@ -53,6 +54,20 @@ def test_the_run_shows_the_picture_that_is_drawn_on(comfy):
     (entry,) = outputs[node_id]["flexedit_picture"]
     assert comfy.fetch_image(entry).size == (56, 40)
     assert plain[0] not in outputs
+
+
+def test_a_picture_that_goes_beyond_black_and_white_is_shown_as_they_are(comfy):
+    graph = Graph()
+    board = np.kron(np.indices((4, 4)).sum(0) % 2, np.ones((8, 8))).astype(np.uint8) * 255
+    name = comfy.upload_image(Image.fromarray(board).convert("RGB"), "board.png")
+    scene = graph.add("LoadImage", image=name)
+    settings = {"width": 128, "height": 128, "upscale_method": "bicubic", "crop": "disabled"}
+    large = graph.add("ImageScale", image=scene[0], **settings)  # its edges overshoot
+    mask = free_shape(graph, "drawn", image=large[0], strokes=STROKES)
+    graph.add("PreviewAny", source=mask)
+    (entry,) = comfy.run(graph)[mask[0]]["flexedit_picture"]
+    shown = np.asarray(comfy.fetch_image(entry).convert("L"))[2::4, 2::4]
+    assert np.abs(shown.astype(int) - board).max() < 128
 
 
 @pytest.mark.parametrize(

@@ -106,12 +106,14 @@ def test_the_same_picture_is_shown_by_the_same_file(comfy):
     assert resolution["question"] != shown[0]["question"]
 
 
-def test_a_run_that_nobody_watches_makes_no_pictures_for_the_page(comfy):
+def test_a_page_shows_what_a_script_has_run_before(comfy):
     graph = Graph()
     node = resolver(graph, comfy, disc(RIGHT, 13))
-    saved = graph.save_mask(node[0])
-    outputs = comfy.run_unwatched(graph)
-    assert saved in outputs and node.node_id not in outputs
+    graph.save_mask(node[0])
+    unwatched = comfy.run_unwatched(graph)[node.node_id]
+    assert comfy.run(graph)[node.node_id] == unwatched
+    (resolution,) = unwatched["flexedit_resolution"]
+    assert comfy.fetch_image(resolution["scene"]).size == (WIDTH, HEIGHT)
 
 
 @pytest.mark.parametrize("number", [0, 1])

@@ -74,7 +74,6 @@ class NodeDrawing {
     this.#kind = node.widgets.find((widget) => widget.name === "kind");
     this.#drawing = new Drawing((text) => asOneChange(() => (this.#widget.value = text)));
     this.#replaceText();
-    this.#keepSeed();
     chain(this.#kind, "callback", () => this.#arrange(true));
     chain(node, "onConfigure", () => this.#configured());
     chain(node, "onConnectionsChange", (...change) => this.#connected(change.at(-1)));
@@ -109,7 +108,7 @@ class NodeDrawing {
     widgets.splice(index, 0, widgets.pop());
   }
 
-  /** A new seed for each run, hidden with a drawing, would make all that follows run again. */
+  /** A new seed for each run, which a drawing hides, would make all that follows run again. */
   #keepSeed() {
     const after = this.#node.widgets.find((widget) => widget.name === "control_after_generate");
     if (after) after.value = "fixed";
@@ -131,6 +130,7 @@ class NodeDrawing {
     const node = this.#node;
     const { root } = this.#drawing;
     for (const widget of node.widgets) hide(widget, this.#isMoot(widget.name));
+    if (this.#isMoot("seed")) this.#keepSeed();
     root.hidden = this.#widget.hidden;
     root.inert = isLinked(node, "strokes");
     if (resizes) {

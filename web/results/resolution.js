@@ -36,8 +36,9 @@ export class Resolution {
   /** @type {Region[]} */
   #regions = [];
   #picked = 1;
-  /** The question to which the picked candidate is the person's answer. */
-  #answered = "";
+  /** The question that the picked candidate answers; or, if nobody knows, the first one shown. */
+  #answered;
+  #first;
   #hovered = 0;
   #isFixed = false;
 
@@ -54,7 +55,7 @@ export class Resolution {
   /** @param {Resolved} resolved */
   async show(resolved) {
     this.#resolved = resolved;
-    this.#answered ||= resolved.question;
+    this.#first ??= resolved.question;
     this.#hovered = 0;
     this.#regions = []; // those of the last run take no more clicks
     this.#makeButtons();
@@ -70,15 +71,22 @@ export class Resolution {
     this.#update();
   }
 
+  /** What is shown, undefined before a run. */
+  get question() {
+    return this.#resolved?.question;
+  }
+
   /**
    * @param {number} candidate that the next run will put out, from 1
    * @param {boolean} isFixed whether it comes from another node and cannot be picked here
+   * @param {string | undefined} answered the question for which it was picked
    */
-  mark(candidate, isFixed) {
-    if (candidate === this.#picked && isFixed === this.#isFixed) return;
-    if (candidate !== this.#picked) this.#answered = this.#resolved?.question ?? "";
+  mark(candidate, isFixed, answered) {
+    const isSame = candidate === this.#picked && isFixed === this.#isFixed;
+    if (isSame && answered === this.#answered) return;
     this.#picked = candidate;
     this.#isFixed = isFixed;
+    this.#answered = answered;
     this.#update();
   }
 
@@ -86,7 +94,7 @@ export class Resolution {
     const stage = this.#stage;
     stage.addEventListener("click", (event) => {
       const candidate = this.#next(this.#at(event));
-      if (candidate && !this.#isFixed) this.#choose(candidate);
+      if (candidate && !this.#isFixed) this.#pick(candidate);
     });
     stage.addEventListener("pointermove", (event) => this.#hover(this.#next(this.#at(event))));
     stage.addEventListener("pointerleave", () => this.#hover(0));
@@ -117,13 +125,6 @@ export class Resolution {
     return candidates[(candidates.indexOf(this.#picked) + 1) % candidates.length] ?? 0;
   }
 
-  /** Also the one that is picked already, which then is what is meant here too. */
-  #choose(candidate) {
-    this.#answered = this.#resolved.question;
-    this.#pick(candidate);
-    this.#update();
-  }
-
   #hover(candidate) {
     if (candidate === this.#hovered) return;
     this.#hovered = candidate;
@@ -140,7 +141,7 @@ export class Resolution {
       button.setAttribute("aria-label", `Candidate ${index + 1}, confidence ${percent}`);
       button.title = button.ariaLabel;
       button.style.setProperty("--flexedit-share", `${confidence * 100}%`);
-      button.addEventListener("click", () => this.#choose(index + 1));
+      button.addEventListener("click", () => this.#pick(index + 1));
       button.addEventListener("keydown", (event) => {
         if (event.key === "Enter" || event.key === " ") event.stopPropagation();
       });
@@ -194,7 +195,8 @@ export class Resolution {
 
   /** Whether the candidate was picked for another scribble, and is just a number for this one. */
   get #isLeftOver() {
-    return this.#picked > 1 && !this.#isFixed && this.#answered !== this.#resolved.question;
+    const answered = this.#answered ?? this.#first;
+    return this.#picked > 1 && !this.#isFixed && answered !== this.question;
   }
 
   #status() {

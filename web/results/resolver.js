@@ -5,6 +5,7 @@ import { addPanel } from "./panel.js";
 import { Resolution } from "./resolution.js";
 
 const MIN_WIDTH = 300;
+const ANSWERED = "flexedit_answered"; // the node's property: for which question one has picked
 
 /** @param {LGraphNode} node a FlexEditResolveMask that was just made */
 export function addResolution(node) {
@@ -15,8 +16,13 @@ export function addResolution(node) {
       widget.callback?.(candidate);
     });
   });
-  const mark = () => resolution.mark(widget.value, isLinked(node, "candidate"));
-  chain(widget, "callback", mark);
+  const mark = () => {
+    resolution.mark(widget.value, isLinked(node, "candidate"), node.properties[ANSWERED]);
+  };
+  chain(widget, "callback", () => {
+    node.properties[ANSWERED] = resolution.question;
+    mark();
+  });
   chain(node, "onConfigure", mark);
   chain(node, "onConnectionsChange", mark);
   addPanel(node, "flexedit_resolution", resolution.root, ([resolved]) => {
