@@ -34,6 +34,7 @@ COLORS: dict[str, tuple[float, float, float]] = {
 
 SPECK = 0.002  # of the picture: smaller islands and holes of a mask that was read back are noise
 MAX_SHIFT = 0.05  # of a channel: what a VAE may do to a picture's colours as a whole
+FAINT = 0.01  # of a soft mask: its far edges and noise
 EMPTY = "The mask is empty. Paint over the thing to edit, then queue again."
 
 Box = tuple[int, int, int, int]  # left, top, right, bottom
@@ -385,7 +386,8 @@ def num_masks(mask: Tensor) -> int:
 def prepare_mask(mask: Tensor, height: int, width: int, batch: int = 1) -> Tensor:
     """Any mask (H, W), (B, H, W) or (B, 1, H, W) → (batch, height, width) float32 in 0..1.
 
-    Raises FlexEditError for an empty mask, NaN, or a batch that cannot be matched.
+    What is below FAINT becomes 0, for a soft mask is to have an outside too. Raises FlexEditError
+    for an empty mask, NaN, or a batch that cannot be matched.
     """
     if mask.dim() == 4 and mask.shape[1] == 1:
         mask = mask[:, 0]
@@ -406,6 +408,7 @@ def prepare_mask(mask: Tensor, height: int, width: int, batch: int = 1) -> Tenso
             "Give one mask, or one for every picture."
         )
     mask = mask.clamp(0.0, 1.0)
+    mask = mask * (mask >= FAINT)
     if mask.shape[1:] != (height, width):
         mask = (
             F.interpolate(

@@ -8,7 +8,6 @@ from typing import get_args
 from comfy_api.latest import io
 
 from ..flexedit import pipeline
-from ..flexedit.models.vllm import MAX_NEW_TOKENS
 from ..flexedit.request import TASKS, EditRequest
 from .runtime.interrupt import step_callback
 from .runtime.options import one_of
@@ -108,9 +107,8 @@ class MaskInterpreter(io.ComfyNode):
         num_pictures = 1 if subject is None else 2
         model = vllm.use(vllm.patcher.model.memory_required(request.batch_size, num_pictures))
         mark_alpha = vllm.config.mark_alpha if vllm.config else 0.5  # the paper's
-        intent = on_cpu(
-            pipeline.interpret(model, request, reply, mark_alpha, step_callback(MAX_NEW_TOKENS))
-        )
+        on_token = step_callback(model.longest_answer)
+        intent = on_cpu(pipeline.interpret(model, request, reply, mark_alpha, on_token))
         reading = intent.reading
         replies, labels = reading.replies, reading.labels
         said = [

@@ -267,6 +267,15 @@ def test_one_empty_mask_of_a_batch_is_noticed():
         masks.prepare_mask(pair, 8, 8, batch=2)
 
 
+def test_a_soft_mask_has_an_outside_too():
+    soft = torch.full((1, 40, 40), 1 / 255)
+    soft[:, 10:20, 10:20] = 0.6
+    mask = masks.prepare_mask(soft, 40, 40)
+    assert (mask > 0).sum() == 100 and mask.max() == soft.max()
+    with pytest.raises(FlexEditError, match="The mask is empty"):
+        masks.prepare_mask(torch.full((1, 40, 40), 1 / 255), 40, 40)
+
+
 def test_nan_in_a_mask_is_reported():
     with pytest.raises(FlexEditError, match="NaN"):
         masks.prepare_mask(torch.full((8, 8), float("nan")), 8, 8)

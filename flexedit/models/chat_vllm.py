@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from .. import prompts
 from ..errors import FlexEditError
 from ..request import EditRequest
-from .vllm import MAX_NEW_TOKENS, Reading, Watch, reading_memory
+from .vllm import Reading, Watch, reading_memory
 
 MAX_SIDE = 1024  # pixels; some models cut a picture into as many tiles as it has room for
 MAX_PICTURE_TOKENS = 2048  # what a picture of that size becomes, at most
@@ -45,11 +45,15 @@ LLAVA_CHAT = (  # how LLaVA 1.5 is spoken to
 )
 
 _CLAUSE = re.compile(  # "The white paint in the corner covers …", "It is …"
-    r"^(?:it|this|that|there|(?:the |white |half-transparent |marked |painted )*"
+    r"^(?:(?:it|this|that|there|(?:the |white |half-transparent |marked |painted )*"
     r"(?:paint|mark|mask|area|region|part|place|object)\b.{0,40}?)"
-    r"\s+(?:is|are|means|covers|marks|shows):?\s+",
+    r"\s+(?:is|are|means|covers|marks|shows|represents|indicates|depicts|refers to)"
+    r"|(?:it|this|that|there)['’]s)"
+    r"(?:\s+(?:over|on|covering|marking))?:?\s+",
     re.IGNORECASE,
 )
+_LEAD = re.compile(r"^(?:\d+[.)]|\w+:)\s+")  # "1. cat", "Answer: cat"
+_END = re.compile(r"(?<!\bSt)(?<!\bNo)(?<!\bDr)(?<!\bMr)(?<!\bMt)\.(?=\s|$)|[!?\n]")
 _ARTICLE = re.compile(r"^(?:an?|the|some)\s+", re.IGNORECASE)
 _QUOTES = "\"'“”‘’`* \n"
 
@@ -59,6 +63,8 @@ class ChatVLLM(nn.Module):
 
     Wrapped as a plain module, so that device and dtype are moved like any other part's.
     """
+
+    longest_answer = 256  # tokens; a stock model may say several sentences
 
     def __init__(self, model: Any, processor: Any) -> None:
         super().__init__()
@@ -107,7 +113,7 @@ class ChatVLLM(nn.Module):
                 request.tasks, request.instructions, labels, request.has_subject, strict=True
             )
         ]
-        answers = self._answer_some(second, shown, MAX_NEW_TOKENS, on_token)
+        answers = self._answer_some(second, shown, self.longest_answer, on_token)
         replies = []
         for row, answer in enumerate(answers):
             if request.tasks[row] == "edit":
@@ -138,7 +144,7 @@ class ChatVLLM(nn.Module):
         self,
         questions: Sequence[str],
         pictures: Sequence[Sequence[Image.Image]],
-        max_new_tokens: int = MAX_NEW_TOKENS,
+        max_new_tokens: int = longest_answer,
         on_token: Callable[[int], None] | None = None,
     ) -> tuple[str, ...]:
         """One question about each row's own pictures → what the model says, greedily."""
@@ -225,7 +231,7 @@ def label_of(answer: str) -> str:
     """The name in an answer: “The paint covers a red chair.” → red chair"""
     if named := prompts.parse_label(answer):
         return named
-    sentence = re.split(r"[.!?\n]", answer.strip(_QUOTES), maxsplit=1)[0]
+    sentence = _END.split(_LEAD.sub("", answer.strip(_QUOTES)), maxsplit=1)[0]
     return _ARTICLE.sub("", _CLAUSE.sub("", sentence).strip(_QUOTES)).strip(_QUOTES)
 
 

@@ -20,7 +20,6 @@ from ..errors import FlexEditError
 from .preprocess import Preprocess
 
 IGNORED = -100
-MAX_NEW_TOKENS = 64  # a reply is one sentence
 
 
 @dataclass(frozen=True)
@@ -51,6 +50,7 @@ class VLLM(nn.Module):
     Wrapped as a plain module, so that device and dtype are moved like any other part's.
     """
 
+    longest_answer = 64  # tokens; a reply is one sentence
     llava: Any  # transformers' model; its class is the folder's
 
     def __init__(
@@ -217,7 +217,7 @@ class VLLM(nn.Module):
         pixels: Tensor,
         *,
         with_edit: bool = True,
-        max_new_tokens: int = MAX_NEW_TOKENS,
+        max_new_tokens: int = longest_answer,
         on_token: Callable[[int], None] | None = None,
     ) -> Reading:
         """Lets the VLLM speak (greedily), then appends the edit tokens over the kept KV cache.

@@ -19,6 +19,7 @@ from ..compositing import resize
 CONTEXT = 3.0  # of the scribble's size: objects that reach farther are cut off
 SIDE = 224  # pixels of the longer side that is looked at
 RADIUS, EPSILON = 16, 1e-4  # of the guided filter: pixels, variance that is no edge
+SAME = 0.5  # IoU of a mask and its refinement
 
 
 @dataclass(frozen=True)
@@ -53,17 +54,20 @@ class Window:
         """found (K, h, w) bool → (H', W') bool each, with contours where the full picture has its.
 
         He and Sun, Fast Guided Filter (2015): within a small disc a mask is taken to be a linear
-        function of the colour; it is found on the small picture and applied to the full one.
+        function of the colour; it is found on the small picture and applied to the full one. Where
+        colours tell so little that another mask would come of it, the mask is only enlarged.
         """
         slope, offset = guided_coefficients(self.picture, found.astype(np.float64))
         height, width = self.full.shape[1:]
         refined = []
-        for one_slope, one_offset in zip(slope, offset, strict=True):
+        for one, one_slope, one_offset in zip(found, slope, offset, strict=True):
             planes = torch.from_numpy(np.concatenate([one_slope, one_offset[None]])).float()
             planes = F.interpolate(planes[None], (height, width), mode="bilinear")[0]
             soft = (planes[:3] * self.full.cpu()).sum(0) + planes[3]
             level = min(0.5, float(soft.max()))  # what is narrower than a pixel is not lost
-            refined.append((soft >= level).numpy())
+            fine, plain = (soft >= level).numpy(), enlarged(one, height, width)
+            is_other = (fine & plain).sum() < SAME * (fine | plain).sum()
+            refined.append(plain if is_other and plain.any() else fine)
         return refined
 
     def paste(self, part: np.ndarray, height: int, width: int) -> np.ndarray:
@@ -72,6 +76,12 @@ class Window:
         whole = np.zeros((height, width), bool)
         whole[top:bottom, left:right] = part
         return whole
+
+
+def enlarged(mask: np.ndarray, height: int, width: int) -> np.ndarray:
+    """mask (h, w) bool → (height, width) bool"""
+    plane = torch.from_numpy(mask)[None, None].float()
+    return (F.interpolate(plane, (height, width), mode="bilinear")[0, 0] >= 0.5).numpy()
 
 
 def guided_coefficients(guide: np.ndarray, planes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -281,6 +281,12 @@ def test_what_is_asked_of_each_task(task, instruction, with_mask, first, second)
         ("The object is: **Dog**", "Dog"),
         ("The dog is on the left.", "dog is on the left"),
         ("Mark Twain's hat", "Mark Twain's hat"),
+        ("It's a St. Bernard dog. It sleeps.", "St. Bernard dog"),
+        ("1. Cat\n2. Dog", "Cat"),
+        ("Answer: a 3.5 inch disk", "3.5 inch disk"),
+        ("The paint represents a cat.", "cat"),
+        ("The white paint is covering a cup of coffee.", "cup of coffee"),
+        ("The covered bridge", "covered bridge"),
         ("", ""),
     ],
 )

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from flexedit.resolve import classic
 from flexedit.resolve.candidates import MOST, iou
 from flexedit.resolve.resolver import resolve
+from flexedit.strokes import Stroke, rasterise
 from tests.photographs import annotated
 from tests.resolve.scenes import LEFT, RIGHT, disc, scene
 
@@ -62,6 +63,16 @@ def test_a_ring_around_a_thing_means_what_is_inside():
     ring = disc(LEFT, 34) - disc(LEFT, 30)
     found = classic.resolve(scene(), ring)
     assert overlap(found.candidates[0].mask, disc(LEFT, 28)) > 0.8
+
+
+@pytest.mark.parametrize("width", [0.004, 0.02])
+def test_a_thin_stroke_where_colours_tell_nothing_is_not_lost(width):
+    grain = torch.randn((3, 512, 512), generator=torch.Generator().manual_seed(0))
+    stroke = Stroke("brush", ((0.3, 0.3), (0.7, 0.7)), True, width)
+    scribble = rasterise([stroke], 512, 512)
+    found = classic.resolve((0.5 + 0.02 * grain).clamp(0, 1), scribble).candidates
+    assert all(one.mask.sum() > 50 for one in found)
+    assert (found[0].mask & (scribble.numpy() > 0)).sum() > 0.1 * scribble.sum()
 
 
 def test_candidates_are_few_different_and_ranked_by_their_confidence():
