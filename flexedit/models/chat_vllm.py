@@ -24,6 +24,7 @@ from .vllm import Reading, Watch, reading_memory
 MAX_SIDE = 1024  # pixels; some models cut a picture into as many tiles as it has room for
 MAX_PICTURE_TOKENS = 2048  # what a picture of that size becomes, at most
 MAX_NAME_TOKENS = 24
+ROWS_AT_ONCE = 4  # a batch takes no more memory than so many
 
 MARKED = "A part of this picture is marked roughly with half-transparent white paint. "
 MARKED_FIRST = "A part of the first picture is marked roughly with half-transparent white paint. "
@@ -77,7 +78,7 @@ class ChatVLLM(nn.Module):
 
     def memory_required(self, num_rows: int, num_pictures: int) -> int:
         """About how many bytes it takes to read a request with so many rows, of so many pictures"""
-        num_tokens = num_rows * (num_pictures * MAX_PICTURE_TOKENS + 512)
+        num_tokens = min(num_rows, ROWS_AT_ONCE) * (num_pictures * MAX_PICTURE_TOKENS + 512)
         return reading_memory(self.model.config.get_text_config(), num_tokens, self.model.dtype)
 
     def read(
@@ -130,12 +131,12 @@ class ChatVLLM(nn.Module):
         on_token: Callable[[int], None] | None,
     ) -> list[str]:
         """`answer` of the rows that have a question; "" for the others."""
-        asked = {row: question for row, question in enumerate(questions) if question is not None}
+        asked = [(row, text) for row, text in enumerate(questions) if text is not None]
         answers = [""] * len(questions)
-        if asked:
-            shown = [pictures[row] for row in asked]
-            said = self.answer(list(asked.values()), shown, max_new_tokens, on_token)
-            for row, answer in zip(asked, said, strict=True):
+        for start in range(0, len(asked), ROWS_AT_ONCE):
+            rows, texts = zip(*asked[start : start + ROWS_AT_ONCE], strict=True)
+            said = self.answer(texts, [pictures[row] for row in rows], max_new_tokens, on_token)
+            for row, answer in zip(rows, said, strict=True):
                 answers[row] = answer
         return answers
 

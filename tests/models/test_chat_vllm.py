@@ -175,6 +175,22 @@ def test_more_rows_and_pictures_are_expected_to_take_more_memory(vllm):
     assert 0 < vllm.memory_required(1, 1) < vllm.memory_required(1, 2) < vllm.memory_required(4, 2)
 
 
+def test_a_large_batch_is_read_in_parts(llava, monkeypatch):
+    parts = []
+
+    def answer(questions, pictures, *_):
+        parts.append(len(questions))
+        return [str(picture.getpixel((0, 0))[0]) for (picture,) in pictures]
+
+    monkeypatch.setattr(llava, "answer", answer)
+    greys = [10, 20, 30, 40, 50, 60]
+    scene = (torch.tensor(greys) / 255).view(-1, 1, 1, 1).expand(-1, 3, 20, 30)
+    request = EditRequest.create(scene, "what is it?", task="ask")
+    reading = llava.read(request, request.marked())
+    assert reading.replies == tuple(map(str, greys))
+    assert parts == [4, 2] and llava.memory_required(4, 1) == llava.memory_required(6, 1)
+
+
 def test_half_precision_answers_too(folders):
     vllm = load_chat_vllm(folders["llava"], torch.bfloat16)
     assert {parameter.dtype for parameter in vllm.parameters()} == {torch.bfloat16}
