@@ -13,12 +13,12 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from scipy import ndimage
 from torch import Tensor, nn
 
 from ..checkpoint import part_errors, require_all
-from ..compositing import resize
 from ..errors import FlexEditError
 from ..masks import extent
 from .candidates import Candidate, Resolution, distinct, halves
@@ -153,8 +153,9 @@ def meant(mask: Tensor) -> np.ndarray:
     """mask (H, W), not empty → what is scribbled on or encircled, small: (h, w) bool"""
     scale = min(1.0, SIDE / max(mask.shape))
     height, width = (max(1, round(side * scale)) for side in mask.shape)
-    drawn = resize(mask[None, None], height, width, mode="bilinear")[0, 0].numpy(force=True)
-    return ndimage.binary_fill_holes(drawn >= drawn.max() / 2)
+    drawn = (mask >= mask.max() / 2)[None].float()
+    small = F.adaptive_max_pool2d(drawn, (height, width))[0]  # thin lines stay, beside thick ones
+    return ndimage.binary_fill_holes(small.numpy(force=True) > 0)
 
 
 def points_on(scribble: np.ndarray) -> np.ndarray:

@@ -135,6 +135,14 @@ def test_a_large_scribble_is_compared_small_and_a_thin_one_is_not_lost():
     assert small.shape == (256, 171) and small.any(1).all()
 
 
+def test_a_thin_line_beside_a_thick_one_is_meant_too():
+    drawn = torch.zeros(1080, 1920)
+    drawn[400:500, 200:300] = 1
+    drawn[200:204, 1000:1800] = 1
+    small = meant(drawn)
+    assert small[:, : 256 // 3].any() and small[:, 140:235].any(0).all()
+
+
 def test_a_pixel_gives_its_point_several_times():
     pixel = np.zeros((5, 7), bool)
     pixel[2, 4] = True
