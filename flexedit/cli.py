@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 # as in the template large_photo
 CROP_CONTEXT, CROP_FEATHER, CROP_REGION = 2.0, 2, "mask + connected change"
+# what a kind of free-shape mask is drawn with, and a drawing is not
+OF_A_KIND = ("x", "y", "shape_width", "shape_height", "rotation", "stroke", "seed")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -104,16 +106,9 @@ def parser() -> argparse.ArgumentParser:
     mask.add_argument(
         "--size", type=_positive, nargs=2, metavar=("WIDTH", "HEIGHT"), default=(512, 512)
     )
-    for name, default in (
-        ("x", 0.5),
-        ("y", 0.5),
-        ("shape-width", 0.4),
-        ("shape-height", 0.4),
-        ("rotation", 0.0),
-        ("stroke", 0.06),
-    ):
-        mask.add_argument(f"--{name}", type=float, default=default)
-    mask.add_argument("--seed", type=_seed, default=0)
+    for name in OF_A_KIND:
+        kind = _seed if name == "seed" else float
+        mask.add_argument(_option(name), type=kind, default=argparse.SUPPRESS)  # draw has its own
     mask.set_defaults(run=run_mask)
 
     info = commands.add_parser("info", help="what a model folder holds")
@@ -162,6 +157,10 @@ def _add_ablation(commands: Any) -> None:
     run.set_defaults(run=run_ablation)
     tables.set_defaults(run=run_ablation_tables)
     figures.set_defaults(run=run_ablation_figures)
+
+
+def _option(name: str) -> str:
+    return "--" + name.replace("_", "-")
 
 
 def _seed(text: str) -> int:
@@ -255,21 +254,14 @@ def run_mask(options: argparse.Namespace) -> dict[str, Any]:
     width, height = options.size
     if (options.kind is None) == (options.strokes is None):
         raise FlexEditError("Give either a kind of mask, or --strokes FILE with a drawing.")
-    if options.strokes is not None:
-        drawn = strokes.rasterise(strokes.parse(_read(options.strokes)), height, width)
+    shape = {name: value for name, value in vars(options).items() if name in OF_A_KIND}
+    if options.strokes is None:
+        drawn = masks.draw(options.kind, height, width, **shape)
+    elif shape:
+        given = ", ".join(map(_option, shape))
+        raise FlexEditError(f"{given} would change nothing: a drawing has its own shapes.")
     else:
-        drawn = masks.draw(
-            options.kind,
-            height,
-            width,
-            x=options.x,
-            y=options.y,
-            shape_width=options.shape_width,
-            shape_height=options.shape_height,
-            rotation=options.rotation,
-            stroke=options.stroke,
-            seed=options.seed,
-        )
+        drawn = strokes.rasterise(strokes.parse(_read(options.strokes)), height, width)
     write_picture(drawn[None], options.out)
     return {"out": str(options.out), "share": round(float(drawn.mean()), 4)}
 

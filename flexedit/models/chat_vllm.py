@@ -22,6 +22,7 @@ from ..request import EditRequest
 from .vllm import Reading, Watch, reading_memory
 
 MAX_SIDE = 1024  # pixels; some models cut a picture into as many tiles as it has room for
+MIN_SIDE = 8  # pixels; some models refuse a picture that is more than 200 times as long as wide
 MAX_PICTURE_TOKENS = 2048  # what a picture of that size becomes, at most
 MAX_NAME_TOKENS = 24
 ROWS_AT_ONCE = 4  # a batch takes no more memory than so many
@@ -237,10 +238,12 @@ def label_of(answer: str) -> str:
 
 
 def to_pil(picture: Tensor) -> Image.Image:
-    """picture (3, H, W) in 0..1 → at most MAX_SIDE pixels a side."""
+    """picture (3, H, W) in 0..1 → from MIN_SIDE to MAX_SIDE pixels a side."""
     pixels = (picture.movedim(0, -1) * 255).round().to(torch.uint8)
     image = Image.fromarray(np.ascontiguousarray(pixels.numpy(force=True)))
     image.thumbnail((MAX_SIDE, MAX_SIDE), Image.Resampling.BICUBIC)
+    if min(image.size) < MIN_SIDE:
+        image = image.resize((max(image.width, MIN_SIDE), max(image.height, MIN_SIDE)))
     return image
 
 

@@ -130,6 +130,12 @@ def test_large_pictures_are_scaled_down_before_a_model_cuts_them_into_tiles():
     assert to_pil(torch.rand(3, 3000, 2000)).size == (683, 1024)
 
 
+@pytest.mark.parametrize("shape", [(1, 400), (4000, 3), (1, 1)])
+def test_slivers_are_made_wide_enough_for_models_that_refuse_them(shape):
+    image = to_pil(torch.rand(3, *shape))
+    assert max(image.size) <= 128 * min(image.size)
+
+
 def test_each_token_is_reported_and_what_the_callback_raises_ends_the_answer(vllm):
     class Cancelled(Exception):
         pass
