@@ -21,6 +21,7 @@ from flexedit.benchmark.judge import (
     examples,
     main,
     measure,
+    soften,
     spoil,
     train,
     truth_of,
@@ -63,7 +64,8 @@ def test_its_facts_say_what_it_is_how_it_was_made_and_how_good_it_is(judge):
 def test_the_published_accuracy_can_be_measured_again(judge):
     count = 60
     again, published = measure(judge, count, seed=123), judge.facts["measured"]
-    names = {"accuracy", "accuracy_blurred", "scene_called_success", "spoiled_called_success"}
+    names = {"accuracy", "accuracy_blurred", "accuracy_blurred_inside"}
+    names |= {"scene_called_success", "spoiled_called_success"}
     assert names < published.keys()
     for name in names:
         rate = published[name]["all"]
@@ -202,6 +204,18 @@ def test_a_spoiled_edit_differs_from_its_truth_where_the_edit_is(operation):
         assert change[place].mean() > change[~place].mean()
 
 
+def test_half_of_what_it_learns_from_is_soft_around_the_region_only():
+    crops = torch.rand(64, 4, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
+    crops[:, 3] = 0
+    crops[:, 3, 18:30, 18:30] = 1
+    seen = soften(crops, torch.Generator().manual_seed(1))[:, :3]
+    corner, middle = (
+        seen[..., a:b, a:b].diff(dim=-1).abs().mean((1, 2, 3)) for a, b in ((0, 8), (20, 28))
+    )
+    inside = middle < 0.7 * corner
+    assert 14 <= inside.sum() <= 34 and not inside[:16].any()  # a quarter is not soft at all
+
+
 def test_the_same_seed_trains_the_same_judge_and_saving_keeps_its_answers(tmp_path):
     trained = [train(steps=2, batch_size=8, seed=3, device="cpu") for _ in range(2)]
     for key, value in trained[0].state_dict().items():
@@ -220,12 +234,12 @@ def test_it_names_a_thing_only_if_that_is_clearly_likelier_than_unclear():
     thing, background, unclear = map(ANSWERS.index, (CLASSES[3], BACKGROUND, UNCLEAR))
     logits = torch.full((5, len(ANSWERS)), -9.0)
     logits[:, unclear] = 2.0
-    logits[0, thing], logits[1, thing] = 2.4, 2.6
-    logits[2, background], logits[3, background] = 0.9, 1.1
-    logits[4, thing], logits[4, background] = 2.6, 2.7  # the likelier of the two
+    logits[0, thing], logits[1, thing] = 2.9, 3.1
+    logits[2, background], logits[3, background] = 1.9, 2.1
+    logits[4, thing], logits[4, background] = 3.1, 3.2  # the likelier of the two
     assert choose(logits).tolist() == [unclear, thing, unclear, background, background]
-    sure = {"thing": 0.0, "background": 9.0}  # a judge is read as its own facts say
-    assert choose(logits, sure).tolist() == [thing, thing, unclear, unclear, unclear]
+    # a judge is read as its own facts say
+    assert choose(logits, 0.0).tolist() == [thing, thing, unclear, background, background]
 
 
 def test_the_command_trains_measures_and_writes_what_is_shipped(tmp_path, capsys, monkeypatch):
