@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 # as in the template large_photo
 CROP_CONTEXT, CROP_FEATHER, CROP_REGION = 2.0, 2, "mask + connected change"
 # what a kind of free-shape mask is drawn with, and a drawing is not
-OF_A_KIND = ("x", "y", "shape_width", "shape_height", "rotation", "stroke", "seed")
+SHAPE_OPTIONS = ("x", "y", "shape_width", "shape_height", "rotation", "stroke", "seed")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -106,9 +106,9 @@ def parser() -> argparse.ArgumentParser:
     mask.add_argument(
         "--size", type=_positive, nargs=2, metavar=("WIDTH", "HEIGHT"), default=(512, 512)
     )
-    for name in OF_A_KIND:
-        kind = _seed if name == "seed" else float
-        mask.add_argument(_option(name), type=kind, default=argparse.SUPPRESS)  # draw has its own
+    for name in SHAPE_OPTIONS:
+        read = _seed if name == "seed" else float
+        mask.add_argument(_option(name), type=read, default=argparse.SUPPRESS)  # draw has its own
     mask.set_defaults(run=run_mask)
 
     info = commands.add_parser("info", help="what a model folder holds")
@@ -254,12 +254,12 @@ def run_mask(options: argparse.Namespace) -> dict[str, Any]:
     width, height = options.size
     if (options.kind is None) == (options.strokes is None):
         raise FlexEditError("Give either a kind of mask, or --strokes FILE with a drawing.")
-    shape = {name: value for name, value in vars(options).items() if name in OF_A_KIND}
+    shape = {name: value for name, value in vars(options).items() if name in SHAPE_OPTIONS}
     if options.strokes is None:
         drawn = masks.draw(options.kind, height, width, **shape)
     elif shape:
         given = ", ".join(map(_option, shape))
-        raise FlexEditError(f"{given} would change nothing: a drawing has its own shapes.")
+        raise FlexEditError(f"Leave out {given}: a drawing has its own shapes.")
     else:
         drawn = strokes.rasterise(strokes.parse(_read(options.strokes)), height, width)
     write_picture(drawn[None], options.out)

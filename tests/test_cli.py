@@ -176,7 +176,7 @@ def test_a_mask_is_either_a_kind_or_a_drawing(tmp_path, capsys, given):
 def test_what_shapes_a_kind_of_mask_is_refused_beside_a_drawing(tmp_path, capsys):
     given = ("--strokes", "drawing.json", "--shape-width", "0.5", "--seed", "0")
     assert run("mask", *given, "--out", tmp_path / "a.png") == 2
-    assert "--shape-width, --seed would change nothing" in capsys.readouterr().err
+    assert "Leave out --shape-width, --seed: a drawing" in capsys.readouterr().err
 
 
 def test_an_unreadable_drawing_is_refused(tmp_path, capsys):

@@ -9,7 +9,8 @@ renderings too, spoiled by :func:`spoil`, and from no model's results; only how 
 thing (SURE) was chosen by results that readers had seen. How often it is right is measured on
 held-out scenes and travels with the weights in ``judge.json``.
 
-``python -m flexedit.benchmark.judge`` trains it again and writes the shipped files.
+``python -m flexedit.benchmark.judge`` trains it again and writes the shipped files; its optimizer
+comes with the extra `training`.
 B batch, S the side of a crop in pixels, H × W a picture
 """
 
@@ -314,8 +315,8 @@ def smooth_noise(channels: int, cells: int, rng: np.random.Generator) -> Tensor:
 
 
 def soften(crops: Tensor, generator: torch.Generator) -> Tensor:
-    """Crops (B, 4, S, S) as a decoder might paint them: blurred, speckled, in other light; half of
-    them blurred only in and around the region, as when the scene's pixels are put back elsewhere.
+    """Crops (B, 4, S, S) as a decoder might paint them: blurred (three quarters of them, half of
+    those only in and around the region, as by a composite), speckled, in other light.
     """
 
     def normal(*shape: int) -> Tensor:
@@ -351,7 +352,10 @@ def train(
     learning_rate: float = 3e-3,
     device: str | None = None,
 ) -> Network:
-    """A trained network, on the CPU; ``device`` is a GPU by default if there is one."""
+    """A trained network, on the CPU; ``device`` is a GPU by default if there is one.
+
+    Raises FlexEditError without timm.
+    """
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     generator = torch.Generator().manual_seed(seed)
     with torch.random.fork_rng(devices=[]):
@@ -402,7 +406,8 @@ def measure(
             "accuracy": crops_of(truths, regions),
             "accuracy_blurred": crops_of(soft, regions),
             "accuracy_blurred_inside": crops_of(
-                [inside(*three) for three in zip(soft, truths, regions, strict=True)], regions
+                [inside(*three, size // 32) for three in zip(soft, truths, regions, strict=True)],
+                regions,
             ),
             "scene_called_success": crops_of([sample.scene for sample in samples], regions),
         }
@@ -435,9 +440,9 @@ def soft_picture(picture: np.ndarray, sigma: float) -> np.ndarray:
     return ndimage.gaussian_filter(picture, (sigma, sigma, 0), mode="nearest")
 
 
-def inside(soft: np.ndarray, truth: np.ndarray, region: np.ndarray) -> np.ndarray:
-    """(H, W, 3): soft in a region (H, W) and two pixels around it, the truth elsewhere"""
-    return np.where(ndimage.binary_dilation(region, iterations=2)[..., None], soft, truth)
+def inside(soft: np.ndarray, truth: np.ndarray, region: np.ndarray, pixels: int) -> np.ndarray:
+    """(H, W, 3): soft in a region (H, W) and so many pixels around it, the truth elsewhere"""
+    return np.where(ndimage.binary_dilation(region, iterations=pixels)[..., None], soft, truth)
 
 
 def rounded(values: Any, digits: int = 4) -> float:
@@ -456,7 +461,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--count", type=int, default=1000, help="held-out scenes an operation")
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    network = train(options.steps, options.batch_size, options.seed)
+    try:
+        network = train(options.steps, options.batch_size, options.seed)
+    except FlexEditError as error:
+        parser.error(str(error))
     facts = about(network, options.steps, options.batch_size, options.seed, options.count)
     Judge(network, facts).save(options.out)
     facts["measured"] = measure(Judge.load(options.out), options.count)  # of what is shipped

@@ -13,7 +13,7 @@ from flexedit import masks
 from flexedit.checkpoint import load_chat_vllm
 from flexedit.errors import FlexEditError
 from flexedit.models import chat_vllm
-from flexedit.models.chat_vllm import ChatVLLM, label_of, to_pil
+from flexedit.models.chat_vllm import MIN_SIDE, ChatVLLM, label_of, to_pil
 from flexedit.request import EditRequest
 from tests.tiny_vllms import KINDS, make_tiny_vllm
 
@@ -133,7 +133,7 @@ def test_large_pictures_are_scaled_down_before_a_model_cuts_them_into_tiles():
 @pytest.mark.parametrize("shape", [(1, 400), (4000, 3), (1, 1)])
 def test_slivers_are_made_wide_enough_for_models_that_refuse_them(shape):
     image = to_pil(torch.rand(3, *shape))
-    assert max(image.size) <= 128 * min(image.size)
+    assert min(image.size) >= MIN_SIDE and max(image.size) <= 128 * min(image.size)
 
 
 def test_each_token_is_reported_and_what_the_callback_raises_ends_the_answer(vllm):
