@@ -31,7 +31,7 @@ def read_picture(
         with Image.open(file) as opened:
             picture = ImageOps.exif_transpose(opened) if upright else opened
             if picture.mode == "F" or picture.mode.startswith("I"):
-                if picture.mode in ("I", "F") and opened.format not in SHORTS:
+                if picture.mode == "F" or (picture.mode == "I" and opened.format not in SHORTS):
                     raise ValueError("it has more than 16 bits a channel: save it with 8 or 16")
                 picture = eight_bits(picture)
             return np.asarray(picture.convert(mode or own_mode(picture)))

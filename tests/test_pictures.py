@@ -24,12 +24,18 @@ def test_greys_of_16_bits_are_scaled_to_8(name, dtype, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "pixels", [np.float32([[0.0, 1.0]]), np.int32([[0, 2**20]]), np.int32([[0, 255]])]
+    ("name", "pixels"),
+    [
+        ("mask.tiff", np.float32([[0.0, 1.0]])),
+        ("mask.pfm", np.float32([[0.0, 1.0]])),
+        ("mask.tiff", np.int32([[0, 2**20]])),
+        ("mask.tiff", np.int32([[0, 255]])),
+    ],
 )
-def test_numbers_of_which_nobody_knows_the_white_are_refused(pixels, tmp_path):
-    Image.fromarray(pixels).save(tmp_path / "mask.tiff")
-    with pytest.raises(FlexEditError, match=r"mask\.tiff cannot be read .* save it with 8 or 16"):
-        read_picture(tmp_path / "mask.tiff", "L")
+def test_numbers_of_which_nobody_knows_the_white_are_refused(name, pixels, tmp_path):
+    Image.fromarray(pixels).save(tmp_path / name)
+    with pytest.raises(FlexEditError, match=rf"{name} cannot be read .* save it with 8 or 16"):
+        read_picture(tmp_path / name, "L")
 
 
 @pytest.mark.parametrize(("mode", "clear"), [("P", 3), ("L", 3), ("RGB", (3, 3, 3))])

@@ -396,6 +396,7 @@ def measure(
     """
     right: dict[str, dict[str, list[bool]]] = {}
     errors = []
+    around = max(1, size // 32)  # pixels; scipy takes 0 for all there are
     for operation in OPERATIONS:
         world = World(size, "heldout", seed, operations={operation: 1.0})
         samples = [sample for index in range(count) if truth_of(sample := world[index])[1].any()]
@@ -406,7 +407,7 @@ def measure(
             "accuracy": crops_of(truths, regions),
             "accuracy_blurred": crops_of(soft, regions),
             "accuracy_blurred_inside": crops_of(
-                [inside(*three, size // 32) for three in zip(soft, truths, regions, strict=True)],
+                [inside(*three, around) for three in zip(soft, truths, regions, strict=True)],
                 regions,
             ),
             "scene_called_success": crops_of([sample.scene for sample in samples], regions),

@@ -65,7 +65,8 @@ class Window:
             planes = F.interpolate(planes[None], (height, width), mode="bilinear")[0]
             soft = (planes[:3] * self.full.cpu()).sum(0) + planes[3]
             level = min(0.5, float(soft.max()))  # what is narrower than a pixel is not lost
-            fine, plain = (soft >= level).numpy(), enlarged(one, height, width)
+            large = resize(torch.from_numpy(one)[None, None].float(), height, width, "bilinear")
+            fine, plain = (soft >= level).numpy(), (large[0, 0] >= 0.5).numpy()
             is_other = (fine & plain).sum() < SAME * (fine | plain).sum()
             refined.append(plain if is_other and plain.any() else fine)
         return refined
@@ -76,12 +77,6 @@ class Window:
         whole = np.zeros((height, width), bool)
         whole[top:bottom, left:right] = part
         return whole
-
-
-def enlarged(mask: np.ndarray, height: int, width: int) -> np.ndarray:
-    """mask (h, w) bool → (height, width) bool"""
-    plane = torch.from_numpy(mask)[None, None].float()
-    return (F.interpolate(plane, (height, width), mode="bilinear")[0, 0] >= 0.5).numpy()
 
 
 def guided_coefficients(guide: np.ndarray, planes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
