@@ -105,7 +105,7 @@ class MaskInterpreter(io.ComfyNode):
             to_bchw(scene), instruction, mask, None if subject is None else to_bchw(subject), task
         )
         num_pictures = 1 if subject is None else 2
-        model = vllm.use(vllm.patcher.model.memory_required(request.batch_size, num_pictures))
+        model = vllm.use(vllm.read().model.memory_required(request.batch_size, num_pictures))
         mark_alpha = vllm.config.mark_alpha if vllm.config else 0.5  # the paper's
         on_token = step_callback(model.longest_answer)
         intent = on_cpu(pipeline.interpret(model, request, reply, mark_alpha, on_token))

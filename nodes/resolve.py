@@ -102,7 +102,7 @@ class ResolveMask(io.ComfyNode):
     def execute(cls, scene, mask, method, candidate, sam=None, **mending) -> io.NodeOutput:
         model = None
         if method == "sam" and sam is not None:
-            model = sam.use(sam.patcher.model.memory_required())
+            model = sam.use(sam.read().model.memory_required())
         resolved = resolver.resolve(
             to_bchw(scene),
             mask,

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterator
-from functools import cached_property
 from typing import Any
 
 import torch
@@ -41,6 +40,8 @@ class ManagedPart:
     ``encoder``: sits where ComfyUI puts text encoders, not where it puts diffusion models.
     """
 
+    patcher: ModelPatcher | None = None  # ComfyUI looks for it in every output: None until read
+
     def __init__(
         self,
         name: str,
@@ -60,24 +61,27 @@ class ManagedPart:
             self._offload_device = model_management.unet_offload_device()
         self.dtype = precision_dtype(precision, self.device)
 
-    @cached_property
-    def patcher(self) -> ModelPatcher:
-        module = self._load(self.dtype)
-        return ModelPatcher(module, load_device=self.device, offload_device=self._offload_device)
+    def read(self) -> ModelPatcher:
+        """The part as ComfyUI manages it, read from disk if this is its first use."""
+        if self.patcher is None:
+            module = self._load(self.dtype)
+            self.patcher = ModelPatcher(module, self.device, self._offload_device)
+        return self.patcher
 
     def use(self, memory_required: float = 0) -> Any:
         """The part on ``device``, whole; ``memory_required``: bytes its activations will need."""
+        patcher = self.read()
         model_management.load_models_gpu(
-            [self.patcher], memory_required=memory_required, force_full_load=True
+            [patcher], memory_required=memory_required, force_full_load=True
         )
-        module = self.patcher.model
+        module = patcher.model
         if any(tensor.device != self.device for tensor in _tensors(module)):
             module.to(self.device)  # ComfyUI left some behind: little memory, or --novram
         return module
 
     def get_ram_usage(self) -> int:
         """Bytes; ComfyUI asks every output of its cache, and asking must not read a file."""
-        return self.patcher.model_size() if "patcher" in self.__dict__ else 0
+        return self.patcher.model_size() if self.patcher else 0
 
 
 def _tensors(module: nn.Module) -> Iterator[Tensor]:

@@ -119,7 +119,7 @@ class DecoupledAttention:
         self, subject: Subject, unet: nn.Module, like: Tensor
     ) -> dict[BlockKey, KeysValues]:
         """(B, T, C) each, on the UNet's device; a layer offloaded by ComfyUI works where it is."""
-        own: SubjectLayers | None = self.mea.patcher.model.subject
+        own: SubjectLayers | None = self.mea.read().model.subject
         made = {}
         for layer in self.layers:
             if own is None:  # share_kv: the UNet's keys and values serve the subject too
@@ -186,4 +186,4 @@ def install(patcher: ModelPatcher, mea: ManagedPart, names: Mapping[str, str]) -
     decoupled = DecoupledAttention(mea, cross_attention_layers(names))
     patcher.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, KEY, decoupled.around_run)
     patcher.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, KEY, decoupled.around_unet)
-    patcher.set_additional_models(KEY, [mea.patcher])
+    patcher.set_additional_models(KEY, [mea.read()])

@@ -50,7 +50,7 @@ class Model:
         def random(*shape: int) -> Tensor:
             return torch.randn(shape, generator=draw)
 
-        return self.mea.patcher.model.branches(
+        return self.mea.read().model.branches(
             random(batch, self.config.context_length, width),
             random(batch, num_tokens, self.config.mea.clip_width),
             random(batch, num_tokens, self.config.mea.clip_width),
@@ -65,7 +65,7 @@ class Model:
         if not hasattr(self, "unet"):
             self.unet = self.folder.load_unet()
         return sampling.sample(
-            pipeline.predictor(self.unet, self.mea.patcher.model, branches),
+            pipeline.predictor(self.unet, self.mea.read().model, branches),
             sampling.noise(self.shape, SEED),
             self.config.diffusion,
             steps,

@@ -51,12 +51,12 @@ def life(name: str) -> dict[str, Any]:
     resolve(sam, "classic")
     figures["bytes after classic"] = sam.get_ram_usage()
     mask = resolve(sam)
-    module = weakref.ref(sam.patcher.model)
+    module = weakref.ref(sam.read().model)
     figures |= {
         "bytes": sam.get_ram_usage(),
         "loaded": [type(one.model.model).__name__ for one in models()],
         "same mask again": torch.equal(resolve(sam), mask),
-        "same module again": sam.patcher.model is module(),
+        "same module again": sam.read().model is module(),
     }
     del sam
     gc.collect()

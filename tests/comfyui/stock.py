@@ -44,7 +44,10 @@ def names(root: str) -> dict[str, Any]:
 def life(name: str) -> dict[str, Any]:
     """A model from the node that opens it until nothing holds it."""
     (vllm,) = VLLMLoader.execute(name, "auto").args
-    figures: dict[str, Any] = {"bytes before use": vllm.get_ram_usage()}
+    figures: dict[str, Any] = {
+        "bytes before use": vllm.get_ram_usage(),
+        "patcher before use": repr(getattr(vllm, "patcher", None)),
+    }
     _, reply, label, marked = interpret(vllm)
     figures |= {
         "reply": reply,
@@ -53,10 +56,10 @@ def life(name: str) -> dict[str, Any]:
         "bytes": vllm.get_ram_usage(),
         "loaded": [type(one.model.model).__name__ for one in models()],
     }
-    module = weakref.ref(vllm.patcher.model)
+    module = weakref.ref(vllm.read().model)
     again = interpret(vllm)
     figures["same reply again"] = (again[1], again[2]) == (reply, label)
-    figures["same module again"] = vllm.patcher.model is module()
+    figures["same module again"] = vllm.read().model is module()
     del vllm, again
     gc.collect()
     model_management.cleanup_models_gc()

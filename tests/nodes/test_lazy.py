@@ -39,3 +39,10 @@ def test_a_part_that_fails_after_it_was_half_built_fails_again():
 
 def test_asking_for_its_memory_builds_nothing():
     assert LazyPart(lambda part: pytest.fail("built")).get_ram_usage() == 0
+
+
+@pytest.mark.parametrize("bookkeeper", lazy.BOOKKEEPERS)
+def test_who_only_keeps_books_finds_no_patcher_and_builds_nothing(bookkeeper):
+    part = LazyPart(lambda part: pytest.fail("built"))
+    asks = eval("lambda one: getattr(one, 'patcher', None)", {"__name__": bookkeeper})
+    assert asks(part) is None
