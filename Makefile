@@ -3,6 +3,7 @@
 #   PYTHON           the Python that .venv is made from
 #   TORCH_INDEX_URL  where torch comes from, if not from PyPI (whose builds are for CUDA)
 #   COMFYUI_PATH     a ComfyUI to use instead of a downloaded one
+#   COMFYUI_VERSION  which one is downloaded: 0.30.0 (the default) or 0.3.75
 #   ARGS             more arguments for the command: make test ARGS="-k mask"
 #   CASES            how many, for make benchmark: CASES="--single 200 --multi 200"
 
@@ -42,12 +43,12 @@ mini: $(READY)
 	mkdir -p flexedit/pretrained && cp -r runs/mini/flexedit-mini flexedit/pretrained/
 
 # Torch goes first: its index may differ, and what follows must take the pinned build as it is.
-$(READY): requirements.txt requirements-dev.txt tests/comfyui/torchvision_cpu.py
+$(READY): requirements.txt requirements-dev.txt tests/comfyui/cpu_torch.py
 	$(PYTHON) -m venv .venv
 	$(RUN) -m pip install -q $(if $(TORCH_INDEX_URL),--index-url $(TORCH_INDEX_URL)) \
 	  $$(grep -E '^torch(vision)?==' requirements-dev.txt)
 	$(RUN) -m pip install -q -r requirements-dev.txt
 	packages=$$($(RUN) -c 'import sysconfig; print(sysconfig.get_path("purelib"))') && \
-	  cp tests/comfyui/torchvision_cpu.py "$$packages" && \
-	  echo 'import torchvision_cpu; torchvision_cpu.install()' > "$$packages/torchvision_cpu.pth"
+	  cp tests/comfyui/cpu_torch.py "$$packages" && \
+	  echo 'import cpu_torch; cpu_torch.install()' > "$$packages/cpu_torch.pth"
 	touch $@

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.comfyui import torchvision_cpu
+from tests.comfyui import cpu_torch
 
 if TYPE_CHECKING:
     from tests.comfyui.server import ComfyServer
@@ -18,7 +18,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 # Tiny models compute for less time than threads wait for one another on a busy machine; and a
 # process that has threads cannot be forked, as a test of two processes does.
 os.environ["OMP_NUM_THREADS"] = "1"
-torchvision_cpu.install()
+cpu_torch.install()
 
 
 @pytest.fixture(scope="session")

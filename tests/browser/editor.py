@@ -26,9 +26,10 @@ ARGUMENTS = [
     "--disable-sync",
     "--no-first-run",
 ]
-PATIENCE = 60_000  # milliseconds; a busy machine is slow
+PATIENCE = 10_000
 SCENE = (160, 120)  # width, height of the picture that Load Image shows
 RENDERERS = ("classic", "vue")
+REPORTS = ".p-dialog, [data-testid='error-overlay']"  # what says an error, in older and newer pages
 
 # What the page itself asks for in vain on a machine without accounts, settings and Internet.
 HARMLESS = ("user.css", "/api/userdata/", "/api/settings/", "/api/i18n")
@@ -57,6 +58,7 @@ class Editor:
         self.errors: list[str] = []
         self._ids = itertools.count(10, 10)
         page.set_default_timeout(PATIENCE)
+        page.on("dialog", lambda dialog: dialog.accept())  # "Leave the page?", with work unsaved
         page.on("pageerror", lambda error: self.errors.append(error.stack or str(error)))
         page.on("console", self._hear)
         comfy.upload_image(scene(), "scene.png")
@@ -72,6 +74,7 @@ class Editor:
         self.page.goto(f"http://{self.comfy.address}/")
         self.wait("window.app?.graph && LiteGraph.registered_node_types.FlexEditFreeShapeMask")
         self.wait("document.querySelector('.graph-canvas-container, #graph-canvas')")
+        self.wait("app.extensionManager.workflow.activeWorkflow")  # else it comes over what we load
         self.until(lambda: bool(self._our_errors()) or self.evaluate(STYLED))
         assert not self._our_errors(), self._our_errors()
         self.errors.clear()  # what else the page says while it starts is not ours
@@ -182,10 +185,10 @@ class Editor:
 
     def save_draft(self, text: str) -> None:
         """Until the page has put the workflow, with this text in it, where a reload finds it."""
-        text = json.dumps(json.dumps(text)[1:-1])
         self.wait(
-            "[localStorage, sessionStorage].some((it) => "
-            f"Object.keys(it).some((key) => it.getItem(key).includes({text})))"
+            "[localStorage, sessionStorage].some((it) => Object.keys(it).some("
+            r"(key) => it.getItem(key).replaceAll('\\', '')"  # JSON, within JSON or twice within
+            f".includes({json.dumps(text)})))"
         )
 
     def undo(self) -> None:
@@ -280,9 +283,12 @@ class Editor:
 
     def close_report(self) -> None:
         """Waits for what the page says about an error, and closes it."""
-        report = self.page.locator(".p-dialog").first
+        report = self.page.locator(REPORTS).first
         report.wait_for()
-        self.page.keyboard.press("Escape")
+        if (button := self.page.get_by_test_id("error-overlay-dismiss")).count():  # newer pages
+            button.click()
+        else:
+            self.page.keyboard.press("Escape")
         report.wait_for(state="detached")
 
     def run(self) -> np.ndarray:

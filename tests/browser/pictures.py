@@ -75,6 +75,11 @@ PICTURED = f"""(kinds) => {{
   return find(kinds).filter(({{ type }}) => /LoadImage|SaveImage|Preview/.test(type)).every(
     ({{ id }}) => document.querySelector(`[data-node-id="${{id}}"] img`)?.naturalWidth);
 }}"""
+# Runs what leads to some nodes, or all: older pages take their ids, newer ones an object with them.
+QUEUE = """(ids) => {
+  const target = ids.length ? Object.assign([...ids], { queueNodeIds: ids }) : undefined;
+  return app.queuePrompt(0, 1, target);
+}"""
 # Takes away the links between nodes that are not shown, and those that lead backwards to one.
 UNTANGLE = f"""(kinds) => {{
   {FIND}
@@ -271,8 +276,8 @@ def run(editor: Editor, path: Path, view: View) -> None:
     editor.load(shown)
     editor.wait(f"app.graph.nodes.length === {len(shown['nodes'])}")
     editor.evaluate(BRING, [kinds, MARGIN])  # what is not seen whole may stay without its picture
-    target = [str(shown["last_node_id"])] if view.stops else None
-    ended = editor.queue(lambda: editor.evaluate("(it) => app.queuePrompt(0, 1, it)", target))
+    target = [str(shown["last_node_id"])] if view.stops else []
+    ended = editor.queue(lambda: editor.evaluate(QUEUE, target))
     assert ended["status"]["status_str"] == "success", ended["status"]
     editor.wait(f"({PICTURED})({json.dumps(kinds)})")
     editor.evaluate(UNTANGLE, kinds)

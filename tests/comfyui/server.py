@@ -31,7 +31,7 @@ import requests
 import websocket
 from PIL import Image
 
-from tests.comfyui.fetch import PACK, comfyui_path
+from tests.comfyui.fetch import PACK, comfyui_path, page_path
 
 Prompt = Mapping[str, Mapping[str, Any]]  # ComfyUI's API format: node id → {class_type, inputs}
 OnProgress = Callable[[str, float, float], None]  # node id, value, maximum
@@ -39,7 +39,7 @@ OnProgress = Callable[[str, float, float], None]  # node id, value, maximum
 LAUNCHER = Path(__file__).with_name("launch.py")
 FOLDERS = ("custom_nodes", "input", "models", "output", "temp", "user")
 LOG_TAIL = 6000  # characters
-IMPORT_TIME = re.compile(r"^ *(\d+\.\d+) seconds( \(IMPORT FAILED\))?: (.+)$", re.MULTILINE)
+IMPORT_TIME = re.compile(r" (\d+\.\d+) seconds( \(IMPORT FAILED\))?: (.+)$", re.MULTILINE)
 
 
 class ServerError(RuntimeError):
@@ -116,10 +116,13 @@ class ComfyServer:
     def _start(self) -> None:
         host, port = "127.0.0.1", _free_port()
         self.address = f"{host}:{port}"
-        command = [sys.executable, LAUNCHER, comfyui_path() / "main.py", "--cpu"]
+        comfyui = comfyui_path()
+        command = [sys.executable, LAUNCHER, comfyui / "main.py", "--cpu"]
         command += ["--listen", host, "--port", port, "--base-directory", self.folder]
         command += ["--database-url", f"sqlite:///{self.folder}/comfyui.db"]
         command += ["--disable-auto-launch", "--disable-api-nodes", *self.arguments]
+        if page := page_path(comfyui):
+            command += ["--front-end-root", page]
         environment = os.environ | {"HF_HUB_OFFLINE": "1", "PYTHONUNBUFFERED": "1"}
         environment.pop("PYTHONPATH", None)  # `import nodes` must find ComfyUI's, not ours
         with open(self.folder / "comfyui.log", "wb") as log:

@@ -63,8 +63,10 @@ def test_the_browser_workflow_names_existing_nodes_and_inputs(name, object_info)
         info = object_info[node["type"]]
         specs = dict(workflows.input_specs(info))
         assert [slot["name"] for slot in node["inputs"] if slot["name"] not in specs] == []
-        assert [slot["type"] for slot in node["outputs"]] == info["output"]
-        assert [slot["name"] for slot in node["outputs"]] == info["output_name"]
+        outputs = list(zip(info["output_name"], info["output"], strict=True))
+        if not node["type"].startswith("FlexEdit"):  # a newer ComfyUI may have more of them
+            outputs = outputs[: len(node["outputs"])]
+        assert [(slot["name"], slot["type"]) for slot in node["outputs"]] == outputs
 
 
 @pytest.mark.parametrize("name", workflows.NAMES)

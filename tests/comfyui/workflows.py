@@ -74,7 +74,7 @@ def _to_api(
     values = iter(node["widgets_values"])
     inputs = {}
     for name, spec in input_specs(info):
-        if is_widget(spec):
+        if is_widget(spec) and (name in slots or name in info["input"].get("required", {})):
             options = spec[1] if len(spec) > 1 else {}
             inputs[name] = next(values, options.get("default"))  # a graph older than the widget
             if has_control(name, spec):
