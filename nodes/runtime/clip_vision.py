@@ -11,13 +11,13 @@ import torch
 from comfy import model_management
 from torch import Tensor, nn
 
-from ...flexedit.checkpoint import ModelFolder, check_keys
+from ...flexedit.checkpoint import ModelFolder, check_shapes
 from ...flexedit.errors import FlexEditError
 from ...flexedit.models.clip import project_tokens
 from ...flexedit.models.preprocess import Preprocess
 from .lazy import Lazy
 from .parts import precision_dtype
-from .weights import read_weights, require
+from .weights import read_weights, require, shapes
 
 PARTS = ("vision_model.", "visual_projection.")
 ACTIVATIONS = ("quick_gelu", "gelu", "gelu_pytorch_tanh")
@@ -47,7 +47,7 @@ def load_clip_vision(folder: ModelFolder, precision: str) -> FolderClipVision:
         clip.dtype = precision_dtype(precision, clip.load_device)
         clip.model.to(clip.dtype)
         tensors = {k: v for k, v in read_weights(part, PARTS).items() if k != EXTRA}
-        check_keys(clip.model.state_dict(), tensors, where)
+        check_shapes(shapes(clip.model), tensors, where)
         clip.load_sd(tensors)
         clip.flexedit_preprocess = Preprocess.from_folder(part, config.image_size)
 

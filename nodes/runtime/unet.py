@@ -19,12 +19,12 @@ from comfy import model_management
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
-from ...flexedit.checkpoint import ModelFolder, check_keys, load_strict
+from ...flexedit.checkpoint import ModelFolder, check_shapes
 from ...flexedit.config import DiffusionConfig
 from ...flexedit.errors import FlexEditError
 from . import subject
 from .parts import PRECISIONS, ManagedPart
-from .weights import Width, read_config, require, set_norm_groups
+from .weights import Width, read_config, require, set_norm_groups, shapes
 
 SD_SCALE = 0.18215  # of Stable Diffusion 1's latents
 
@@ -242,9 +242,10 @@ def load_unet(folder: ModelFolder, mea: ManagedPart, precision: str) -> ModelPat
     config.set_inference_dtype(stored, _cast(stored, tensors, precision))
     model = FlexEditModel(config, folder.config.diffusion, LatentFormat(folder))
     set_norm_groups(model.diffusion_model, folder.config.unet.get("norm_num_groups", 32), where)
-    own = model.diffusion_model.state_dict().keys()
-    check_keys((name for name, comfy_name in names.items() if comfy_name in own), tensors, where)
-    load_strict(model.diffusion_model, {names[k]: v for k, v in tensors.items()}, where)
+    own = shapes(model.diffusion_model)
+    check_shapes({name: own[key] for name, key in names.items() if key in own}, tensors, where)
+    weights = {names[name]: tensor for name, tensor in tensors.items()}
+    model.diffusion_model.load_state_dict(weights, assign=True)
     patcher = ModelPatcher(
         model,
         load_device=model_management.get_torch_device(),

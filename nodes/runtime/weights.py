@@ -33,6 +33,20 @@ def set_norm_groups(module: nn.Module, groups: int, what: str) -> None:
             norm.num_groups = groups
 
 
+def shapes(module: nn.Module) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of a module's weights, also of those that ComfyUI has not made yet.
+
+    With its dynamic VRAM, which NVIDIA GPUs have, linear layers wait for their file.
+    """
+    found = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
+    for name, layer in module.named_modules():
+        if isinstance(layer, nn.Linear) and layer.weight is None:
+            found[f"{name}.weight"] = (layer.out_features, layer.in_features)
+            if getattr(layer, "comfy_need_lazy_init_bias", False):
+                found[f"{name}.bias"] = (layer.out_features,)
+    return found
+
+
 def read_config(folder: Path) -> dict[str, Any]:
     try:
         return json.loads((folder / "config.json").read_text(encoding="utf-8"))

@@ -14,14 +14,17 @@ import inside
 
 pack = inside.enter()
 
+import comfy.ops  # noqa: E402
 import comfy.utils  # noqa: E402
 import torch  # noqa: E402
 from flexedit_pack.flexedit import pipeline, sampling  # noqa: E402
 from flexedit_pack.flexedit.checkpoint import ModelFolder  # noqa: E402
 from flexedit_pack.flexedit.models.mea import Branches  # noqa: E402
 from flexedit_pack.nodes.runtime import conditioning, guider  # noqa: E402
+from flexedit_pack.nodes.runtime.clip_vision import load_clip_vision, tokens  # noqa: E402
 from flexedit_pack.nodes.runtime.parts import ManagedPart  # noqa: E402
 from flexedit_pack.nodes.runtime.unet import load_unet  # noqa: E402
+from flexedit_pack.nodes.runtime.vae import encode, load_vae  # noqa: E402
 from torch import Tensor  # noqa: E402
 
 comfy.utils.PROGRESS_BAR_ENABLED = False
@@ -127,6 +130,31 @@ def compare(path: str, size: str = "16", batch: str = "1") -> dict[str, dict[str
     }
 
 
+def wait_for_files(path: str) -> dict[str, float] | None:
+    """Errors of parts whose layers had no weights before their file was read, as ComfyUI has them
+    with dynamic VRAM, against the same parts without; None if this ComfyUI has no dynamic VRAM.
+    """
+    try:
+        from comfy import memory_management
+    except ImportError:
+        return None
+    pictures = torch.rand((1, 3, 40, 40), generator=torch.Generator().manual_seed(SEED))
+    found = []
+    for waits in (False, True):
+        memory_management.aimdo_enabled = waits  # no GPU is needed to build layers so
+        assert (comfy.ops.manual_cast.Linear(2, 2).weight is None) == waits
+        model = Model(path)
+        model.patcher = load_unet(model.folder, model.mea, "fp32")
+        seeing, vae = load_clip_vision(model.folder, "fp32"), load_vae(model.folder, "fp32")
+        assert seeing.model is not None and vae.first_stage_model is not None  # they are read
+        memory_management.aimdo_enabled = False
+        latent = model.comfyui(model.branches(), 4, *GUIDANCE["guided"])
+        seen = tokens(seeing, pictures, model.config.mea.clip_width)
+        found.append({"unet": latent, "clip_vision": seen, "vae": encode(vae, pictures)})
+    at_once, late = found
+    return {name: error(late[name], at_once[name]) for name in at_once}
+
+
 def compare_once(*paths: str) -> dict[str, float]:
     """Errors after 10 guided steps with a subject, for each of several models."""
     errors = {}
@@ -193,4 +221,6 @@ def count_hits(model: Model) -> dict[str, int]:
 
 
 if __name__ == "__main__":
-    inside.main({f.__name__: f for f in (compare, compare_once, full_size)}, sys.argv[1:])
+    inside.main(
+        {f.__name__: f for f in (compare, compare_once, full_size, wait_for_files)}, sys.argv[1:]
+    )

@@ -83,6 +83,14 @@ def test_every_prediction_type_schedule_and_ablation_agrees(tmp_path):
     assert max(errors.values()) <= TOLERANCE, errors
 
 
+def test_parts_whose_layers_wait_for_their_file_are_read_too(tiny):
+    errors = inside.run("parity.py", "wait_for_files", tiny)
+    if errors is None:
+        pytest.skip("this ComfyUI has no dynamic VRAM")
+    assert errors.keys() == {"unet", "clip_vision", "vae"}
+    assert max(errors.values()) <= TOLERANCE
+
+
 def test_weights_in_half_precision_that_are_cast_as_they_are_used_agree(tmp_path):
     folder = make_tiny_folder(tmp_path / "half")
     tensors = load_file(folder / WEIGHTS_FILE)
