@@ -1,5 +1,6 @@
 """The page opens every workflow that we ship."""
 
+import json
 from collections.abc import Iterator
 
 import pytest
@@ -59,6 +60,26 @@ def test_the_page_opens_it_as_it_is(name, renderer, page):
     assert page.evaluate(CHANGED, template) == []
     if not name.startswith("scribble_to_"):  # newer pages are right to miss their models
         assert num_complaints(page) == 0
+
+
+@pytest.mark.parametrize("renderer", RENDERERS)
+@pytest.mark.parametrize("path", workflows.BLUEPRINTS, ids=lambda path: path.stem)
+def test_a_blueprints_node_shows_the_values_that_are_inside(path, renderer, page):
+    blueprint, inside = json.loads(path.read_text(encoding="utf-8")), workflows.subgraph(path)
+    values = workflows.to_api(inside, page.comfy.object_info())
+    wanted = {
+        name: values[node]["inputs"][name]
+        for node, name in blueprint["nodes"][0]["properties"]["proxyWidgets"]
+        if name != "control_after_generate"  # newer pages show it on the number's own row
+    }
+    page.render(renderer)
+    page.load(blueprint)
+    page.wait("app.graph.nodes.length === 1")
+    found = dict(page.evaluate("app.graph.nodes[0].widgets.map((it) => [it.name, it.value])"))
+    found = {name.split(": ")[-1]: value for name, value in found.items()}  # older ones: 6: seed
+    assert {name: found[name] for name in wanted} == wanted
+    texts = [one["inputs"]["text"] for one in values.values() if "text" in one["inputs"]]
+    assert [found["what to put there"], found["what to avoid"]] == texts
 
 
 def test_the_page_complains_of_a_node_that_it_does_not_know(page):
