@@ -171,14 +171,13 @@ class Editor:
     def shown_widgets(self) -> list[str]:
         """The names of the widgets that a person sees, from top to bottom."""
         if self.evaluate("LiteGraph.vueNodesMode"):
-            node = self.mask_node("String(node.id)")
-            rows = self.page.locator(f".lg-node[data-node-id='{node}'] .lg-node-widget")
-            names = self.mask_node(
-                "node.widgets.filter((it) => !it.options.canvasOnly).map((it) => it.name)"
+            return self.mask_node(
+                """[...document.querySelectorAll(
+                  `.lg-node[data-node-id='${node.id}'] .lg-node-widget [data-slot-key]`,
+                )].filter((it) => it.checkVisibility()).map(
+                  ({ dataset }) => node.inputs[dataset.slotKey.match(/\\d+$/)].widget.name,
+                )"""
             )
-            visible = [rows.nth(index).is_visible() for index in range(rows.count())]
-            assert len(visible) == len(names)
-            return [name for name, is_shown in zip(names, visible, strict=True) if is_shown]
         return self.mask_node(
             "node.widgets.filter((it) => node.isWidgetVisible(it)).map((it) => it.name)"
         )
