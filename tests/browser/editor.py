@@ -182,6 +182,20 @@ class Editor:
             "node.widgets.filter((it) => node.isWidgetVisible(it)).map((it) => it.name)"
         )
 
+    def holds_its_drawing(self) -> bool:
+        """Whether the mask's node is as high as its drawing reaches."""
+        return self.mask_node(
+            """(() => {
+              const bottom = (element) => element.getBoundingClientRect().bottom;
+              const drawing = bottom(node.widgets.at(-1).element);
+              if (LiteGraph.vueNodesMode)
+                return drawing <= bottom(document.querySelector(`[data-node-id='${node.id}']`));
+              const { canvas, ds } = app.canvas;
+              const height = (node.pos[1] + node.size[1] + ds.offset[1]) * ds.scale;
+              return drawing <= canvas.getBoundingClientRect().top + height;
+            })()"""
+        )
+
     def save_draft(self, text: str) -> None:
         """Until the page has put the workflow, with this text in it, where a reload finds it."""
         self.wait(
@@ -277,7 +291,7 @@ class Editor:
             new.update({key: run for key, run in history.items() if key not in before})
             return bool(new)
 
-        self.until(is_done)
+        self.until(is_done, 3 * PATIENCE / 1000)  # the first run reads the model
         return next(iter(new.values()))
 
     def close_report(self) -> None:
