@@ -4,6 +4,7 @@
 #   TORCH_INDEX_URL  where torch comes from, if not from PyPI (whose builds are for CUDA)
 #   COMFYUI_PATH     a ComfyUI to use instead of a downloaded one
 #   COMFYUI_VERSION  which one is downloaded: 0.30.0 (the default) or 0.3.75
+#   COMFYUI_PAGE     another comfyui-frontend-package than that ComfyUI asks for: 1.58.1
 #   ARGS             more arguments for the command: make test ARGS="-k mask"
 #   CASES            how many, for make benchmark: CASES="--single 200 --multi 200"
 

@@ -420,7 +420,7 @@ def check_shapes(
             raise FlexEditError(
                 f"{what}.{key} has shape {tuple(tensor.shape)}, "
                 f"but the config asks for {tuple(expected[key])}. "
-                f"{CONFIG_FILE} and {WEIGHTS_FILE} do not belong together."
+                "Config and weights do not belong together; download or export the model again."
             )
 
 

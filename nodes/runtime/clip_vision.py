@@ -48,7 +48,9 @@ def load_clip_vision(folder: ModelFolder, precision: str) -> FolderClipVision:
         clip.model.to(clip.dtype)
         tensors = {k: v for k, v in read_weights(part, PARTS).items() if k != EXTRA}
         check_shapes(shapes(clip.model), tensors, where)
-        clip.load_sd(tensors)
+        clip.load_sd({name: tensor.to(clip.dtype) for name, tensor in tensors.items()})
+        if hasattr(model_management, "archive_model_dtypes"):  # what dynamic VRAM computes in
+            model_management.archive_model_dtypes(clip.model)
         clip.flexedit_preprocess = Preprocess.from_folder(part, config.image_size)
 
     return FolderClipVision(build)

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-# These ask every output for a patcher only to keep books: what a prompt uses, what memory holds.
+# These look at every output only to keep books: what a prompt uses, what memory holds.
 BOOKKEEPERS = ("comfy.model_patcher", "comfy_execution.caching")
 
 
@@ -24,6 +24,10 @@ class Lazy:
         asking = sys._getframe(1).f_globals.get("__name__")
         if build is None or name.startswith("__") or asking in BOOKKEEPERS:
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        self._read(build)
+        return getattr(self, name)
+
+    def _read(self, build: Callable[[Any], None]) -> None:
         self._build = None
         try:
             build(self)
@@ -31,8 +35,21 @@ class Lazy:
             self.__dict__.clear()  # nothing half built may be found by the next look
             self._build = build
             raise
-        return getattr(self, name)
+
+    def __copy__(self) -> Any:
+        """A copy shares what is built, as any shallow copy does; so it is built by now."""
+        if self._build:
+            self._read(self._build)
+        copied = type(self).__new__(type(self))
+        copied.__dict__.update(self.__dict__)
+        return copied
+
+    # ComfyUI asks outputs in its cache for these two, and asking must not read a file.
 
     def get_ram_usage(self) -> int:
-        """Bytes; ComfyUI asks every output of its cache, and asking must not read a file."""
-        return 0 if self._build else self.patcher.get_ram_usage()
+        """Bytes."""
+        return 0 if self._build else self.patcher.model_size()
+
+    def is_dynamic(self) -> bool:
+        """Whether ComfyUI's dynamic VRAM has it, which frees memory by itself."""
+        return not self._build and self.patcher.is_dynamic()

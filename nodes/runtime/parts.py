@@ -80,7 +80,7 @@ class ManagedPart:
         return module
 
     def get_ram_usage(self) -> int:
-        """Bytes; ComfyUI asks every output of its cache, and asking must not read a file."""
+        """Bytes; ComfyUI asks outputs in its cache for it, and asking must not read a file."""
         return self.patcher.model_size() if self.patcher else 0
 
 

@@ -59,7 +59,15 @@ def load_vae(folder: ModelFolder, precision: str) -> FolderVAE:
         # Half precision overflows in many VAEs: ComfyUI chooses, unless full is asked for.
         dtype = PRECISIONS[precision] if precision == "fp32" else None
         structure = autoencoder_config(config, where)
-        comfy.sd.VAE.__init__(vae, sd=dict(tensors), config={"params": structure}, dtype=dtype)
+        try:
+            comfy.sd.VAE.__init__(vae, sd=dict(tensors), config={"params": structure}, dtype=dtype)
+        except RuntimeError as error:
+            if "size mismatch" not in str(error):
+                raise
+            raise FlexEditError(
+                f"{where}: {str(error).splitlines()[-1].strip()} "
+                "Config and weights do not belong together; download or export the model again."
+            ) from error
         check_keys(vae.first_stage_model.state_dict(), tensors, where)
         set_norm_groups(vae.first_stage_model, config.get("norm_num_groups", 32), where)
         vae.downscale_ratio = vae.upscale_ratio = 2 ** (len(config["block_out_channels"]) - 1)

@@ -36,7 +36,7 @@ def set_norm_groups(module: nn.Module, groups: int, what: str) -> None:
 def shapes(module: nn.Module) -> dict[str, tuple[int, ...]]:
     """Names and shapes of a module's weights, also of those that ComfyUI has not made yet.
 
-    With its dynamic VRAM, which NVIDIA GPUs have, linear layers wait for their file.
+    With dynamic VRAM, as newer ComfyUIs have it on NVIDIA GPUs, linear layers wait for their file.
     """
     found = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
     for name, layer in module.named_modules():

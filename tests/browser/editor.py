@@ -26,7 +26,7 @@ ARGUMENTS = [
     "--disable-sync",
     "--no-first-run",
 ]
-PATIENCE = 10_000
+PATIENCE = 60_000  # milliseconds; a busy machine is slow
 SCENE = (160, 120)  # width, height of the picture that Load Image shows
 RENDERERS = ("classic", "vue")
 REPORTS = ".p-dialog, [data-testid='error-overlay']"  # what says an error, in older and newer pages
@@ -81,6 +81,11 @@ class Editor:
 
     def _our_errors(self) -> list[str]:
         return [error for error in self.errors if "flexedit" in error.lower()]
+
+    @property
+    def version(self) -> tuple[int, ...]:
+        """Of the page."""
+        return tuple(map(int, self.evaluate("__COMFYUI_FRONTEND_VERSION__").split(".")))
 
     def wait(self, condition: str) -> None:
         self.page.wait_for_function(f"() => Boolean({condition})", timeout=3 * PATIENCE)
@@ -291,7 +296,7 @@ class Editor:
             new.update({key: run for key, run in history.items() if key not in before})
             return bool(new)
 
-        self.until(is_done, 3 * PATIENCE / 1000)  # the first run reads the model
+        self.until(is_done)
         return next(iter(new.values()))
 
     def close_report(self) -> None:

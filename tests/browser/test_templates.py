@@ -58,7 +58,7 @@ def test_the_page_opens_it_as_it_is(name, renderer, page):
     page.wait(f"app.graph.nodes.length === {len(template['nodes'])}")
     assert page.evaluate(UNKNOWN) == []
     assert page.evaluate(CHANGED, template) == []
-    if not name.startswith("scribble_to_"):  # newer pages are right to miss their models
+    if page.version < (1, 47) or not name.startswith("scribble_to_"):  # newer ones miss models
         assert num_complaints(page) == 0
 
 

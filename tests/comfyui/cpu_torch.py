@@ -69,7 +69,7 @@ def _declare_operators(error: Exception) -> bool:
 def _without_extension(error: Exception) -> bool:
     """Lets torchaudio find none of its own, if that was why it failed → whether it was."""
     loading = sys.modules.get("torchaudio._extension.utils")
-    if loading is None:
+    if loading is None or not isinstance(error, OSError):
         return False
     loading._load_lib = lambda name: False
     return True

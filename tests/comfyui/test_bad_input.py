@@ -260,6 +260,13 @@ def other_hidden_width(folder):
     (folder / CONFIG_FILE).write_text(json.dumps(config))
 
 
+def wider_vae(folder):
+    path = folder / "vae" / "config.json"
+    config = json.loads(path.read_text())
+    config["block_out_channels"][-1] *= 2
+    path.write_text(json.dumps(config))
+
+
 def pickled(folder):
     (folder / "vllm" / "model.safetensors").unlink()
     torch.save({}, folder / "vllm" / "pytorch_model.bin")
@@ -274,6 +281,7 @@ def pickled(folder):
         ("cut-vllm", truncated("vllm/model.safetensors"), "cannot be loaded"),
         ("no-vae", without("vae/config.json"), "lacks vae/config.json"),
         ("cut-vae", truncated("vae/diffusion_pytorch_model.safetensors"), "safetensors"),
+        ("other-vae", wider_vae, "vae: size mismatch .* do not belong together"),
         ("no-clip", without("clip/model.safetensors"), "clip"),
         ("other-width", other_hidden_width, "hidden width is 32, but qformer.hidden_width.* is 40"),
         ("pickled", pickled, "safetensors"),

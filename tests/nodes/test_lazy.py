@@ -1,3 +1,4 @@
+import copy
 import importlib.util
 from pathlib import Path
 from types import FunctionType
@@ -13,6 +14,10 @@ spec.loader.exec_module(lazy)
 class Part:
     def __init__(self, size: int) -> None:
         self.size = size
+        self.patcher = None
+
+    def is_dynamic(self) -> bool:  # as ComfyUI's VAE answers
+        return getattr(self, "patcher", None) is not None
 
 
 class LazyPart(lazy.Lazy, Part):
@@ -39,7 +44,18 @@ def test_a_part_that_fails_after_it_was_half_built_fails_again():
 
 
 def test_asking_for_its_memory_builds_nothing():
-    assert LazyPart(lambda part: pytest.fail("built")).get_ram_usage() == 0
+    part = LazyPart(lambda part: pytest.fail("built"))
+    assert part.get_ram_usage() == 0
+    assert not part.is_dynamic()
+
+
+def test_a_copy_and_its_original_are_built_once():
+    built = []
+    part = LazyPart(lambda self: (built.append(1), Part.__init__(self, 3)))
+    copied = copy.copy(part)
+    copied.patcher = "another"
+    assert (part.size, part.patcher, copied.size) == (3, None, 3)
+    assert built == [1]
 
 
 @pytest.mark.parametrize("bookkeeper", lazy.BOOKKEEPERS)
