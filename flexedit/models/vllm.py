@@ -132,8 +132,7 @@ class VLLM(nn.Module):
         """
         rows, labels = [], []
         for index, text in enumerate(prompt_texts):
-            text = text.replace(prompts.IMAGE, prompts.IMAGE * self.num_image_tokens)
-            ids = self.tokenizer(text)["input_ids"]
+            ids = self._expand(self.tokenizer(text)["input_ids"])
             reply: list[int] = []
             num_spoken = 0
             if replies is not None:
@@ -163,6 +162,11 @@ class VLLM(nn.Module):
         mask = stack([[1] * len(row) for row in rows], 0)
         return Sequences(stack(rows, pad), mask, stack(labels, IGNORED))
 
+    def _expand(self, ids: list[int]) -> list[int]:
+        """One token for a picture → as many as it has."""
+        image, count = self.config.image_token_index, self.num_image_tokens
+        return [one for each in ids for one in ([each] * count if each == image else [each])]
+
     def states(self, sequences: Sequences, pixels: Tensor) -> Tensor:
         """One prefill: the last layer's hidden states (B, L, D) of whole sequences."""
         return self.llava.model(
@@ -174,14 +178,12 @@ class VLLM(nn.Module):
         ).last_hidden_state
 
     def edit_states(self, sequences: Sequences, states: Tensor) -> Tensor:
-        """Picks H (B, N, D): the states at the edit tokens; zeros for rows without any."""
-        first = torch.tensor(self.edit_ids[0], device=states.device)
-        found = sequences.input_ids == first
-        start = found.int().argmax(-1) - int(self.hidden_state == "before")
-        index = start[:, None] + torch.arange(len(self.edit_ids), device=states.device)
-        index = index.clamp(min=0, max=states.shape[1] - 1)
-        hidden = states.gather(1, index[..., None].expand(-1, -1, states.shape[-1]))
-        return hidden * found.any(-1)[:, None, None]
+        """Picks H (B, N, D): the states at the edit tokens, the last; zeros for rows without any"""
+        start = states.shape[1] - len(self.edit_ids)
+        is_there = sequences.input_ids[:, start] == self.edit_ids[0]
+        start -= self.hidden_state == "before"
+        hidden = states[:, start : start + len(self.edit_ids)]
+        return hidden * is_there[:, None, None]
 
     def reply_loss(self, sequences: Sequences, states: Tensor) -> Tensor:
         """Cross-entropy of each row's reply, averaged over its spoken tokens: (B,) (eq. 2)."""
