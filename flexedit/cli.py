@@ -8,15 +8,16 @@ from __future__ import annotations
 import argparse
 import io
 import json
-import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import __version__, prompts
+from .arguments import finite, positive, seed
 from .benchmark import commands as benchmark
 from .errors import FlexEditError
+from .training import commands as training
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -76,11 +77,11 @@ def parser() -> argparse.ArgumentParser:
     edit.add_argument("--subject", type=Path, help="a picture of the thing to insert")
     edit.add_argument("--task", choices=("edit", "segment"), default="edit")
     edit.add_argument("--reply", choices=("direct", "generate"), default="direct")
-    edit.add_argument("--seed", type=_seed, default=0)
+    edit.add_argument("--seed", type=seed, default=0)
     edit.add_argument("--steps", type=int, help="default: what the model recommends")
-    edit.add_argument("--edit-cfg", type=_finite)
-    edit.add_argument("--scene-cfg", type=_finite)
-    edit.add_argument("--subject-strength", type=_finite, default=1.0, help="λ")
+    edit.add_argument("--edit-cfg", type=finite)
+    edit.add_argument("--scene-cfg", type=finite)
+    edit.add_argument("--subject-strength", type=finite, default=1.0, help="λ")
     edit.add_argument(
         "--crop",
         action="store_true",
@@ -104,10 +105,10 @@ def parser() -> argparse.ArgumentParser:
     mask.add_argument("--strokes", type=Path, help="instead of a kind: a drawing, as JSON")
     mask.add_argument("--out", type=Path, required=True)
     mask.add_argument(
-        "--size", type=_positive, nargs=2, metavar=("WIDTH", "HEIGHT"), default=(512, 512)
+        "--size", type=positive, nargs=2, metavar=("WIDTH", "HEIGHT"), default=(512, 512)
     )
     for name in SHAPE_OPTIONS:
-        read = _seed if name == "seed" else float
+        read = seed if name == "seed" else float
         mask.add_argument(_option(name), type=read, default=argparse.SUPPRESS)  # draw has its own
     mask.set_defaults(run=run_mask)
 
@@ -116,25 +117,14 @@ def parser() -> argparse.ArgumentParser:
     info.add_argument("--json", action="store_true")
     info.set_defaults(run=run_info)
 
-    train = commands.add_parser("train", help="train flexedit-mini, stage by stage, resumably")
-    train.add_argument("what", choices=("mini",))
-    train.add_argument("--out", type=Path, default=Path("runs/mini"))
-    train.add_argument("--stages", help="comma-separated; default: all, in order")
-    train.add_argument("--start", type=Path, help="a flexedit-mini to go on from, at joint")
-    train.add_argument("--seed", type=_seed, default=0, help="of samples and noise")
-    train.add_argument("--threads", type=_positive, help="CPU threads")
-    train.add_argument("--minutes", type=float, help="stop about then; run again to go on")
-    train.set_defaults(run=run_train)
-
-    ablation = commands.add_parser("ablation", help="the paper's ablation on flexedit-mini")
-    _add_ablation(ablation.add_subparsers(required=True, metavar="command"))
+    training.add_commands(commands)
 
     data = commands.add_parser("data", help="write samples of the synthetic world")
     data.add_argument("--out", type=Path, required=True)
-    data.add_argument("--count", type=_positive, default=16)
+    data.add_argument("--count", type=positive, default=16)
     data.add_argument("--size", type=int, default=64)
     data.add_argument("--split", choices=("train", "heldout"), default="train")
-    data.add_argument("--seed", type=_seed, default=0)
+    data.add_argument("--seed", type=seed, default=0)
     data.set_defaults(run=run_data)
 
     bench = commands.add_parser("bench", help="FSMI-Edit: build the benchmark, run and compare")
@@ -142,46 +132,8 @@ def parser() -> argparse.ArgumentParser:
     return root
 
 
-def _add_ablation(commands: Any) -> None:
-    run = commands.add_parser("run", help="train the variants and measure them")
-    tables = commands.add_parser("tables", help="print what the logs say, as Markdown")
-    figures = commands.add_parser("figures", help="draw curves and results beside the logs")
-    for command in (run, tables, figures):
-        command.add_argument("--logs", type=Path, default=Path("docs/ablation"))
-    for command in (run, figures):
-        command.add_argument("--out", type=Path, default=Path("runs/ablation"))
-    run.add_argument("--start", type=Path, help="default: the embedded model")
-    run.add_argument("--variant", action="append", help="default: all")
-    run.add_argument("--seed", type=_seed, action="append", help="default: 0, 1 and 2")
-    run.add_argument("--threads", type=_positive, help="CPU threads")
-    run.set_defaults(run=run_ablation)
-    tables.set_defaults(run=run_ablation_tables)
-    figures.set_defaults(run=run_ablation_figures)
-
-
 def _option(name: str) -> str:
     return "--" + name.replace("_", "-")
-
-
-def _seed(text: str) -> int:
-    seed = int(text)
-    if not 0 <= seed < 2**63:
-        raise argparse.ArgumentTypeError(f"{seed} is not in 0 … 2^63 - 1")
-    return seed
-
-
-def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{number} is less than 1")
-    return number
-
-
-def _finite(text: str) -> float:
-    number = float(text)
-    if not math.isfinite(number):
-        raise argparse.ArgumentTypeError(f"{number} is no finite number")
-    return number
 
 
 def _request(command: argparse.ArgumentParser) -> None:
@@ -293,58 +245,12 @@ def run_info(options: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def run_train(options: argparse.Namespace) -> dict[str, Any]:
-    import torch
-
-    from .checkpoint import ModelFolder
-    from .training.stages import ORDER, MiniTraining
-
-    if options.threads:
-        torch.set_num_threads(options.threads)
-    stages = tuple(options.stages.split(",")) if options.stages else ORDER
-    seconds = None if options.minutes is None else 60 * options.minutes
-    training = MiniTraining(options.out, seed=options.seed)
-    if options.start is not None:
-        training.take_up(ModelFolder(options.start))
-    training.run(stages, seconds)
-    return {"out": str(options.out)}
-
-
 def run_data(options: argparse.Namespace) -> dict[str, Any]:
     from .data.export import write
     from .data.world import World
 
     write(World(options.size, options.split, options.seed), range(options.count), options.out)
     return {"out": str(options.out), "samples": options.count}
-
-
-def run_ablation(options: argparse.Namespace) -> dict[str, Any]:
-    import torch
-
-    from .checkpoint import ModelFolder
-    from .training.ablation import SEEDS, VARIANTS, Ablation
-
-    if options.threads:
-        torch.set_num_threads(options.threads)
-    start = ModelFolder(options.start) if options.start else ModelFolder.embedded()
-    ablation = Ablation(start, options.out, options.logs)
-    ablation.run(tuple(options.variant or VARIANTS), tuple(options.seed or SEEDS))
-    return {"logs": str(options.logs)}
-
-
-def run_ablation_tables(options: argparse.Namespace) -> dict[str, Any]:
-    from .benchmark.ablation import read_logs, tables
-    from .benchmark.report import as_markdown
-
-    print(as_markdown("Ablation", tables(read_logs(options.logs))))
-    return {}
-
-
-def run_ablation_figures(options: argparse.Namespace) -> dict[str, Any]:
-    from .benchmark.figures import draw
-
-    draw(options.logs, options.out)
-    return {"figures": str(options.logs)}
 
 
 def _pipeline(options: argparse.Namespace) -> Any:
@@ -360,9 +266,11 @@ def _progress(done: int, total: int) -> None:
 def _mask(options: argparse.Namespace) -> Tensor | None:
     if options.mask is None:
         return None
-    picture = read_picture(options.mask)
-    has_alpha = picture.shape[0] == 4 and bool((picture[3] < 1).any())
-    return picture[3] if has_alpha else picture[:3].mean(0)
+    import torch
+
+    from .pictures import read_mask
+
+    return torch.from_numpy(read_mask(options.mask))
 
 
 def read_picture(path: Path) -> Tensor:

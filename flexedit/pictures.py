@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 
 from .errors import FlexEditError
 
@@ -38,6 +38,31 @@ def read_picture(
     except READING_ERRORS as error:
         name = file if isinstance(file, Path) else "a picture"
         raise FlexEditError(f"{name} cannot be read as a picture ({error}).") from error
+
+
+def read_mask(file: Path) -> np.ndarray:
+    """A picture of a mask → (H, W) float32 in 0..1: what is opaque, or white if all of it is.
+
+    Raises FlexEditError as `read_picture` does.
+    """
+    picture = read_picture(file, mode=None, upright=True)
+    alpha = picture[..., 3:]
+    chosen = alpha if (alpha < 255).any() else picture[..., :3]
+    return chosen.mean(-1, dtype=np.float32) / 255
+
+
+def picture_size(file: Path) -> tuple[int, int]:
+    """Height and width of an upright picture, without reading its pixels.
+
+    Raises FlexEditError for what is no picture.
+    """
+    try:
+        with Image.open(file) as picture:
+            width, height = picture.size
+            lies = picture.getexif().get(ExifTags.Base.Orientation, 1) > 4
+    except READING_ERRORS as error:
+        raise FlexEditError(f"{file} cannot be read as a picture ({error}).") from error
+    return (width, height) if lies else (height, width)
 
 
 def eight_bits(picture: Image.Image) -> Image.Image:

@@ -60,7 +60,7 @@ class Sample:
     """One row: a scene, a scribble, what is said about it, and the exact result."""
 
     scene: np.ndarray  # (H, W, 3) uint8
-    mask: np.ndarray  # (H, W) bool, the free-shape mask
+    mask: np.ndarray  # (H, W) bool, the free-shape mask; of one's own edits float32 in 0..1
     kind: str  # one of masks.KINDS, masks.RANDOM_WALK or FULL_MASK
     task: str  # edit, segment or ask
     operation: str  # a key of OPERATIONS

@@ -46,7 +46,7 @@ from ..data.world import FULL_MASK, OPERATIONS, World
 from ..errors import FlexEditError
 from ..pipeline import FlexEditPipeline
 from .stages import BASE, curve, export_folder
-from .system import System
+from .system import PARTS, System
 from .trainer import TrainConfig, Trainer
 
 SEEDS = (0, 1, 2)
@@ -60,7 +60,7 @@ TRAIN = TrainConfig(
     checkpoint_every=100,
     log_every=10,
 )
-RECIPE = dataclasses.replace(BASE, parts=("unet", "mea", "qformer", "vllm"))
+RECIPE = dataclasses.replace(BASE, parts=PARTS)
 WORLD_SEED = 100  # and up: no stage of the mini sees these samples
 STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.25, 1.5)  # λ; 1 is how all are run
 

@@ -8,15 +8,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from ..data.world import Sample, World
+from ..data.world import Sample
 from ..request import EditRequest
+
+
+class Samples(Protocol):
+    """An endless sequence of samples: `World`, `Edits`."""
+
+    def __getitem__(self, index: int) -> Sample: ...
 
 
 @dataclass(frozen=True)
@@ -80,7 +86,7 @@ def collate(samples: Sequence[Sample]) -> Batch:
         ),
         has_target=torch.tensor([float(sample.target is not None) for sample in samples]),
         region=stack(
-            np.zeros_like(sample.mask) if sample.region is None else sample.region
+            np.zeros_like(sample.object_mask) if sample.region is None else sample.region
             for sample in samples
         ),
         object_mask=stack(sample.object_mask for sample in samples),
@@ -109,11 +115,11 @@ def class_maps(arrays: Any) -> Tensor:
 
 
 class _Rows(Dataset):
-    def __init__(self, world: World) -> None:
-        self.world = world
+    def __init__(self, samples: Samples) -> None:
+        self.samples = samples
 
     def __getitem__(self, index: int) -> Sample:
-        return self.world[index]
+        return self.samples[index]
 
 
 class _Steps(Sampler):
@@ -134,7 +140,7 @@ class _Steps(Sampler):
 
 
 def loader(
-    world: World,
+    samples: Samples,
     batch_size: int,
     first_step: int,
     last_step: int,
@@ -146,7 +152,7 @@ def loader(
     """Batches of the global size ``batch_size`` (this process's share of each), in order."""
     assert batch_size % ranks == 0
     return DataLoader(
-        _Rows(world),
+        _Rows(samples),
         batch_sampler=_Steps(first_step, last_step, batch_size, rank, ranks),
         collate_fn=collate,
         num_workers=num_workers,

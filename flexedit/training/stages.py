@@ -40,7 +40,7 @@ from .pretrain import (
     VLLMPretraining,
     describe,
 )
-from .system import Recipe, System
+from .system import PARTS, Recipe, System
 from .trainer import Optimizer, TrainConfig, Trainer, optimizer_class
 from .validation import VALIDATION_SEED, PictureGrid
 
@@ -91,7 +91,7 @@ MINI_PLAN = Plan(
         ),
         "joint": Stage(
             mini_train(3000, 32, 6e-4, ema=0.997),
-            dataclasses.replace(BASE, parts=("unet", "mea", "qformer", "vllm")),
+            dataclasses.replace(BASE, parts=PARTS),
         ),
         "decoder": Stage(mini_train(6000, 16, 1e-3, ema=0.997)),
     }

@@ -30,6 +30,7 @@ from .batch import Batch
 # Latent pixels around the edited region that weigh as it does. Where it ends is what a prediction
 # has to guess: a weight that ended there too would make it guess too wide.
 MARGIN = 2
+PARTS = ("unet", "mea", "qformer", "vllm")  # of the VLLM its LoRA and edit tokens
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,7 @@ class Recipe:
     """
 
     stage: Literal["align", "joint"]
-    parts: tuple[str, ...]  # of "unet", "mea", "qformer", "vllm" (its LoRA and edit tokens)
+    parts: tuple[str, ...]  # of PARTS
     drop_edit: float = 0.05  # guidance dropout: the scene-only branch
     drop_scene: float = 0.05  # guidance dropout: the negative branch
     noises: int = 1

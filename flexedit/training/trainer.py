@@ -21,9 +21,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from ..data.world import World
 from ..errors import FlexEditError
-from .batch import Batch, loader
+from .batch import Batch, Samples, loader
 
 CHECKPOINT = "checkpoint.pt"
 LOG = "log.jsonl"
@@ -74,7 +73,7 @@ class Trainer:
     def __init__(
         self,
         model: Any,  # an nn.Module and a Trainee
-        world: World,
+        samples: Samples,
         config: TrainConfig,
         folder: Path,
         validate: Callable[[int], None] | None = None,
@@ -83,7 +82,7 @@ class Trainer:
         from accelerate.utils import DistributedDataParallelKwargs
         from diffusers.training_utils import EMAModel
 
-        self.config, self.world, self.folder, self.validate = config, world, folder, validate
+        self.config, self.samples, self.folder, self.validate = config, samples, folder, validate
         self.accelerator = Accelerator(
             mixed_precision=config.mixed_precision,
             gradient_accumulation_steps=config.accumulate,
@@ -128,7 +127,7 @@ class Trainer:
         start = process.process_index * share
         batches = iter(
             loader(
-                self.world,
+                self.samples,
                 rows,
                 self.step * config.accumulate,
                 config.steps * config.accumulate,

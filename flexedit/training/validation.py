@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from .. import sampling
 from ..data.world import World
 from ..pipeline import decode, predictor
-from .batch import Batch, collate
+from .batch import Batch, Samples, collate
 from .system import System
 
 COUNT = 16  # columns of a grid
@@ -22,12 +22,17 @@ VALIDATION_SEED = 1000  # of a world that no stage trains on
 
 
 class PictureGrid:
-    """Call it with a step: it writes ``folder/<step>.png`` from samples that no stage trains on."""
+    """Call it with a step: it writes ``folder/<step>.png`` of the first samples with a target; by
+    default of a world that no stage trains on.
+    """
 
-    def __init__(self, system: System, folder: Path, count: int = COUNT) -> None:
+    def __init__(
+        self, system: System, folder: Path, samples: Samples | None = None, count: int = COUNT
+    ) -> None:
         self.system, self.folder = system, folder
-        world = World(system.config.sampling.size, "train", VALIDATION_SEED)
-        edits = (sample for index in range(10 * count) if (sample := world[index]).task != "ask")
+        if samples is None:
+            samples = World(system.config.sampling.size, "train", VALIDATION_SEED)
+        edits = (sample for index in range(10 * count) if (sample := samples[index]).task != "ask")
         self.batch = collate([sample for sample, _ in zip(edits, range(count), strict=False)])
 
     def __call__(self, step: int) -> None:

@@ -1,0 +1,41 @@
+"""Kinds of numbers that commands take; what is none of theirs is refused before anything runs."""
+
+from __future__ import annotations
+
+import argparse
+import math
+
+
+def seed(text: str) -> int:
+    number = int(text)
+    if not 0 <= number < 2**63:
+        raise argparse.ArgumentTypeError(f"{number} is not in 0 … 2^63 - 1")
+    return number
+
+
+def positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{number} is less than 1")
+    return number
+
+
+def finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise argparse.ArgumentTypeError(f"{number} is no finite number")
+    return number
+
+
+def rate(text: str) -> float:
+    number = finite(text)
+    if number <= 0:
+        raise argparse.ArgumentTypeError(f"{number} is not above 0")
+    return number
+
+
+def decay(text: str) -> float:
+    number = finite(text)
+    if not 0 <= number < 1:
+        raise argparse.ArgumentTypeError(f"{number} is not in 0 … 1, without the 1")
+    return number

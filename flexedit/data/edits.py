@@ -1,0 +1,228 @@
+"""One's own edits to train on: a folder of pictures, and an index that says what each of them is.
+
+``index.jsonl`` has a JSON object a line, as ``flexedit data`` writes it. H × W the scene's size
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, fields
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from .. import masks, pictures, prompts
+from ..errors import FlexEditError
+from ..models.preprocess import CLIP_MEAN
+from ..request import TASKS
+from .objects import paint_color
+from .world import FULL_MASK, Sample, choose_kind
+
+INDEX = "index.jsonl"
+PAINT = "red"  # as prompts.SEGMENT_INSTRUCTION says
+DRAWN = "drawn"  # a kind: a scribble of somebody's own
+Box = tuple[int, int, int, int]  # left, top, right, bottom
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the index. Pictures are paths, from the folder on; "" is none."""
+
+    scene: str
+    instruction: str = ""  # what a person types
+    target: str = ""  # the result
+    mask: str = ""  # the scribble
+    object_mask: str = ""  # the whole object that it means: without a mask, scribbles are drawn
+    subject: str = ""  # a picture of the thing to insert
+    region: str = ""  # where target differs from scene: it counts twice
+    task: str = "edit"  # edit, segment or ask
+    label: str = ""  # what the mask means
+    reply: str = ""  # what the VLLM should say; default: that the mask means the label
+    caption: str = ""  # the instruction, naming everything; default: the instruction
+    # what `flexedit data` notes besides
+    index: int = 0
+    kind: str = DRAWN
+    operation: str = ""
+
+    @classmethod
+    def read(cls, line: str, where: str) -> Row:
+        """Raises FlexEditError for what no row can be made of, and for one that lacks something."""
+        try:
+            data = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise FlexEditError(f"{where} is not valid JSON ({error}).") from error
+        if not isinstance(data, dict):
+            raise FlexEditError(f"{where} is {data!r}; expected a JSON object.")
+        known = {field.name: field.type for field in fields(cls)}
+        if unknown := sorted(set(data) - set(known)):
+            raise FlexEditError(
+                f"{where} has unknown {', '.join(unknown)}; it may have {', '.join(known)}."
+            )
+        data = {name: value for name, value in data.items() if value is not None}
+        for name, value in data.items():
+            if type(value).__name__ != known[name]:
+                raise FlexEditError(f"{where}: {name} is {value!r}; expected a {known[name]}.")
+        if not data.get("scene"):
+            raise FlexEditError(f"{where} names no scene.")
+        row = cls(**data)
+        if complaint := row.complaint():
+            raise FlexEditError(f"{where}, {row.scene}: {complaint}")
+        return row
+
+    def complaint(self) -> str:
+        if self.task not in TASKS:
+            return f"the task is {self.task!r}; choose one of {', '.join(TASKS)}."
+        if not (self.mask or self.object_mask):
+            return "there is neither a mask nor an object_mask. Give one of them."
+        if self.task == "edit" and not (self.instruction.strip() and self.target):
+            return "an edit needs an instruction and a target."
+        if self.task == "segment" and not (self.target or self.object_mask):
+            return "to segment needs a target, or an object_mask to paint."
+        if self.task == "segment" and not self.target and self.instruction:
+            return f"leave out the instruction: without a target the object is painted {PAINT}."
+        if self.task == "ask" and not (self.label or self.reply):
+            return "a question needs a reply, or a label."
+        return ""
+
+    @property
+    def pictures(self) -> dict[str, str]:
+        names = ("scene", "target", "mask", "object_mask", "subject", "region")
+        return {name: path for name in names if (path := getattr(self, name))}
+
+
+class Edits:
+    """An endless sequence of samples: `edits[index]`, all rows in another order each time round.
+
+    Every sample is a square of ``size`` pixels a side, cut so that the mask is in it; the subject
+    is whole. A row without a mask gets another scribble over its object each time: one of the
+    kinds, a random walk, or the object itself.
+    """
+
+    def __init__(self, folder: str | Path, size: int, seed: int = 0) -> None:
+        """Reads the index, and of every picture the size.
+
+        Raises FlexEditError for a missing or empty index, for a row that is not complete, and for
+        a picture that is missing, unreadable, or of another size than its scene.
+        """
+        self.folder, self.size, self.seed = Path(folder), size, seed
+        try:
+            text = (self.folder / INDEX).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise FlexEditError(
+                f"{self.folder / INDEX} cannot be read ({error}). It has a line for each edit."
+            ) from error
+        lines = [(number, line) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
+        if not lines:
+            raise FlexEditError(f"{self.folder / INDEX} is empty. It has a line for each edit.")
+        self.rows = tuple(Row.read(line, f"{INDEX}, line {number}") for number, line in lines)
+        for row in self.rows:
+            self._check(row)
+
+    def _check(self, row: Row) -> None:
+        sizes = {
+            name: pictures.picture_size(self.folder / path) for name, path in row.pictures.items()
+        }
+        if sizes.get("target", sizes["scene"]) != sizes["scene"]:
+            (height, width), (own_height, own_width) = sizes["scene"], sizes["target"]
+            raise FlexEditError(
+                f"{row.target} has {own_width}×{own_height} pixels, but its scene {row.scene} "
+                f"{width}×{height}. They must show the same place at the same size."
+            )
+
+    def __getitem__(self, index: int) -> Sample:
+        rng = np.random.default_rng([self.seed, index])
+        turn, place = divmod(index, len(self.rows))
+        row = self.rows[order(self.seed, turn, len(self.rows))[place]]
+        scene = self._picture(row.scene)
+        whole = {
+            name: self._mask(getattr(row, name), scene.shape[:2])
+            for name in ("mask", "object_mask", "region")
+            if getattr(row, name)
+        }
+        box = square(whole["mask" if row.mask else "object_mask"], rng)
+        shares = {name: shrink_mask(mask, box, self.size) for name, mask in whole.items()}
+        cut = {name: share >= min(0.5, share.max()) for name, share in shares.items()}
+        scene = shrink(scene, box, self.size)
+        nothing = np.zeros((self.size, self.size), bool)
+        object_mask = cut.get("object_mask", nothing)
+        mask, kind, rotation = shares.get("mask", object_mask), row.kind, None
+        if not row.mask:
+            kind = choose_kind(rng)
+            if kind != FULL_MASK:
+                mask, rotation = masks.turned_scribble(kind, object_mask, rng)
+        target, region = None, cut.get("region", nothing)
+        if row.target:
+            target = shrink(self._picture(row.target), box, self.size)
+        elif row.task == "segment":
+            target, region = scene.copy(), object_mask
+            target[object_mask] = paint_color(PAINT)
+        subject = fit(self._picture(row.subject), self.size) if row.subject else None
+        instruction = row.instruction or prompts.default_instruction(row.task)
+        reply = prompts.naming_reply(row.label) if row.label else prompts.GENERIC_REPLY
+        classes = nothing.astype(np.uint8)
+        return Sample(
+            scene=scene, mask=mask, kind=kind, task=row.task, operation=row.operation or row.task,
+            instruction=instruction, caption=row.caption or instruction, reply=row.reply or reply,
+            label=row.label, subject=subject, target=target, region=region,
+            object_mask=object_mask, classes=classes, result_classes=classes,
+            subject_classes=classes, rotation=rotation, setting="none", subject_setting=None,
+            result_label="",
+        )  # fmt: skip
+
+    def _picture(self, path: str) -> np.ndarray:
+        return pictures.read_picture(self.folder / path, upright=True)
+
+    def _mask(self, path: str, size: Any) -> np.ndarray:
+        """(H, W) bool; a mask of another size is brought to the scene's."""
+        mask = pictures.read_mask(self.folder / path)
+        if mask.shape != size:
+            mask = np.asarray(Image.fromarray(mask).resize(size[::-1], Image.Resampling.BOX))
+        if not (mask > 0.5).any():
+            raise FlexEditError(f"{self.folder / path} is empty: there is nothing white in it.")
+        return mask > 0.5
+
+
+@lru_cache(maxsize=2)
+def order(seed: int, turn: int, count: int) -> np.ndarray:
+    """In which order a turn walks through the rows."""
+    return np.random.default_rng([seed, turn, count]).permutation(count)
+
+
+def square(mask: np.ndarray, rng: np.random.Generator) -> Box:
+    """The largest square, anywhere along the longer side where the mask (H, W) is in it; around
+    one of its pixels if it is too long for that.
+    """
+    side = min(mask.shape)
+    pixel = int(rng.integers(np.count_nonzero(mask)))
+    starts = []
+    for length, places in zip(mask.shape, np.nonzero(mask), strict=True):
+        first, last = max(0, int(places.max()) + 1 - side), min(int(places.min()), length - side)
+        if first > last:
+            first = last = min(max(0, int(places[pixel]) - side // 2), length - side)
+        starts.append(int(rng.integers(first, last + 1)))
+    top, left = starts
+    return left, top, left + side, top + side
+
+
+def shrink(picture: np.ndarray, box: Box, size: int) -> np.ndarray:
+    """What is in the box of a picture (H, W, 3) uint8, as (size, size, 3)"""
+    image = Image.fromarray(picture).resize((size, size), Image.Resampling.LANCZOS, box=box)
+    return np.asarray(image)
+
+
+def shrink_mask(mask: np.ndarray, box: Box, size: int) -> np.ndarray:
+    """What is in the box of a mask (H, W) bool, as (size, size) float32: a line that is thinner
+    than a pixel stays, but faint.
+    """
+    image = Image.fromarray(mask.astype(np.float32))
+    return np.asarray(image.resize((size, size), Image.Resampling.BOX, box=box))
+
+
+def fit(picture: np.ndarray, size: int) -> np.ndarray:
+    """A whole picture (H, W, 3) uint8 as (size, size, 3), padded as `Preprocess` would."""
+    color = tuple(round(255 * mean) for mean in CLIP_MEAN)
+    image = Image.fromarray(picture)
+    return np.asarray(ImageOps.pad(image, (size, size), Image.Resampling.LANCZOS, color=color))

@@ -1,0 +1,166 @@
+"""A FlexEdit model to train, from what others trained: a diffusion pipeline, a CLIP and a VLLM.
+
+New in it is what they do not have: edit tokens, LoRA, Q-Former and Mask Enhanced Adapter. Where the
+UNet has no input for the scene's latent, it gets one that starts at zero, as InstructPix2Pix's did.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..checkpoint import (
+    DOWNLOADED,
+    ModelFolder,
+    load_image_encoder,
+    load_text_encoder,
+    part_errors,
+    require_all,
+    save_model_folder,
+)
+from ..config import (
+    DiffusionConfig,
+    LoRAConfig,
+    MEAConfig,
+    PartSource,
+    QFormerConfig,
+    SamplingConfig,
+    SystemConfig,
+    build,
+)
+from ..errors import FlexEditError
+from .system import PARTS, Recipe, System
+
+NUM_EDIT_TOKENS = 32
+QFORMER_LAYERS = 6
+HEAD_WIDTH = 64  # of Q-Former and adapter: 12 heads at a width of 768
+NUM_STEPS = 50  # of sampling; the scales stay InstructPix2Pix's
+
+
+def assemble(
+    pipeline: Path, clip: Path, vllm: Path, out: Path, size: int = 256, seed: int = 0
+) -> ModelFolder:
+    """Writes the model folder ``out``, with copies of the parts.
+
+    pipeline: a diffusers folder with ``unet``, ``vae`` and ``scheduler``, of Stable Diffusion 1 or
+    2 or of InstructPix2Pix · clip: both towers of the CLIP whose text encoder its UNet reads ·
+    vllm: a LLaVA · size: of the pictures it is trained with, in pixels a side.
+    Raises FlexEditError for parts that cannot be read or do not go together, and if ``out`` exists.
+    """
+    if out.exists():
+        raise FlexEditError(f"{out} is there already. Choose another folder, or delete it.")
+    sources = {"vllm": vllm, "clip": clip, "vae": pipeline / "vae"}
+    for folder in (pipeline / "unet", pipeline / "scheduler", *sources.values()):
+        if not any(folder.glob("*config.json")):
+            raise FlexEditError(
+                f"{folder} is no folder of a model: it has no config. Download it whole, for "
+                "instance by `hf download`."
+            )
+    unet = load_unet(pipeline / "unet")
+    text, image = load_text_encoder(clip), load_image_encoder(clip)
+    width, reads = text.text_model.config.hidden_size, unet.config.cross_attention_dim
+    if width != reads:
+        raise FlexEditError(
+            f"The UNet of {pipeline.name} reads texts {reads} wide, but {clip.name} writes them "
+            f"{width} wide. Choose the CLIP that the pipeline's text encoder was taken from."
+        )
+    config = SystemConfig(
+        name=out.name,
+        num_edit_tokens=NUM_EDIT_TOKENS,
+        bridge="qformer",
+        qformer=QFormerConfig(
+            num_queries=text.length,
+            width=width,
+            num_layers=QFORMER_LAYERS,
+            num_heads=max(1, width // HEAD_WIDTH),
+            intermediate_width=4 * width,
+            hidden_width=hidden_width(vllm),
+        ),
+        mea=MEAConfig(
+            width=width,
+            clip_width=image.visual_projection.out_features,
+            num_heads=max(1, width // HEAD_WIDTH),
+        ),
+        lora=LoRAConfig(),
+        diffusion=diffusion_config(pipeline / "scheduler" / "scheduler_config.json"),
+        unet={k: v for k, v in unet.config.items() if k[0] != "_"} | {"in_channels": 8},
+        sources={part: PartSource(folder=part) for part in sources},
+        sampling=SamplingConfig(num_steps=NUM_STEPS, size=size),
+    )
+    unfinished = out.with_name(out.name + ".unfinished")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    try:
+        for part, folder in sources.items():
+            copy_part(folder, unfinished / part)
+        torch.manual_seed(seed)
+        system = System(ModelFolder(unfinished, config), Recipe("joint", PARTS), 0, seed)
+        system.unet.unet.load_state_dict(with_scene(unet))
+        system.mea.start_from(system.unet.unet)
+        save_model_folder(unfinished, config, system.tensors())
+        unfinished.rename(out)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+    return ModelFolder(out)
+
+
+def load_unet(folder: Path) -> Any:
+    """Raises FlexEditError for one that FlexEdit cannot drive: SDXL's, an inpainting model's, …"""
+    from diffusers import UNet2DConditionModel
+
+    with part_errors(folder):
+        unet, info = UNet2DConditionModel.from_pretrained(
+            folder, use_safetensors=True, low_cpu_mem_usage=False, output_loading_info=True
+        )
+    require_all(info, folder)
+    config = unet.config
+    others = config.addition_embed_type or config.class_embed_type or config.encoder_hid_dim_type
+    if others or config.out_channels != 4 or config.in_channels not in (4, 8):
+        raise FlexEditError(
+            f"{folder} has {config.in_channels} channels in and {config.out_channels} out"
+            f"{f', and reads {others} besides' if others else ''}. FlexEdit trains UNets as that "
+            "of Stable Diffusion 1 and 2 (4 in) and of InstructPix2Pix (8 in)."
+        )
+    return unet
+
+
+def with_scene(unet: Any) -> dict[str, Tensor]:
+    """Its weights, with an input for the scene's latent beside that of the noisy one (eq. 4)."""
+    weights = unet.state_dict()
+    first = weights["conv_in.weight"]
+    if first.shape[1] == 4:
+        weights["conv_in.weight"] = torch.cat([first, torch.zeros_like(first)], dim=1)
+    return weights
+
+
+def hidden_width(vllm: Path) -> int:
+    from transformers import AutoConfig
+
+    with part_errors(vllm):
+        config = AutoConfig.from_pretrained(vllm, local_files_only=True)
+    if config.model_type != "llava":
+        raise FlexEditError(
+            f"{vllm} holds a {config.model_type}; FlexEdit trains LLaVA 1.5's class."
+        )
+    return config.text_config.hidden_size
+
+
+def diffusion_config(file: Path) -> DiffusionConfig:
+    """What a pipeline's scheduler says of the noise it was trained with."""
+    with part_errors(file.parent):
+        says = json.loads(file.read_text(encoding="utf-8"))
+    names = ("prediction_type", "beta_start", "beta_end", "beta_schedule", "num_train_timesteps")
+    known = {"prediction_type": "epsilon"} | {name: says[name] for name in names if name in says}
+    return build(DiffusionConfig, known, str(file))
+
+
+def copy_part(source: Path, target: Path) -> None:
+    """A part's own files, not the other formats of its weights."""
+    target.mkdir(parents=True)
+    for pattern in DOWNLOADED:
+        for file in source.glob(pattern):
+            shutil.copy(file, target)

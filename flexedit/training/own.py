@@ -1,0 +1,114 @@
+"""Training a model on one's own edits: the paper's two stages, from any model folder.
+
+``align`` is stage 1: the Q-Former learns to say by the VLLM's hidden states what CLIP's text
+encoder says by the caption. ``joint`` is stage 2: L = L_VLLM + L_diffusion, all parts together.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ..benchmark.systems import fingerprint
+from ..checkpoint import CONFIG_FILE, WEIGHTS_FILE, ModelFolder, save_model_folder
+from ..data.edits import INDEX, Edits
+from ..errors import FlexEditError
+from .assemble import copy_part
+from .system import PARTS, Recipe, System
+from .trainer import TrainConfig, Trainer
+from .validation import PictureGrid
+
+RECIPES = {
+    "align": Recipe("align", parts=("qformer", "vllm")),
+    "joint": Recipe("joint", parts=PARTS, text="instruction", region=2.0),
+}
+LEARNING_RATES = {"align": 2e-4, "joint": 1e-5}  # SmartEdit's, whose two stages these are
+
+
+@dataclass(frozen=True)
+class OwnTraining:
+    """One training in ``folder``, whose result is ``folder/model``.
+
+    start: what it goes on from · data: what it learns from · shown: what its pictures are made of ·
+    stages: some of RECIPES, in that order, and how long and in which way each learns.
+    """
+
+    folder: Path
+    start: ModelFolder
+    data: Edits
+    shown: Edits
+    stages: Mapping[str, TrainConfig]
+
+    def run(self, max_seconds: float | None = None) -> bool:
+        """Trains, or goes on where it was, and says whether it came to the end.
+
+        Raises FlexEditError for a folder that holds another training, for stages that are unknown
+        or in another order, and for `align` of a model without a VLLM.
+        """
+        if list(self.stages) != [name for name in RECIPES if name in self.stages]:
+            raise FlexEditError(
+                f"The stages are {', '.join(self.stages)}; choose from {', '.join(RECIPES)}, in "
+                "this order."
+            )
+        if "align" in self.stages and not self.start.config.has_vllm:
+            raise FlexEditError(
+                f"{self.start.path.name} has no VLLM, and no Q-Former to align. Train joint only."
+            )
+        end = None if max_seconds is None else time.monotonic() + max_seconds
+        self.claim()
+        tensors = self.start.all_tensors()
+        for name in self.stages:
+            left = None if end is None else max(0.0, end - time.monotonic())
+            trainer, tensors = self.stage(name, tensors, left)
+            if not trainer.finished:
+                return False
+        if trainer.accelerator.is_main_process:
+            self.export(tensors)
+        trainer.accelerator.wait_for_everyone()
+        return True
+
+    def claim(self) -> None:
+        """Writes down what the training in the folder is of."""
+        words = " ".join(self.stages)
+        files = [self.start.path / name for name in (CONFIG_FILE, WEIGHTS_FILE)]
+        own = fingerprint([*files, self.data.folder / INDEX], words)
+        note = self.folder / "origin"
+        if note.is_file() and note.read_text() != own:
+            raise FlexEditError(
+                f"{self.folder} holds a training of another model, other data or other stages. "
+                "Choose another --out, or delete it."
+            )
+        self.folder.mkdir(parents=True, exist_ok=True)
+        note.write_text(own)
+
+    def stage(
+        self, name: str, tensors: Mapping[str, Tensor], max_seconds: float | None
+    ) -> tuple[Trainer, dict[str, Tensor]]:
+        """Its trainer and what it has made of the tensors it began with."""
+        train = self.stages[name]
+        torch.manual_seed(train.seed)
+        system = System(self.start, RECIPES[name], num_classes=0, seed=train.seed)
+        system.take_up(tensors)
+        shows = name == "joint" and any(row.task != "ask" for row in self.shown.rows)
+        grid = PictureGrid(system, self.folder / "pictures", self.shown) if shows else None
+        trainer = Trainer(system, self.data, train, self.folder / name, grid)
+        trainer.run(max_seconds)
+        with trainer.averaged():
+            return trainer, {k: v.detach().cpu().clone() for k, v in system.tensors().items()}
+
+    def export(self, tensors: Mapping[str, Tensor]) -> None:
+        """The model folder to use: the parts as they were, beside what was trained."""
+        unfinished, model = self.folder / "model.unfinished", self.folder / "model"
+        shutil.rmtree(unfinished, ignore_errors=True)
+        for part, source in self.start.config.sources.items():
+            if source.folder is not None:
+                copy_part(self.start.part(part), unfinished / source.folder)
+        save_model_folder(unfinished, self.start.config, tensors)
+        shutil.rmtree(model, ignore_errors=True)
+        unfinished.rename(model)

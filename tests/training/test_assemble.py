@@ -1,0 +1,175 @@
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import UNet2DConditionModel
+
+from flexedit.checkpoint import ModelFolder
+from flexedit.cli import main
+from flexedit.config import DiffusionConfig
+from flexedit.data import World
+from flexedit.errors import FlexEditError
+from flexedit.models.mea import Conditioning
+from flexedit.pipeline import FlexEditPipeline
+from flexedit.training.assemble import assemble
+from flexedit.training.batch import collate
+from tests.tiny import TINY
+from tests.tiny_pipelines import make_tiny_pipeline
+
+
+def parts(folder: Path) -> tuple[Path, Path, Path]:
+    return folder / "pipeline", folder / "clip", folder / "vllm"
+
+
+@pytest.fixture(scope="module")
+def others(tmp_path_factory) -> Path:
+    """A pipeline, a CLIP and a LLaVA"""
+    folder = tmp_path_factory.mktemp("others")
+    make_tiny_pipeline(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def model(others) -> ModelFolder:
+    return assemble(*parts(others), others / "made", size=64)
+
+
+def test_a_model_of_others_parts_is_whole(model):
+    config = model.config
+    assert (config.name, config.num_edit_tokens, config.sampling.size) == ("made", 32, 64)
+    assert config.context_length == TINY.text_length == config.qformer.num_queries
+    assert config.unet["in_channels"] == 8
+    for load in (model.load_vllm, model.load_qformer, model.load_clip, model.load_mea):
+        load()
+    model.load_unet(), model.load_vae(), model.load_text()
+    assert {path.name for path in model.path.iterdir()} == {
+        "vllm", "clip", "vae", "flexedit.json", "flexedit.safetensors"
+    }  # fmt: skip
+
+
+def test_the_noise_is_that_of_the_pipelines_scheduler(model):
+    assert model.config.diffusion == DiffusionConfig("v_prediction", 0.001, 0.02, "linear", 1000)
+
+
+def forward(unet, tokens: int = 8) -> tuple[torch.Tensor, ...]:
+    torch.manual_seed(1)
+    noisy, scene = torch.randn(2, 2, 4, 16, 16)
+    f1 = torch.randn(2, tokens, TINY.clip_width)
+    time = torch.tensor([10, 700])
+    return noisy, scene, f1, time
+
+
+@torch.no_grad()
+def test_untrained_it_draws_what_the_pipeline_drew(others, model):
+    """The scene's latent is not heard yet."""
+    original = UNet2DConditionModel.from_pretrained(others / "pipeline" / "unet").half().float()
+    noisy, scene, f1, time = forward(original)
+    expected = original(noisy, time, f1).sample
+    unet = model.load_unet()
+    for latent in (scene, torch.zeros_like(scene)):
+        found = unet(noisy, time, Conditioning(f1, None, torch.zeros(2), latent))
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
+def test_the_subjects_layers_begin_as_the_unets_own(model):
+    unet, mea = model.load_unet().unet, model.load_mea()
+    for name, layer in mea.subject.items():
+        assert torch.equal(layer.to_k.weight, unet.get_submodule(name).to_k.weight)
+        assert torch.equal(layer.to_v.weight, unet.get_submodule(name).to_v.weight)
+    text = model.load_text()([""])[0]
+    torch.testing.assert_close(mea.null_edit, text, rtol=1e-3, atol=1e-3)
+
+
+@torch.no_grad()
+def test_a_pipeline_that_knows_the_scene_keeps_what_it_knows(tmp_path):
+    make_tiny_pipeline(tmp_path, in_channels=8)
+    model = assemble(*parts(tmp_path), tmp_path / "made")
+    original = UNet2DConditionModel.from_pretrained(tmp_path / "pipeline" / "unet").half().float()
+    noisy, scene, f1, time = forward(original)
+    expected = original(torch.cat([noisy, scene], 1), time, f1).sample
+    found = model.load_unet()(noisy, time, Conditioning(f1, None, torch.zeros(2), scene))
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_it_edits(model):
+    pipeline = FlexEditPipeline(model, "cpu")
+    picture = pipeline(collate([World(64)[0]]).request, num_steps=1).picture
+    assert picture.shape == (1, 3, 64, 64) and picture.isfinite().all()
+
+
+def test_other_formats_of_the_weights_stay_behind(others, tmp_path):
+    shutil.copytree(others, tmp_path / "others")
+    (tmp_path / "others" / "vllm" / "pytorch_model.bin").write_text("much")
+    made = assemble(*parts(tmp_path / "others"), tmp_path / "made")
+    assert not (made.path / "vllm" / "pytorch_model.bin").exists()
+
+
+# Bad input
+
+
+def refused(folder: Path, out: Path, complaint: str) -> None:
+    with pytest.raises(FlexEditError, match=complaint):
+        assemble(*parts(folder), out)
+    assert not list(out.parent.glob("made*"))
+
+
+@pytest.mark.parametrize(
+    ("unet", "complaint"),
+    [
+        ({"in_channels": 9}, "9 channels in and 4 out. FlexEdit trains UNets as that of Stable"),
+        ({"out_channels": 8}, "4 channels in and 8 out"),
+        ({"class_embed_type": "timestep"}, "and reads timestep besides"),
+        ({"cross_attention_dim": 64}, "reads texts 64 wide, but clip writes them 32 wide"),
+    ],
+)
+def test_a_unet_that_flexedit_cannot_drive_is_refused(unet, complaint, tmp_path):
+    make_tiny_pipeline(tmp_path, **unet)
+    refused(tmp_path, tmp_path / "made", complaint)
+
+
+@pytest.mark.parametrize(
+    ("missing", "complaint"),
+    [
+        ("pipeline/unet", "unet is no folder of a model: it has no config"),
+        ("pipeline/scheduler", "scheduler is no folder of a model"),
+        ("vllm", "vllm is no folder of a model"),
+        ("clip/model.safetensors", "clip cannot be loaded"),
+        ("vllm/model.safetensors", "vllm cannot be loaded"),
+        ("pipeline/unet/diffusion_pytorch_model.safetensors", "unet cannot be loaded"),
+    ],
+)
+def test_what_is_missing_is_named_and_nothing_is_left_behind(missing, complaint, others, tmp_path):
+    shutil.copytree(others, tmp_path / "others")
+    path = tmp_path / "others" / missing
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+    refused(tmp_path / "others", tmp_path / "made", complaint)
+
+
+def test_another_class_of_vllm_is_refused(others, tmp_path):
+    shutil.copytree(others, tmp_path / "others")
+    shutil.copytree(others / "clip", tmp_path / "others" / "vllm", dirs_exist_ok=True)
+    refused(tmp_path / "others", tmp_path / "made", "holds a clip; FlexEdit trains LLaVA 1.5's")
+
+
+def test_a_scheduler_of_another_kind_is_refused(others, tmp_path):
+    shutil.copytree(others, tmp_path / "others")
+    file = tmp_path / "others" / "pipeline" / "scheduler" / "scheduler_config.json"
+    file.write_text(json.dumps({"prediction_type": "flow"}))
+    refused(tmp_path / "others", tmp_path / "made", "prediction_type is 'flow'; choose one of")
+
+
+def test_a_folder_that_is_there_is_not_overwritten(others, tmp_path):
+    (tmp_path / "here").mkdir()
+    with pytest.raises(FlexEditError, match="here is there already"):
+        assemble(*parts(others), tmp_path / "here")
+
+
+def test_the_command_line_assembles(others, tmp_path, capsys):
+    pipeline, clip, vllm = parts(others)
+    words = ["--pipeline", pipeline, "--clip", clip, "--vllm", vllm, "--out", tmp_path / "made"]
+    assert main(["assemble", *map(str, words), "--size", "64"]) == 0
+    assert f"out: {tmp_path / 'made'}" in capsys.readouterr().out
+    assert ModelFolder(tmp_path / "made").config.sampling.size == 64

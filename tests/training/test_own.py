@@ -1,0 +1,185 @@
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from flexedit.checkpoint import ModelFolder
+from flexedit.cli import main
+from flexedit.data import World, write
+from flexedit.data.edits import INDEX, Edits
+from flexedit.errors import FlexEditError
+from flexedit.pipeline import FlexEditPipeline
+from flexedit.training.assemble import assemble
+from flexedit.training.batch import collate
+from flexedit.training.own import OwnTraining
+from flexedit.training.stages import curve
+from flexedit.training.trainer import TrainConfig
+from tests.tiny import make_tiny_folder
+from tests.tiny_pipelines import make_tiny_pipeline
+
+TRAIN = TrainConfig(steps=2, batch_size=4, lr=1e-3, log_every=1)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """``edits``, and ``model`` to start from"""
+    folder = tmp_path_factory.mktemp("own")
+    write(World(64, seed=7), range(12), folder / "edits")
+    make_tiny_folder(folder / "model")
+    return folder
+
+
+def training(folder: Path, out: Path, **stages: TrainConfig) -> OwnTraining:
+    data = Edits(folder / "edits", 64)
+    return OwnTraining(out, ModelFolder(folder / "model"), data, data, stages)
+
+
+def test_a_model_learns_ones_own_edits(folder, tmp_path):
+    """All of its parts move, the loss falls, and the result is a model folder that edits."""
+    train = TrainConfig(steps=30, batch_size=8, lr=3e-3, warmup=3, log_every=1, validate_every=30)
+    own = training(folder, tmp_path / "run", joint=train)
+    assert own.run()
+    losses = [row["diffusion"] for row in curve(tmp_path / "run" / "joint")]
+    assert sum(losses[-5:]) < 0.5 * sum(losses[:5])
+    before, after = (ModelFolder(path) for path in (folder / "model", tmp_path / "run" / "model"))
+    old, new = before.all_tensors(), after.all_tensors()
+    assert set(old) == set(new) and after.config == before.config
+    moved = {key.partition(".")[0] for key in old if not torch.equal(old[key], new[key])}
+    assert moved == {"unet", "mea", "qformer", "lora", "tokens"}
+    for file in ("vllm/model.safetensors", "clip/config.json", "vae/config.json"):
+        assert (after.path / file).read_bytes() == (before.path / file).read_bytes()
+    picture = FlexEditPipeline(after, "cpu")(collate([World(64)[0]]).request, num_steps=1).picture
+    assert picture.isfinite().all()
+    grid = Image.open(tmp_path / "run" / "pictures" / "000030.png")
+    assert grid.size == (16 * 64, 3 * 64)
+
+
+def test_both_stages_train_what_others_parts_make(tmp_path):
+    """From a Stable Diffusion, a CLIP and a LLaVA to a FlexEdit model"""
+    pipeline = make_tiny_pipeline(tmp_path)
+    assemble(pipeline, tmp_path / "clip", tmp_path / "vllm", tmp_path / "model", size=64)
+    write(World(64, seed=8), range(4), tmp_path / "edits")
+    assert training(tmp_path, tmp_path / "run", align=TRAIN, joint=TRAIN).run()
+    assert set(curve(tmp_path / "run" / "align")[0]) == {"step", "seconds", "reply", "align"}
+    assert set(curve(tmp_path / "run" / "joint")[0]) == {"step", "seconds", "reply", "diffusion"}
+    model = ModelFolder(tmp_path / "run" / "model")
+    old, new = ModelFolder(tmp_path / "model").all_tensors(), model.all_tensors()
+    scene = new["unet.conv_in.weight"][:, 4:]  # the UNet begins to see the scene
+    assert scene.any() and not old["unet.conv_in.weight"][:, 4:].any()
+    picture = FlexEditPipeline(model, "cpu")(collate([World(64)[0]]).request, num_steps=1).picture
+    assert picture.isfinite().all()
+
+
+def test_a_stopped_run_goes_on_to_what_an_unbroken_one_becomes(folder, tmp_path):
+    stages = {"align": TRAIN, "joint": TRAIN}
+    assert training(folder, tmp_path / "unbroken", **stages).run()
+    assert not training(folder, tmp_path / "stopped", **stages).run(max_seconds=0.0)
+    assert not (tmp_path / "stopped" / "model").exists()
+    assert training(folder, tmp_path / "stopped", **stages).run()
+    one, other = (
+        ModelFolder(tmp_path / name / "model").all_tensors() for name in ("unbroken", "stopped")
+    )
+    assert all(torch.equal(one[key], other[key]) for key in one)
+
+
+def test_a_model_without_a_vllm_is_trained_too(folder, tmp_path):
+    """InstructPix2Pix's way: its text encoder reads what a person said."""
+    from flexedit.training.ablation import instruct_pix2pix
+
+    shutil.copytree(folder / "edits", tmp_path / "edits")
+    make_tiny_folder(tmp_path / "whole")
+    config = instruct_pix2pix(ModelFolder(tmp_path / "whole").config)
+    make_tiny_folder(tmp_path / "model", **{
+        name: getattr(config, name)
+        for name in ("bridge", "text", "num_edit_tokens", "qformer", "lora", "mea")
+    })  # fmt: skip
+    assert training(tmp_path, tmp_path / "run", joint=TRAIN).run()
+    assert set(curve(tmp_path / "run" / "joint")[0]) == {"step", "seconds", "diffusion"}
+    with pytest.raises(FlexEditError, match="no VLLM, and no Q-Former to align"):
+        training(tmp_path, tmp_path / "other", align=TRAIN).run()
+
+
+def test_questions_alone_train_what_answers(folder, tmp_path):
+    lines = (folder / "edits" / INDEX).read_text().splitlines()
+    row = json.loads(lines[0])
+    asked = {name: row[name] for name in ("scene", "mask", "label")} | {"task": "ask"}
+    shutil.copytree(folder / "edits", tmp_path / "edits")
+    (tmp_path / "edits" / INDEX).write_text(json.dumps(asked) + "\n")
+    shutil.copytree(folder / "model", tmp_path / "model")
+    assert training(tmp_path, tmp_path / "run", joint=TRAIN).run()
+    assert not (tmp_path / "run" / "pictures").exists()
+    assert curve(tmp_path / "run" / "joint")[-1]["diffusion"] == 0
+
+
+# Bad input
+
+
+@pytest.mark.parametrize("names", [("joint", "align"), ("joint", "export"), ("vae",)])
+def test_stages_are_known_and_in_order(names, folder, tmp_path):
+    with pytest.raises(FlexEditError, match="choose from align, joint, in this order"):
+        training(folder, tmp_path / "run", **dict.fromkeys(names, TRAIN)).run()
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_folder_of_another_training_is_left_alone(folder, tmp_path):
+    shutil.copytree(folder, tmp_path / "here")
+    training(tmp_path / "here", tmp_path / "run", joint=TRAIN).run()
+    kept = (tmp_path / "run" / "model" / "flexedit.safetensors").read_bytes()
+    with pytest.raises(FlexEditError, match="another model, other data or other stages"):
+        training(tmp_path / "here", tmp_path / "run", align=TRAIN, joint=TRAIN).run()
+    index = tmp_path / "here" / "edits" / INDEX
+    index.write_text("".join(index.read_text().splitlines(keepends=True)[:5]))
+    with pytest.raises(FlexEditError, match="Choose another --out"):
+        training(tmp_path / "here", tmp_path / "run", joint=TRAIN).run()
+    assert (tmp_path / "run" / "model" / "flexedit.safetensors").read_bytes() == kept
+
+
+# The command line
+
+
+def run(folder: Path, out: Path, *words: object) -> int:
+    common = ("--data", folder / "edits", "--start", folder / "model", "--out", out)
+    return main(list(map(str, ("train", "own", *common, *words))))
+
+
+def test_the_command_line_trains_and_goes_on(folder, tmp_path, capsys):
+    out, words = tmp_path / "run", ("--steps", 2, "--batch", 2, "--lr", "1e-3")
+    assert run(folder, out, *words, "--minutes", 0) == 0
+    assert "finished: False" in capsys.readouterr().out
+    assert run(folder, out, *words, "--show", folder / "edits", "--show-every", 1) == 0
+    assert f"out: {out / 'model'}" in capsys.readouterr().out
+    assert {path.name for path in (out / "pictures").iterdir()} == {"000001.png", "000002.png"}
+    assert main(["info", "--model", str(out / "model")]) == 0
+
+
+def test_each_stage_has_a_learning_rate_of_its_own(folder, tmp_path, monkeypatch):
+    seen = {}
+    monkeypatch.setattr(OwnTraining, "run", lambda own, seconds: seen.update(own.stages) or True)
+    assert run(folder, tmp_path / "run", "--stages", "align,joint", "--ema", 0.9) == 0
+    assert {name: train.lr for name, train in seen.items()} == {"align": 2e-4, "joint": 1e-5}
+    assert all(train.ema == 0.9 and train.steps == 1000 for train in seen.values())
+
+
+@pytest.mark.parametrize(
+    ("words", "complaint"),
+    [
+        (("--data", "nowhere"), "nowhere/index.jsonl cannot be read"),
+        (("--start", "nowhere"), "no model folder nowhere"),
+        (("--stages", "joint,joint2"), "choose from align, joint, in this order"),
+        (("--batch", 3, "--accumulate", 2), "batch_size 3 does not divide"),
+    ],
+)
+def test_what_cannot_be_trained_is_said_in_one_line(words, complaint, folder, tmp_path, capsys):
+    assert run(folder, tmp_path / "run", *words) == 2
+    said = capsys.readouterr().err.strip().splitlines()[-1]
+    assert said.startswith("flexedit: ") and complaint in said
+
+
+@pytest.mark.parametrize("words", [("--lr", 0), ("--ema", 1), ("--steps", 0), ("--lr", "nan")])
+def test_numbers_that_train_nothing_are_refused(words, folder, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        run(folder, tmp_path / "run", *words)
+    assert "error: argument --" in capsys.readouterr().err
