@@ -238,6 +238,32 @@ def build(kind: Any, data: Any, where: str) -> Any:
     return kind(**{name: _value(hints[name], data[name], f"{where}: {name}") for name in data})
 
 
+def build_lines(kind: Any, file: Path) -> list[tuple[str, Any]]:
+    """A dataclass of every line of a JSONL file, each with where it stands; null is left out.
+
+    Raises FlexEditError for a file that cannot be read or has no lines, and what `build` raises.
+    """
+    try:
+        text = file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise FlexEditError(f"{file} cannot be read ({error}).") from error
+    built = []
+    for number, line in enumerate(text.splitlines(), 1):
+        if not line.strip():
+            continue
+        where = f"{file.name}, line {number}"
+        try:
+            data = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise FlexEditError(f"{where}: this is not valid JSON ({error}).") from error
+        if isinstance(data, dict):
+            data = {name: value for name, value in data.items() if value is not None}
+        built.append((where, build(kind, data, where)))
+    if not built:
+        raise FlexEditError(f"{file} is empty: it needs a JSON object a line.")
+    return built
+
+
 def _value(hint: Any, value: Any, where: str) -> Any:
     options = typing.get_args(hint)
     origin = typing.get_origin(hint)

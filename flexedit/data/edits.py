@@ -5,8 +5,7 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -15,9 +14,10 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from .. import masks, pictures, prompts
+from ..config import build_lines
 from ..errors import FlexEditError
 from ..models.preprocess import CLIP_MEAN
-from ..request import TASKS
+from ..request import Task
 from .objects import paint_color
 from .world import FULL_MASK, Sample, choose_kind
 
@@ -38,7 +38,7 @@ class Row:
     object_mask: str = ""  # the whole object that it means: without a mask, scribbles are drawn
     subject: str = ""  # a picture of the thing to insert
     region: str = ""  # where target differs from scene: it counts twice
-    task: str = "edit"  # edit, segment or ask
+    task: Task = "edit"
     label: str = ""  # what the mask means
     reply: str = ""  # what the VLLM should say; default: that the mask means the label
     caption: str = ""  # the instruction, naming everything; default: the instruction
@@ -47,34 +47,7 @@ class Row:
     kind: str = DRAWN
     operation: str = ""
 
-    @classmethod
-    def read(cls, line: str, where: str) -> Row:
-        """Raises FlexEditError for what no row can be made of, and for one that lacks something."""
-        try:
-            data = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise FlexEditError(f"{where} is not valid JSON ({error}).") from error
-        if not isinstance(data, dict):
-            raise FlexEditError(f"{where} is {data!r}; expected a JSON object.")
-        known = {field.name: field.type for field in fields(cls)}
-        if unknown := sorted(set(data) - set(known)):
-            raise FlexEditError(
-                f"{where} has unknown {', '.join(unknown)}; it may have {', '.join(known)}."
-            )
-        data = {name: value for name, value in data.items() if value is not None}
-        for name, value in data.items():
-            if type(value).__name__ != known[name]:
-                raise FlexEditError(f"{where}: {name} is {value!r}; expected a {known[name]}.")
-        if not data.get("scene"):
-            raise FlexEditError(f"{where} names no scene.")
-        row = cls(**data)
-        if complaint := row.complaint():
-            raise FlexEditError(f"{where}, {row.scene}: {complaint}")
-        return row
-
     def complaint(self) -> str:
-        if self.task not in TASKS:
-            return f"the task is {self.task!r}; choose one of {', '.join(TASKS)}."
         if not (self.mask or self.object_mask):
             return "there is neither a mask nor an object_mask. Give one of them."
         if self.task == "edit" and not (self.instruction.strip() and self.target):
@@ -108,16 +81,11 @@ class Edits:
         a picture that is missing, unreadable, or of another size than its scene.
         """
         self.folder, self.size, self.seed = Path(folder), size, seed
-        try:
-            text = (self.folder / INDEX).read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise FlexEditError(
-                f"{self.folder / INDEX} cannot be read ({error}). It has a line for each edit."
-            ) from error
-        lines = [(number, line) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
-        if not lines:
-            raise FlexEditError(f"{self.folder / INDEX} is empty. It has a line for each edit.")
-        self.rows = tuple(Row.read(line, f"{INDEX}, line {number}") for number, line in lines)
+        found = build_lines(Row, self.folder / INDEX)
+        for where, row in found:
+            if complaint := row.complaint():
+                raise FlexEditError(f"{where}: {complaint}")
+        self.rows = tuple(row for _, row in found)
         for row in self.rows:
             self._check(row)
 
@@ -142,9 +110,13 @@ class Edits:
             for name in ("mask", "object_mask", "region")
             if getattr(row, name)
         }
-        box = square(whole["mask" if row.mask else "object_mask"], rng)
+        meant = "mask" if row.mask else "object_mask"
+        if not whole[meant].any():
+            file = self.folder / row.pictures[meant]
+            raise FlexEditError(f"{file} is empty: there is nothing white in it.")
+        box = square(whole[meant], rng)
         shares = {name: shrink_mask(mask, box, self.size) for name, mask in whole.items()}
-        cut = {name: share >= min(0.5, share.max()) for name, share in shares.items()}
+        cut = {name: (s > 0) & (s >= min(0.5, s.max())) for name, s in shares.items()}
         scene = shrink(scene, box, self.size)
         nothing = np.zeros((self.size, self.size), bool)
         object_mask = cut.get("object_mask", nothing)
@@ -180,8 +152,6 @@ class Edits:
         mask = pictures.read_mask(self.folder / path)
         if mask.shape != size:
             mask = np.asarray(Image.fromarray(mask).resize(size[::-1], Image.Resampling.BOX))
-        if not (mask > 0.5).any():
-            raise FlexEditError(f"{self.folder / path} is empty: there is nothing white in it.")
         return mask > 0.5
 
 

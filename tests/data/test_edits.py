@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from flexedit import prompts
-from flexedit.data import FULL_MASK, Sample, World, write
+from flexedit.data import FULL_MASK, OPERATIONS, Sample, World, write
 from flexedit.data.edits import DRAWN, INDEX, Edits
 from flexedit.errors import FlexEditError
 from flexedit.models.preprocess import CLIP_MEAN
@@ -69,7 +69,7 @@ def same(one: Any, other: Any) -> bool:
 
 
 def test_samples_that_were_written_are_read_as_they_were(tmp_path):
-    world, count = World(64, seed=3), 24
+    world, count = World(64, seed=3, operations=OPERATIONS | {"ask": 1.0}), 40
     write(world, range(count), tmp_path)
     edits = Edits(tmp_path, 64)
     assert len(edits.rows) == count
@@ -87,6 +87,7 @@ def test_samples_that_were_written_are_read_as_they_were(tmp_path):
         region = world[index].region
         assert np.array_equal(sample.region, np.zeros((64, 64)) if region is None else region)
     assert {sample.task for sample in read} == {"edit", "segment", "ask"}
+    assert not all(sample.object_mask.any() for sample in read)  # some ask what is at no object
 
 
 def test_every_turn_has_every_row_once_in_an_order_of_its_own(edits):
@@ -193,20 +194,20 @@ def test_a_question_needs_no_target(edits):
 @pytest.mark.parametrize(
     ("changes", "complaint"),
     [
-        ({"scene": None}, "index.jsonl, line 2 names no scene"),
+        ({"scene": None}, "index.jsonl, line 2: missing setting scene"),
         ({"scene": "none.png"}, "none.png"),
-        ({"mask": None}, "line 2, scene.png: there is neither a mask nor an object_mask"),
-        ({"target": None}, "line 2, scene.png: an edit needs an instruction and a target"),
+        ({"mask": None}, "line 2: there is neither a mask nor an object_mask"),
+        ({"target": None}, "line 2: an edit needs an instruction and a target"),
         ({"instruction": "  "}, "an edit needs an instruction and a target"),
-        ({"instruction": 7}, "line 2: instruction is 7; expected a str"),
-        ({"task": "paint"}, "the task is 'paint'; choose one of edit, segment, ask"),
+        ({"instruction": 7}, "line 2: instruction is 7; expected str"),
+        ({"task": "paint"}, "line 2: task is 'paint'; choose one of edit, segment, ask"),
         ({"task": "ask"}, "a question needs a reply, or a label"),
         ({"task": "segment", "target": None}, "a target, or an object_mask to paint"),
         (
             {"task": "segment", "target": None, "object_mask": "object.png"},
             "leave out the instruction: without a target the object is painted red",
         ),
-        ({"captoin": "remove the cat"}, "line 2 has unknown captoin; it may have scene, "),
+        ({"captoin": "remove the cat"}, "line 2: unknown setting captoin"),
         ({"target": "subject.png"}, "subject.png has 30×10 pixels, but its scene .* 100×40"),
     ],
 )
@@ -221,8 +222,8 @@ def test_a_row_that_cannot_be_learned_from_is_named(changes, complaint, edits):
         (None, "cannot be read"),
         (b"\xff\xfe", "cannot be read"),
         (b"\n", "is empty"),
-        (b"{'scene': 1}\n", "line 1 is not valid JSON"),
-        (b"[1]\n", "expected a JSON object"),
+        (b"{'scene': 1}\n", "line 1: this is not valid JSON"),
+        (b"[1]\n", "expected an object, found .1."),
     ],
 )
 def test_an_index_that_is_none_is_refused(text, complaint, folder):
