@@ -39,3 +39,12 @@ def decay(text: str) -> float:
     if not 0 <= number < 1:
         raise argparse.ArgumentTypeError(f"{number} is not in 0 … 1, without the 1")
     return number
+
+
+def part(text: str) -> tuple[int, int]:
+    """``2/8`` is the second of eight."""
+    first, _, count = text.partition("/")
+    number, whole = int(first), int(count)
+    if not 1 <= number <= whole:
+        raise argparse.ArgumentTypeError(f"{text} is no part, as 1/4 to 4/4 are")
+    return number, whole

@@ -9,12 +9,12 @@ import argparse
 import io
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import __version__, prompts
-from .arguments import finite, positive, seed
+from .arguments import finite, part, positive, seed
 from .benchmark import commands as benchmark
 from .errors import FlexEditError
 from .training import commands as training
@@ -22,9 +22,16 @@ from .training import commands as training
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from .batch import Job
+    from .pipeline import FlexEditPipeline
+
 
 # as in the template large_photo
 CROP_CONTEXT, CROP_FEATHER, CROP_REGION = 2.0, 2, "mask + connected change"
+NO_MEMORY = "There is not enough memory for this. Take smaller pictures or fewer."
+# what an edit is made of besides its words, and what a whole batch of them shares
+FILES = ("scene", "mask", "subject")
+SETTINGS = ("reply", "steps", "edit_cfg", "scene_cfg", "subject_strength", "crop")
 # what a kind of free-shape mask is drawn with, and a drawing is not
 SHAPE_OPTIONS = ("x", "y", "shape_width", "shape_height", "rotation", "stroke", "seed")
 
@@ -41,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (MemoryError, RuntimeError) as error:  # torch's OutOfMemoryError is a RuntimeError
         if not _lacks_memory(error):
             raise
-        return _fail("There is not enough memory for this. Take smaller pictures or fewer.")
+        return _fail(NO_MEMORY)
     if getattr(options, "json", False):
         print(json.dumps(report))
     elif report:
@@ -76,19 +83,24 @@ def parser() -> argparse.ArgumentParser:
     edit.add_argument("--instruction", required=True, help="what should change")
     edit.add_argument("--subject", type=Path, help="a picture of the thing to insert")
     edit.add_argument("--task", choices=("edit", "segment"), default="edit")
-    edit.add_argument("--reply", choices=("direct", "generate"), default="direct")
     edit.add_argument("--seed", type=seed, default=0)
-    edit.add_argument("--steps", type=int, help="default: what the model recommends")
-    edit.add_argument("--edit-cfg", type=finite)
-    edit.add_argument("--scene-cfg", type=finite)
-    edit.add_argument("--subject-strength", type=finite, default=1.0, help="λ")
-    edit.add_argument(
-        "--crop",
-        action="store_true",
-        help="edit a square around the mask at the model's size, and put it back",
-    )
+    _settings(edit)
     edit.add_argument("--out", type=Path, required=True, help="where the picture is written")
     edit.set_defaults(run=run_edit)
+
+    batch = commands.add_parser("batch", help="edit many pictures, resumably")
+    batch.add_argument("--list", type=Path, required=True, help="JSONL, an edit a line")
+    _settings(batch)
+    _model(batch)
+    batch.add_argument(
+        "--part",
+        type=part,
+        default=(1, 1),
+        metavar="I/N",
+        help="only every N-th edit, from the I-th",
+    )
+    batch.add_argument("--out", type=Path, required=True, help="folder of pictures and results")
+    batch.set_defaults(run=run_batch)
 
     interpret = commands.add_parser("interpret", help="say what a scribble means")
     _request(interpret)
@@ -136,40 +148,103 @@ def _option(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
+def _settings(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--reply", choices=("direct", "generate"), default="direct")
+    command.add_argument("--steps", type=int, help="default: what the model recommends")
+    command.add_argument("--edit-cfg", type=finite)
+    command.add_argument("--scene-cfg", type=finite)
+    command.add_argument("--subject-strength", type=finite, default=1.0, help="λ")
+    command.add_argument(
+        "--crop",
+        action="store_true",
+        help="edit a square around the mask at the model's size, and put it back",
+    )
+
+
 def _request(command: argparse.ArgumentParser) -> None:
     command.add_argument("--scene", type=Path, required=True)
     command.add_argument("--mask", type=Path, help="white (or opaque) = edit; none = everywhere")
+    _model(command)
+
+
+def _model(command: argparse.ArgumentParser) -> None:
     command.add_argument("--model", type=Path, help="a model folder; default: flexedit-mini")
     command.add_argument("--device", help="cpu, cuda, …; default: the GPU if there is one")
     command.add_argument("--json", action="store_true")
 
 
 def run_edit(options: argparse.Namespace) -> dict[str, Any]:
+    from .batch import Job
+
+    files = {name: str(path) for name in FILES if (path := getattr(options, name))}
+    job = Job(**files, instruction=options.instruction, task=options.task, seed=options.seed)
+    return _edit(_pipeline(options), job, Path(), options.out, options, _warn, _progress)
+
+
+def run_batch(options: argparse.Namespace) -> dict[str, Any]:
+    from .batch import RESULTS, Batch, read_jobs
+    from .benchmark.systems import fingerprint, weights
+
+    first, step = options.part
+    jobs = read_jobs(options.list)[first - 1 :: step]
+    pipeline = _pipeline(options)
+    settings = {name: getattr(options, name) for name in SETTINGS}
+    settings["model"] = fingerprint(weights(pipeline.folder.path))
+
+    def edit(job: Job, out: Path) -> dict[str, Any]:
+        notes: list[str] = []
+        try:
+            report = _edit(pipeline, job, options.list.parent, out, options, notes.append)
+        except (MemoryError, RuntimeError) as error:
+            if not _lacks_memory(error):
+                raise
+            raise FlexEditError(NO_MEMORY) from error
+        return {"reply": report["reply"], "label": report["label"], "notes": notes}
+
+    counts = Batch(jobs, options.out, settings).run(edit)
+    if counts["failed"]:
+        raise FlexEditError(
+            f"{counts['failed']} of {len(jobs)} edits failed; {options.out / RESULTS} says why. "
+            "Run the same again to try them once more."
+        )
+    return {"out": str(options.out), **counts}
+
+
+def _edit(
+    pipeline: FlexEditPipeline,
+    job: Job,
+    folder: Path,
+    out: Path,
+    options: argparse.Namespace,
+    warn: Callable[[str], None],
+    on_step: Callable[[int, int], None] | None = None,
+) -> dict[str, Any]:
+    """Files in ``folder`` → the file ``out``; ``options`` are those of `_settings`."""
     from . import compositing, masks
     from .request import EditRequest
 
-    pipeline = _pipeline(options)
-    scene, mask, crop = read_picture(options.scene), _mask(options), None
-    subject = read_picture(options.subject) if options.subject else None
+    scene, crop = read_picture(folder / job.scene), None
+    mask = _mask(folder / job.mask) if job.mask else None
+    subject = read_picture(folder / job.subject) if job.subject else None
     seen, seen_mask = scene, mask
     if options.crop:
         if mask is None:
-            raise FlexEditError("--crop cuts around the mask: give --mask too.")
+            raise FlexEditError("--crop cuts around the mask: give a mask too.")
         mask = masks.prepare_mask(mask, *scene.shape[-2:])
         size = pipeline.config.sampling.size
         seen, seen_mask, crop = compositing.cut(scene, mask, size, CROP_CONTEXT)
-    request = EditRequest.create(seen, options.instruction, seen_mask, subject, options.task)
+    request = EditRequest.create(seen, job.instruction, seen_mask, subject, job.task)
     if hint := pipeline.config.sampling.size_hint(request.height, request.width):
-        _warn(f"{hint} --crop edits the part around the mask.")
+        warn(f"{hint} --crop edits the part around the mask.")
     result = pipeline(
         request,
         reply=options.reply,
-        seed=options.seed,
+        seed=job.seed,
         num_steps=options.steps,
         edit_cfg=options.edit_cfg,
         scene_cfg=options.scene_cfg,
         subject_strength=options.subject_strength,
-        on_step=_progress,
+        on_step=on_step,
     )
     picture = result.picture.cpu()
     if crop is not None:
@@ -177,15 +252,16 @@ def run_edit(options: argparse.Namespace) -> dict[str, Any]:
         picture, _ = compositing.put_edit(
             scene, picture, mask, crop=crop, region=CROP_REGION, feather=CROP_FEATHER
         )
-    write_picture(picture[0], options.out)
-    return {"out": str(options.out), "reply": result.replies[0], "label": result.labels[0]}
+    write_picture(picture[0], out)
+    return {"out": str(out), "reply": result.replies[0], "label": result.labels[0]}
 
 
 def run_interpret(options: argparse.Namespace) -> dict[str, Any]:
     from . import masks
     from .request import EditRequest
 
-    pipeline, scene, mask = _pipeline(options), read_picture(options.scene), _mask(options)
+    pipeline, scene = _pipeline(options), read_picture(options.scene)
+    mask = _mask(options.mask) if options.mask else None
     request = EditRequest.create(scene, options.instruction, mask, task="ask")
     reading = pipeline.interpret(request).reading
     report: dict[str, Any] = {"reply": reading.replies[0], "label": reading.labels[0]}
@@ -253,7 +329,7 @@ def run_data(options: argparse.Namespace) -> dict[str, Any]:
     return {"out": str(options.out), "samples": options.count}
 
 
-def _pipeline(options: argparse.Namespace) -> Any:
+def _pipeline(options: argparse.Namespace) -> FlexEditPipeline:
     from .pipeline import FlexEditPipeline
 
     return FlexEditPipeline.from_pretrained(options.model, options.device)
@@ -263,14 +339,12 @@ def _progress(done: int, total: int) -> None:
     print(f"\rstep {done}/{total}", end="\n" if done == total else "", file=sys.stderr, flush=True)
 
 
-def _mask(options: argparse.Namespace) -> Tensor | None:
-    if options.mask is None:
-        return None
+def _mask(path: Path) -> Tensor:
     import torch
 
     from .pictures import read_mask
 
-    return torch.from_numpy(read_mask(options.mask))
+    return torch.from_numpy(read_mask(path))
 
 
 def read_picture(path: Path) -> Tensor:

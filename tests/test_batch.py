@@ -1,0 +1,184 @@
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from flexedit.batch import RESULTS, Batch, Job, read_jobs
+from flexedit.cli import main
+from flexedit.errors import FlexEditError
+from flexedit.pipeline import FlexEditPipeline
+
+ROW = {"scene": "a.png", "mask": "mask.png", "instruction": "remove it"}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    rng = np.random.default_rng(0)
+    for name, size in (("a", (24, 40)), ("b", (32, 16))):
+        pixels = rng.integers(0, 255, (*size, 3), np.uint8)
+        Image.fromarray(pixels).save(tmp_path / f"{name}.png")
+    mask = np.zeros((24, 40), np.uint8)
+    mask[8:16, 8:20] = 255
+    Image.fromarray(mask).save(tmp_path / "mask.png")
+    return tmp_path
+
+
+def write_list(folder: Path, *rows: dict[str, Any]) -> Path:
+    file = folder / "edits.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return file
+
+
+@pytest.fixture
+def run(folder, tiny) -> Callable[..., int]:
+    def run(*words: object) -> int:
+        common = ("--list", folder / "edits.jsonl", "--model", tiny, "--device", "cpu")
+        arguments = ("batch", *common, "--out", folder / "out", "--steps", 2, *words)
+        return main([str(argument) for argument in arguments])
+
+    return run
+
+
+def results(folder: Path) -> list[dict[str, Any]]:
+    lines = (folder / "out" / RESULTS).read_text(encoding="utf-8").splitlines()
+    return [json.loads(line) for line in lines]
+
+
+def pixels(path: Path) -> np.ndarray:
+    return np.asarray(Image.open(path))
+
+
+def test_a_batch_makes_what_single_edits_make(folder, tiny, run, capsys):
+    subject = ROW | {"scene": "b.png", "subject": "a.png", "seed": 7, "out": "mine.png"}
+    write_list(folder, ROW, subject, ROW | {"task": "segment", "mask": None})
+    assert run("--json", "--edit-cfg", 2) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report == {"out": str(folder / "out"), "done": 3, "failed": 0, "before": 0}
+    outs = ["000001_a.png", "mine.png", "000003_a.png"]
+    assert [row["out"] for row in results(folder)] == outs
+    single = (
+        ["--scene", "a.png", "--mask", "mask.png"],
+        ["--scene", "b.png", "--mask", "mask.png", "--subject", "a.png", "--seed", "7"],
+        ["--scene", "a.png", "--task", "segment"],
+    )
+    common = ["--model", tiny, "--device", "cpu", "--instruction", "remove it", "--steps", "2"]
+    for out, words in zip(outs, single, strict=True):
+        words = [str(folder / word) if word.endswith(".png") else word for word in words]
+        arguments = ["edit", *words, *common, "--edit-cfg", 2, "--out", folder / "one.png"]
+        assert main([str(argument) for argument in arguments]) == 0
+        assert np.array_equal(pixels(folder / "one.png"), pixels(folder / "out" / out))
+
+
+def test_what_is_done_is_not_done_again(folder, run, monkeypatch, capsys):
+    calls, edit = [], FlexEditPipeline.__call__
+
+    def counting(self, request, **settings):
+        calls.append(request.instructions[0])
+        return edit(self, request, **settings)
+
+    monkeypatch.setattr(FlexEditPipeline, "__call__", counting)
+    write_list(folder, ROW, ROW | {"instruction": "paint it"})
+    assert run() == run() == 0
+    assert "before: 2" in capsys.readouterr().out
+    assert calls == ["remove it", "paint it"]
+    (folder / "out" / "000001_a.png").unlink()  # gone, so it is made again
+    write_list(folder, ROW, ROW | {"instruction": "paint it"}, ROW | {"instruction": "turn it"})
+    assert run() == 0
+    assert calls[2:] == ["remove it", "turn it"]
+    write_list(folder, ROW | {"seed": 3}, ROW | {"instruction": "paint it"})
+    assert run() == 0
+    assert calls[4:] == ["remove it"]
+    assert run("--reply", "generate") == 0  # other settings make other pictures
+    assert calls[5:] == ["remove it", "paint it"]
+
+
+def test_an_edit_that_fails_ends_no_other_and_is_tried_again(folder, run, capsys):
+    write_list(folder, ROW | {"scene": "none.png"}, ROW | {"instruction": " "}, ROW)
+    assert run() == 2
+    said = capsys.readouterr().err.strip().splitlines()[-1]
+    assert said.startswith("flexedit: 2 of 3 edits failed; ") and RESULTS in said
+    first, second, third = results(folder)
+    assert "none.png" in first["error"] and "instruction is empty" in second["error"]
+    assert "error" not in third and (folder / "out" / third["out"]).is_file()
+    Image.open(folder / "b.png").save(folder / "none.png")
+    write_list(folder, ROW | {"scene": "none.png"}, ROW | {"instruction": "go"}, ROW)
+    assert run() == 0
+    assert "done: 2\nfailed: 0\nbefore: 1" in capsys.readouterr().out
+
+
+def test_too_little_memory_for_one_edit_ends_no_other(folder, run, monkeypatch):
+    edit = FlexEditPipeline.__call__
+
+    def greedy(self, request, **settings):
+        if request.width == 16:
+            raise RuntimeError("CUDA out of memory. Tried to allocate 2 GiB")
+        return edit(self, request, **settings)
+
+    monkeypatch.setattr(FlexEditPipeline, "__call__", greedy)
+    write_list(folder, ROW | {"scene": "b.png"}, ROW)
+    assert run() == 2
+    first, second = results(folder)
+    assert "not enough memory" in first["error"] and "error" not in second
+
+
+def test_parts_make_the_whole(folder, run):
+    write_list(folder, *(ROW | {"seed": seed} for seed in range(5)))
+    assert run("--part", "2/2") == 0
+    assert [row["seed"] for row in results(folder)] == [1, 3]
+    assert run("--part", "1/2") == 0
+    assert sorted(row["seed"] for row in results(folder)) == list(range(5))
+
+
+def test_a_torn_line_costs_one_edit(tmp_path):
+    def edit(job: Job, out: Path) -> dict[str, Any]:
+        out.touch()
+        return {}
+
+    jobs = [Job("a.png", out=f"{number}.png") for number in range(3)]
+    assert Batch(jobs, tmp_path, {"steps": 2}).run(edit)["done"] == 3
+    text = (tmp_path / RESULTS).read_text()
+    (tmp_path / RESULTS).write_text(text[:-10])
+    assert Batch(jobs, tmp_path, {"steps": 2}).run(edit) == {"done": 1, "failed": 0, "before": 2}
+    assert Batch(jobs, tmp_path, {"steps": 2}).run(edit)["before"] == 3
+
+
+def test_a_picture_too_large_for_the_model_is_noted(folder, run):
+    Image.new("RGB", (200, 100)).save(folder / "large.png")
+    write_list(folder, ROW | {"scene": "large.png"}, ROW)
+    assert run() == 0
+    first, second = results(folder)
+    assert "--crop edits the part around the mask" in first["notes"][0] and not second["notes"]
+    assert run("--crop") == 0
+    assert pixels(folder / "out" / "000001_large.png").shape == (100, 200, 3)
+
+
+# Bad input
+
+
+@pytest.mark.parametrize(
+    ("rows", "complaint"),
+    [
+        ([], "edits.jsonl is empty"),
+        ([ROW, {"instruction": "x"}], "line 2: missing setting scene"),
+        ([ROW | {"masks": "mask.png"}], "line 1: unknown setting masks"),
+        ([ROW | {"task": "ask"}], "choose one of edit, segment"),
+        ([ROW | {"seed": -1}], "line 1: seed is -1; it must be in 0"),
+        ([ROW | {"out": "../a.png"}], "out is '../a.png'; give the name of a picture, no path"),
+        ([ROW | {"out": RESULTS}], "give the name of a picture"),
+        ([ROW | {"out": "a.png"}, ROW | {"out": "a.png"}], "line 2: .*line 1 writes a.png too"),
+    ],
+)
+def test_a_list_that_cannot_be_edited_is_refused(rows, complaint, folder):
+    with pytest.raises(FlexEditError, match=complaint):
+        read_jobs(write_list(folder, *rows))
+
+
+@pytest.mark.parametrize("part", ["0/2", "3/2", "2", "a/b"])
+def test_a_part_that_is_none_is_refused(part, run, capsys):
+    with pytest.raises(SystemExit):
+        run("--part", part)
+    assert "argument --part" in capsys.readouterr().err
