@@ -74,18 +74,22 @@ class OwnTraining:
         return True
 
     def claim(self) -> None:
-        """Writes down what the training in the folder is of."""
-        words = " ".join(self.stages)
+        """Writes down what the training in the folder is of, once every process has looked."""
+        from accelerate import PartialState
+
+        processes = PartialState(cpu=not torch.cuda.is_available())
         files = [self.start.path / name for name in (CONFIG_FILE, WEIGHTS_FILE)]
-        own = fingerprint([*files, self.data.folder / INDEX], words)
+        own = fingerprint([*files, self.data.folder / INDEX], " ".join(self.stages))
         note = self.folder / "origin"
         if note.is_file() and note.read_text() != own:
             raise FlexEditError(
                 f"{self.folder} holds a training of another model, other data or other stages. "
                 "Choose another --out, or delete it."
             )
-        self.folder.mkdir(parents=True, exist_ok=True)
-        note.write_text(own)
+        processes.wait_for_everyone()
+        if processes.is_main_process:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            note.write_text(own)
 
     def stage(
         self, name: str, tensors: Mapping[str, Tensor], max_seconds: float | None
