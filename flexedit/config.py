@@ -244,11 +244,11 @@ def build_lines(kind: Any, file: Path) -> list[tuple[str, Any]]:
     Raises FlexEditError for a file that cannot be read or has no lines, and what `build` raises.
     """
     try:
-        text = file.read_text(encoding="utf-8")
+        text = file.read_text(encoding="utf-8-sig")  # some programs begin with a mark
     except (OSError, UnicodeDecodeError) as error:
         raise FlexEditError(f"{file} cannot be read ({error}).") from error
     built = []
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(text.split("\n"), 1):
         if not line.strip():
             continue
         where = f"{file.name}, line {number}"

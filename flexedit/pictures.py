@@ -5,6 +5,7 @@ H × W the picture's size, C channels
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import BinaryIO
 
@@ -15,6 +16,7 @@ from .errors import FlexEditError
 
 READING_ERRORS = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)  # of Pillow
 WHITE = 2**16 - 1  # of 16 bits
+SAME_SHAPE = 0.02  # sides rounded to a VAE's ratio of 8 stretch a picture by no more
 SHORTS = ("PNG", "PPM")  # files whose integers have 16 bits, also where Pillow gives them 32
 
 
@@ -52,17 +54,26 @@ def read_mask(file: Path) -> np.ndarray:
 
 
 def picture_size(file: Path) -> tuple[int, int]:
-    """Height and width of an upright picture, without reading its pixels.
+    """Height and width of an upright picture, in most formats without reading its pixels.
 
     Raises FlexEditError for what is no picture.
     """
     try:
         with Image.open(file) as picture:
+            if picture.format == "TIFF":  # Pillow turns some as it opens them, others as it reads
+                height, width = read_picture(file, upright=True).shape[:2]
+                return height, width
             width, height = picture.size
-            lies = picture.getexif().get(ExifTags.Base.Orientation, 1) > 4
+            says = picture.format != "PNG" or "exif" in picture.info  # else Pillow reads it all
+            lies = says and picture.getexif().get(ExifTags.Base.Orientation, 1) > 4
     except READING_ERRORS as error:
         raise FlexEditError(f"{file} cannot be read as a picture ({error}).") from error
     return (width, height) if lies else (height, width)
+
+
+def same_shape(one: tuple[int, int], other: tuple[int, int]) -> bool:
+    """Whether pictures of these heights and widths lie over each other when they are scaled."""
+    return abs(math.log(one[0] / one[1] * other[1] / other[0])) <= SAME_SHAPE
 
 
 def eight_bits(picture: Image.Image) -> Image.Image:

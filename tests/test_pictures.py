@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from flexedit.errors import FlexEditError
-from flexedit.pictures import read_picture
+from flexedit.pictures import picture_size, read_mask, read_picture, same_shape
 
 GREYS = np.array([[0, 257, 1000], [20000, 40000, 65535]])
 EXPECTED = np.array([[0, 1, 4], [78, 156, 255]])
@@ -61,3 +61,44 @@ def test_what_cannot_be_transparent_has_three_channels(mode, channels, tmp_path:
 def test_what_is_read_from_memory_has_no_name():
     with pytest.raises(FlexEditError, match="a picture cannot be read"):
         read_picture(io.BytesIO(b"nothing"))
+
+
+@pytest.mark.parametrize("kind", ["png", "jpeg", "tiff", "webp"])
+@pytest.mark.parametrize("orientation", [None, 1, 3, 6, 8])
+def test_the_size_of_a_picture_is_that_which_is_read(kind, orientation, tmp_path):
+    picture = Image.new("RGB", (8, 5))
+    exif = picture.getexif()
+    if orientation is not None:
+        exif[0x0112] = orientation
+    picture.save(tmp_path / f"a.{kind}", exif=exif)
+    read = read_picture(tmp_path / f"a.{kind}", upright=True)
+    assert picture_size(tmp_path / f"a.{kind}") == read.shape[:2]
+
+
+def test_the_size_of_a_png_costs_no_reading(tmp_path, monkeypatch):
+    Image.new("RGB", (8, 5)).save(tmp_path / "a.png")
+    monkeypatch.setattr("PIL.PngImagePlugin.PngImageFile.load", None)
+    assert picture_size(tmp_path / "a.png") == (5, 8)
+
+
+def test_what_is_no_picture_has_no_size(tmp_path):
+    (tmp_path / "a.png").write_text("nothing")
+    with pytest.raises(FlexEditError, match="cannot be read as a picture"):
+        picture_size(tmp_path / "a.png")
+
+
+def test_a_mask_is_what_is_opaque_or_else_white(tmp_path):
+    white = np.zeros((4, 6, 4), np.uint8)
+    white[:2, :, :3], white[..., 3] = 255, 255
+    Image.fromarray(white).save(tmp_path / "white.png")
+    white[..., 3] = 0
+    white[:, :3, 3] = 255
+    Image.fromarray(white).save(tmp_path / "opaque.png")
+    found = [read_mask(tmp_path / name) for name in ("white.png", "opaque.png")]
+    assert found[0].tolist() == [[1.0] * 6] * 2 + [[0.0] * 6] * 2
+    assert found[1].tolist() == [[1.0] * 3 + [0.0] * 3] * 4
+
+
+def test_shapes_may_differ_by_a_rounding_only():
+    assert same_shape((512, 768), (64, 96)) and same_shape((100, 101), (100, 100))
+    assert not same_shape((512, 768), (768, 512)) and not same_shape((100, 103), (100, 100))

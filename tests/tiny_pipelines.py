@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from diffusers import DDPMScheduler, UNet2DConditionModel
+from transformers import CLIPTextConfig
 
 from flexedit.training.mini import NORM_GROUPS, build_clip, build_vae, build_vllm
 from tests.tiny import TEXTS, TINY
@@ -34,5 +35,6 @@ def make_tiny_pipeline(folder: Path, in_channels: int = 4, **unet: Any) -> Path:
         beta_start=0.001, beta_end=0.02, beta_schedule="linear", prediction_type="v_prediction"
     ).save_pretrained(pipeline / "scheduler")
     build_clip(TINY, TEXTS, folder / "clip")
+    CLIPTextConfig.from_pretrained(folder / "clip").save_pretrained(pipeline / "text_encoder")
     build_vllm(TINY, TEXTS, folder / "vllm")
     return pipeline

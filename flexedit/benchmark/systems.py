@@ -21,7 +21,7 @@ from torch import Tensor
 from .. import compositing, masks, prompts
 from ..checkpoint import CONFIG_FILE
 from ..errors import FlexEditError
-from ..pictures import read_picture
+from ..pictures import read_picture, same_shape
 from ..pipeline import FlexEditPipeline, ReplyMode, decode, scene_latent, usable_device, vae_ratio
 from ..request import EditRequest
 from ..training.batch import pictures
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 BenchmarkTask = Literal["edit", "segment"]
 REPLIES: tuple[ReplyMode, ...] = ("direct", "generate")
 REGION = "mask + connected change"  # what the shipped workflows composite with
-SAME_SHAPE = 0.02  # sides rounded to a VAE's ratio of 8 stretch a picture by no more
 
 
 @dataclass(frozen=True)
@@ -351,8 +350,7 @@ class Finished(System):
             raise FlexEditError(f"There is no {case.id}.png in {self.folder} or {files[0].parent}.")
         picture = read_picture(path)
         found = f"{picture.shape[1]}×{picture.shape[0]}"
-        stretch = (picture.shape[1] / picture.shape[0]) / (width / height)
-        if abs(np.log(stretch)) > SAME_SHAPE:
+        if not same_shape(picture.shape[:2], (height, width)):
             raise FlexEditError(
                 f"{path.name} has {found} pixels, but its scene {width}×{height}: another shape. "
                 "Undo the crop or the stretch, so that it lies over the scene."

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from ..errors import FlexEditError
 from ..models.preprocess import CLIP_MEAN
 from ..request import Task
 from .objects import paint_color
+from .words import CAPTIONS
 from .world import FULL_MASK, Sample, choose_kind
 
 INDEX = "index.jsonl"
@@ -41,13 +42,15 @@ class Row:
     task: Task = "edit"
     label: str = ""  # what the mask means
     reply: str = ""  # what the VLLM should say; default: that the mask means the label
-    caption: str = ""  # the instruction, naming everything; default: the instruction
+    caption: str = ""  # the same, naming everything; default: the instruction
     # what `flexedit data` notes besides
     index: int = 0
     kind: str = DRAWN
     operation: str = ""
 
     def complaint(self) -> str:
+        if not self.scene:
+            return "the scene is missing."
         if not (self.mask or self.object_mask):
             return "there is neither a mask nor an object_mask. Give one of them."
         if self.task == "edit" and not (self.instruction.strip() and self.target):
@@ -58,6 +61,8 @@ class Row:
             return f"leave out the instruction: without a target the object is painted {PAINT}."
         if self.task == "ask" and not (self.label or self.reply):
             return "a question needs a reply, or a label."
+        if self.task == "ask" and self.target:
+            return "a question has no target."
         return ""
 
     @property
@@ -86,19 +91,17 @@ class Edits:
             if complaint := row.complaint():
                 raise FlexEditError(f"{where}: {complaint}")
         self.rows = tuple(row for _, row in found)
+        size_of = cache(lambda path: pictures.picture_size(self.folder / path))
         for row in self.rows:
-            self._check(row)
-
-    def _check(self, row: Row) -> None:
-        sizes = {
-            name: pictures.picture_size(self.folder / path) for name, path in row.pictures.items()
-        }
-        if sizes.get("target", sizes["scene"]) != sizes["scene"]:
-            (height, width), (own_height, own_width) = sizes["scene"], sizes["target"]
-            raise FlexEditError(
-                f"{row.target} has {own_width}×{own_height} pixels, but its scene {row.scene} "
-                f"{width}×{height}. They must show the same place at the same size."
-            )
+            height, width = size_of(row.scene)
+            for name, path in row.pictures.items():
+                own = size_of(path)
+                fits = {"subject": True, "target": own == (height, width)}
+                if not fits.get(name, pictures.same_shape(own, (height, width))):
+                    raise FlexEditError(
+                        f"{path} has {own[1]}×{own[0]} pixels, but its scene {row.scene} "
+                        f"{width}×{height}, as their camera was held. A {name} must lie over it."
+                    )
 
     def __getitem__(self, index: int) -> Sample:
         rng = np.random.default_rng([self.seed, index])
@@ -132,12 +135,14 @@ class Edits:
             target, region = scene.copy(), object_mask
             target[object_mask] = paint_color(PAINT)
         subject = fit(self._picture(row.subject), self.size) if row.subject else None
-        instruction = row.instruction or prompts.default_instruction(row.task)
+        instruction = caption = row.instruction or prompts.default_instruction(row.task)
+        if row.task == "segment" and not row.target and row.label:
+            caption = CAPTIONS["segment"].format(old=row.label, color=PAINT)
         reply = prompts.naming_reply(row.label) if row.label else prompts.GENERIC_REPLY
         classes = nothing.astype(np.uint8)
         return Sample(
             scene=scene, mask=mask, kind=kind, task=row.task, operation=row.operation or row.task,
-            instruction=instruction, caption=row.caption or instruction, reply=row.reply or reply,
+            instruction=instruction, caption=row.caption or caption, reply=row.reply or reply,
             label=row.label, subject=subject, target=target, region=region,
             object_mask=object_mask, classes=classes, result_classes=classes,
             subject_classes=classes, rotation=rotation, setting="none", subject_setting=None,
@@ -166,12 +171,13 @@ def square(mask: np.ndarray, rng: np.random.Generator) -> Box:
     one of its pixels if it is too long for that.
     """
     side = min(mask.shape)
-    pixel = int(rng.integers(np.count_nonzero(mask)))
     starts = []
-    for length, places in zip(mask.shape, np.nonzero(mask), strict=True):
-        first, last = max(0, int(places.max()) + 1 - side), min(int(places.min()), length - side)
+    for axis, length in enumerate(mask.shape):
+        begin, end = masks.extent(mask, 1 - axis)
+        first, last = max(0, end - side), min(begin, length - side)
         if first > last:
-            first = last = min(max(0, int(places[pixel]) - side // 2), length - side)
+            pixel = rng.choice(np.flatnonzero(mask.any(1 - axis)))
+            first = last = min(max(0, int(pixel) - side // 2), length - side)
         starts.append(int(rng.integers(first, last + 1)))
     top, left = starts
     return left, top, left + side, top + side

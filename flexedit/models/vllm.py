@@ -291,11 +291,16 @@ class VLLM(nn.Module):
 
     def token_rows(self) -> dict[str, Tensor]:
         """``embed`` and, if untied, ``lm_head``: the edit tokens' rows (N, D)."""
-        ids = torch.tensor(self.edit_ids)
-        rows = {"embed": _plain_weight(self.llava.get_input_embeddings())[ids]}
+        rows = {"embed": self._rows(self.llava.get_input_embeddings())}
         if not self.tied:
-            rows["lm_head"] = _plain_weight(self.llava.get_output_embeddings())[ids]
+            rows["lm_head"] = self._rows(self.llava.get_output_embeddings())
         return rows
+
+    def _rows(self, layer: Any) -> Tensor:
+        """The edit tokens' rows of an embedding or linear layer, also when peft trains them."""
+        if hasattr(layer, "token_adapter"):
+            return layer.token_adapter.trainable_tokens_delta["default"]
+        return layer.weight[torch.tensor(self.edit_ids)]
 
     @torch.no_grad()
     def set_token_rows(self, rows: dict[str, Tensor]) -> None:
@@ -316,13 +321,6 @@ class VLLM(nn.Module):
         for name, linear in self.attention_projections():
             delta = weights[f"{name}.B"].float() @ weights[f"{name}.A"].float()
             linear.weight += (scale * delta).to(linear.weight)
-
-
-def _plain_weight(layer: Any) -> Tensor:
-    """The weight of an embedding or linear layer, also when peft trains some of its rows."""
-    if hasattr(layer, "get_merged_weights"):
-        return layer.get_merged_weights(["default"])
-    return layer.weight
 
 
 def reading_memory(text: Any, num_tokens: int, dtype: torch.dtype) -> int:

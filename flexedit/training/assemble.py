@@ -47,28 +47,22 @@ def assemble(
 ) -> ModelFolder:
     """Writes the model folder ``out``, with copies of the parts.
 
-    pipeline: a diffusers folder with ``unet``, ``vae`` and ``scheduler``, of Stable Diffusion 1 or
-    2 or of InstructPix2Pix · clip: both towers of the CLIP whose text encoder its UNet reads ·
-    vllm: a LLaVA · size: of the pictures it is trained with, in pixels a side.
+    pipeline: a diffusers folder of Stable Diffusion 1 or InstructPix2Pix · clip: both towers of the
+    CLIP whose text encoder its UNet reads · vllm: a LLaVA · size: of the pictures it is trained
+    with, in pixels a side.
     Raises FlexEditError for parts that cannot be read or do not go together, and if ``out`` exists.
     """
     if out.exists():
         raise FlexEditError(f"{out} is there already. Choose another folder, or delete it.")
     sources = {"vllm": vllm, "clip": clip, "vae": pipeline / "vae"}
-    for folder in (pipeline / "unet", pipeline / "scheduler", *sources.values()):
+    others = [pipeline / name for name in ("unet", "scheduler", "text_encoder")]
+    for folder in (*others, *sources.values()):
         if not any(folder.glob("*config.json")):
-            raise FlexEditError(
-                f"{folder} is no folder of a model: it has no config. Download it whole, for "
-                "instance by `hf download`."
-            )
+            raise FlexEditError(f"{folder} is no folder of a model: it has no config. Download it.")
     unet = load_unet(pipeline / "unet")
     text, image = load_text_encoder(clip), load_image_encoder(clip)
-    width, reads = text.text_model.config.hidden_size, unet.config.cross_attention_dim
-    if width != reads:
-        raise FlexEditError(
-            f"The UNet of {pipeline.name} reads texts {reads} wide, but {clip.name} writes them "
-            f"{width} wide. Choose the CLIP that the pipeline's text encoder was taken from."
-        )
+    width = text.text_model.config.hidden_size
+    require_its_clip(text.text_model.config, pipeline / "text_encoder")
     config = SystemConfig(
         name=out.name,
         num_edit_tokens=NUM_EDIT_TOKENS,
@@ -92,6 +86,10 @@ def assemble(
         sources={part: PartSource(folder=part) for part in sources},
         sampling=SamplingConfig(num_steps=NUM_STEPS, size=size),
     )
+    with part_errors(pipeline / "vae") as vae:
+        levels = json.loads((vae / "config.json").read_text(encoding="utf-8"))["block_out_channels"]
+    if size % 2 ** (len(levels) - 1):
+        raise FlexEditError(f"The size is {size}; choose a multiple of {2 ** (len(levels) - 1)}.")
     unfinished = out.with_name(out.name + ".unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
     try:
@@ -122,8 +120,8 @@ def load_unet(folder: Path) -> Any:
     if others or config.out_channels != 4 or config.in_channels not in (4, 8):
         raise FlexEditError(
             f"{folder} has {config.in_channels} channels in and {config.out_channels} out"
-            f"{f', and reads {others} besides' if others else ''}. FlexEdit trains UNets as that "
-            "of Stable Diffusion 1 and 2 (4 in) and of InstructPix2Pix (8 in)."
+            f"{f', and reads {others} besides' if others else ''}. FlexEdit trains UNets as "
+            "Stable Diffusion 1's (4 in) and InstructPix2Pix's (8 in)."
         )
     return unet
 
@@ -135,6 +133,22 @@ def with_scene(unet: Any) -> dict[str, Tensor]:
     if first.shape[1] == 4:
         weights["conv_in.weight"] = torch.cat([first, torch.zeros_like(first)], dim=1)
     return weights
+
+
+def require_its_clip(text: Any, folder: Path) -> None:
+    """Raises FlexEditError if a CLIP's text encoder (its config) is not the pipeline's own."""
+    from transformers import CLIPTextConfig
+
+    with part_errors(folder):
+        own = CLIPTextConfig.from_pretrained(folder)
+    for name in ("hidden_size", "num_hidden_layers", "max_position_embeddings"):
+        found, wanted = getattr(text, name), getattr(own, name)
+        if found != wanted:
+            raise FlexEditError(
+                f"CLIP's text encoder has {name} {found}, but that in {folder} {wanted}: its UNet "
+                "reads other texts. Choose the CLIP that it was taken from. (Stable Diffusion 2 "
+                "stops a layer before the last one; FlexEdit cannot.)"
+            )
 
 
 def hidden_width(vllm: Path) -> int:
@@ -153,6 +167,10 @@ def diffusion_config(file: Path) -> DiffusionConfig:
     """What a pipeline's scheduler says of the noise it was trained with."""
     with part_errors(file.parent):
         says = json.loads(file.read_text(encoding="utf-8"))
+    if says.get("trained_betas") or says.get("rescale_betas_zero_snr"):
+        raise FlexEditError(
+            f"{file} has a noise schedule of its own, which FlexEdit cannot follow."
+        )
     names = ("prediction_type", "beta_start", "beta_end", "beta_schedule", "num_train_timesteps")
     known = {"prediction_type": "epsilon"} | {name: says[name] for name in names if name in says}
     return build(DiffusionConfig, known, str(file))
@@ -161,6 +179,7 @@ def diffusion_config(file: Path) -> DiffusionConfig:
 def copy_part(source: Path, target: Path) -> None:
     """A part's own files, not the other formats of its weights."""
     target.mkdir(parents=True)
-    for pattern in DOWNLOADED:
-        for file in source.glob(pattern):
+    for file in (file for pattern in DOWNLOADED for file in source.glob(pattern)):
+        is_variant = ".fp16." in file.name and (source / file.name.replace(".fp16", "")).is_file()
+        if not is_variant:
             shutil.copy(file, target)

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from ..data.world import Sample
+from ..errors import FlexEditError
 from ..request import EditRequest
 
 
@@ -118,8 +119,11 @@ class _Rows(Dataset):
     def __init__(self, samples: Samples) -> None:
         self.samples = samples
 
-    def __getitem__(self, index: int) -> Sample:
-        return self.samples[index]
+    def __getitem__(self, index: int) -> Sample | FlexEditError:
+        try:
+            return self.samples[index]
+        except FlexEditError as error:  # raised in a worker, it would come as its traceback
+            return error
 
 
 class _Steps(Sampler):
@@ -148,13 +152,27 @@ def loader(
     rank: int = 0,
     ranks: int = 1,
     num_workers: int = 0,
-) -> DataLoader:
-    """Batches of the global size ``batch_size`` (this process's share of each), in order."""
+) -> Iterator[Batch]:
+    """Batches of the global size ``batch_size`` (this process's share of each), in order.
+
+    Raises the FlexEditError of a sample that cannot be made.
+    """
     assert batch_size % ranks == 0
-    return DataLoader(
+    batches = DataLoader(
         _Rows(samples),
         batch_sampler=_Steps(first_step, last_step, batch_size, rank, ranks),
-        collate_fn=collate,
+        collate_fn=_collate_or_error,
         num_workers=num_workers,
         persistent_workers=num_workers > 0,
     )
+    for batch in batches:
+        if isinstance(batch, FlexEditError):
+            raise batch
+        yield batch
+
+
+def _collate_or_error(samples: Sequence[Sample | FlexEditError]) -> Batch | FlexEditError:
+    good = [sample for sample in samples if isinstance(sample, Sample)]
+    if len(good) == len(samples):
+        return collate(good)
+    return next(sample for sample in samples if isinstance(sample, FlexEditError))

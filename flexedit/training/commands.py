@@ -16,7 +16,10 @@ def add_commands(commands: Any) -> None:
 
     assemble = commands.add_parser("assemble", help="make a model to train of others' parts")
     assemble.add_argument(
-        "--pipeline", type=Path, required=True, help="a diffusers folder: Stable Diffusion 1 or 2"
+        "--pipeline",
+        type=Path,
+        required=True,
+        help="a diffusers folder: Stable Diffusion 1 or InstructPix2Pix",
     )
     assemble.add_argument("--clip", type=Path, required=True, help="a folder with both towers")
     assemble.add_argument("--vllm", type=Path, required=True, help="the folder of a LLaVA")
@@ -39,7 +42,7 @@ def _add_train(commands: Any) -> None:
 
     own = commands.add_parser("own", help="any model on your own edits")
     own.add_argument("--data", type=Path, required=True, help="a folder with an index.jsonl")
-    own.add_argument("--start", type=Path, help="a model folder; default: flexedit-mini")
+    own.add_argument("--model", type=Path, help="a folder to go on from; default: flexedit-mini")
     own.add_argument("--out", type=Path, required=True)
     own.add_argument("--stages", default="joint", help="align, joint or align,joint")
     own.add_argument("--steps", type=positive, default=1000, help="of each stage")
@@ -101,7 +104,7 @@ def run_train_own(options: argparse.Namespace) -> dict[str, Any]:
     from .trainer import TrainConfig
 
     _take_threads(options)
-    start = ModelFolder(options.start) if options.start else ModelFolder.embedded()
+    start = ModelFolder(options.model) if options.model else ModelFolder.embedded()
     on_gpu = torch.cuda.is_available()
     stages = {
         name: TrainConfig(

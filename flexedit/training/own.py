@@ -6,13 +6,16 @@ encoder says by the caption. ``joint`` is stage 2: L = L_VLLM + L_diffusion, all
 
 from __future__ import annotations
 
+import gc
 import shutil
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import torch
+from accelerate import PartialState
 from torch import Tensor
 
 from ..benchmark.systems import fingerprint
@@ -21,13 +24,14 @@ from ..data.edits import INDEX, Edits
 from ..errors import FlexEditError
 from .assemble import copy_part
 from .system import PARTS, Recipe, System
-from .trainer import TrainConfig, Trainer
+from .trainer import CHECKPOINT, TrainConfig, Trainer
 from .validation import PictureGrid
 
 RECIPES = {
     "align": Recipe("align", parts=("qformer", "vllm")),
     "joint": Recipe("joint", parts=PARTS, text="instruction", region=2.0),
 }
+ORIGIN = "origin"  # a note of what a folder's training is of
 LEARNING_RATES = {"align": 2e-4, "joint": 1e-5}  # SmartEdit's, whose two stages these are
 
 
@@ -48,8 +52,8 @@ class OwnTraining:
     def run(self, max_seconds: float | None = None) -> bool:
         """Trains, or goes on where it was, and says whether it came to the end.
 
-        Raises FlexEditError for a folder that holds another training, for stages that are unknown
-        or in another order, and for `align` of a model without a VLLM.
+        Raises FlexEditError for a folder that holds anything else, for stages that are unknown or
+        in another order, and for `align` of a model without a VLLM.
         """
         if list(self.stages) != [name for name in RECIPES if name in self.stages]:
             raise FlexEditError(
@@ -61,50 +65,66 @@ class OwnTraining:
                 f"{self.start.path.name} has no VLLM, and no Q-Former to align. Train joint only."
             )
         end = None if max_seconds is None else time.monotonic() + max_seconds
-        self.claim()
+        processes = PartialState(cpu=not torch.cuda.is_available())
+        self.check_folder()
+        processes.wait_for_everyone()  # until all have looked
+        if processes.is_main_process:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            (self.folder / ORIGIN).write_text(self.origin)
         tensors = self.start.all_tensors()
-        for name in self.stages:
+        for name in self.to_do:
             left = None if end is None else max(0.0, end - time.monotonic())
-            trainer, tensors = self.stage(name, tensors, left)
-            if not trainer.finished:
+            finished, tensors = self.stage(name, tensors, left)
+            gc.collect()  # the stage's parts, before the next one's
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+            if not finished:
                 return False
-        if trainer.accelerator.is_main_process:
+        if processes.is_main_process:
             self.export(tensors)
-        trainer.accelerator.wait_for_everyone()
+        processes.wait_for_everyone()
         return True
 
-    def claim(self) -> None:
-        """Writes down what the training in the folder is of, once every process has looked."""
-        from accelerate import PartialState
-
-        processes = PartialState(cpu=not torch.cuda.is_available())
+    @cached_property
+    def origin(self) -> str:
         files = [self.start.path / name for name in (CONFIG_FILE, WEIGHTS_FILE)]
-        own = fingerprint([*files, self.data.folder / INDEX], " ".join(self.stages))
-        note = self.folder / "origin"
-        if note.is_file() and note.read_text() != own:
+        return fingerprint([*files, self.data.folder / INDEX], " ".join(self.stages))
+
+    def check_folder(self) -> None:
+        note = self.folder / ORIGIN
+        if not note.is_file() and self.folder.is_dir() and any(self.folder.iterdir()):
+            raise FlexEditError(f"{self.folder} holds something else. Choose another --out.")
+        if note.is_file() and note.read_text() != self.origin:
             raise FlexEditError(
                 f"{self.folder} holds a training of another model, other data or other stages. "
                 "Choose another --out, or delete it."
             )
-        processes.wait_for_everyone()
-        if processes.is_main_process:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            note.write_text(own)
+
+    @property
+    def to_do(self) -> list[str]:
+        """The stages from the last one that has begun: it has what those before it made."""
+        names = list(self.stages)
+        begun = [name for name in names if (self.folder / name / CHECKPOINT).is_file()]
+        return names[names.index(begun[-1]) :] if begun else names
 
     def stage(
         self, name: str, tensors: Mapping[str, Tensor], max_seconds: float | None
-    ) -> tuple[Trainer, dict[str, Tensor]]:
-        """Its trainer and what it has made of the tensors it began with."""
+    ) -> tuple[bool, dict[str, Tensor]]:
+        """Whether it is finished, and what it has made of the tensors it began with."""
         train = self.stages[name]
         torch.manual_seed(train.seed)
-        system = System(self.start, RECIPES[name], num_classes=0, seed=train.seed)
+        dtype = torch.bfloat16 if train.mixed_precision == "bf16" else torch.float32
+        system = System(self.start, RECIPES[name], 0, train.seed, dtype)
         system.take_up(tensors)
-        shows = name == "joint" and any(row.task != "ask" for row in self.shown.rows)
-        grid = PictureGrid(system, self.folder / "pictures", self.shown) if shows else None
+        grid = None
+        if name == "joint":
+            grid = PictureGrid(system, self.folder / "pictures", self.shown)
         trainer = Trainer(system, self.data, train, self.folder / name, grid)
         trainer.run(max_seconds)
         with trainer.averaged():
-            return trainer, {k: v.detach().cpu().clone() for k, v in system.tensors().items()}
+            return trainer.finished, {
+                k: v.detach().cpu().clone() for k, v in system.tensors().items()
+            }
 
     def export(self, tensors: Mapping[str, Tensor]) -> None:
         """The model folder to use: the parts as they were, beside what was trained."""

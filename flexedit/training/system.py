@@ -56,7 +56,7 @@ class Draw:
         recipe: Recipe,
         num_train_timesteps: int = 1000,
     ) -> Draw:
-        generator = torch.Generator().manual_seed(seed * 1_000_003 + step)
+        generator = torch.Generator().manual_seed((seed * 1_000_003 + step) % 2**63)
         batch, *latent = shape
         noises = (batch, recipe.noises)
         choice = torch.rand(noises, generator=generator)
@@ -114,9 +114,17 @@ class System(nn.Module):
     """All parts of one system, and the losses of one batch."""
 
     def __init__(
-        self, folder: ModelFolder, recipe: Recipe, num_classes: int, seed: int = 0
+        self,
+        folder: ModelFolder,
+        recipe: Recipe,
+        num_classes: int,
+        seed: int = 0,
+        vllm_dtype: torch.dtype = torch.float32,
     ) -> None:
-        """Fresh trainable parts beside the folder's frozen ones."""
+        """Fresh trainable parts, in float32, beside the folder's frozen ones.
+
+        ``vllm_dtype``: of the VLLM without its LoRA and edit tokens, by far the largest part.
+        """
         super().__init__()
         self.recipe, self.seed = recipe, seed
         config = self.config = folder.config
@@ -126,6 +134,7 @@ class System(nn.Module):
             assert config.qformer is not None
             self.vllm = load_stock_vllm(
                 folder.part("vllm"),
+                vllm_dtype,
                 num_edit_tokens=config.num_edit_tokens,
                 hidden_state=config.hidden_state,
             )
@@ -213,7 +222,7 @@ class System(nn.Module):
         states = self.vllm.states(sequences, pixels)
         if "vllm" in self.recipe.parts:
             losses["reply"] = self.recipe.reply * self.vllm.reply_loss(sequences, states)
-        return self.qformer(self.vllm.edit_states(sequences, states))
+        return self.qformer(self.vllm.edit_states(sequences, states).float())
 
     def alignment(self, e: Tensor, batch: Batch) -> Tensor:
         """Stage 1: distance of e to CLIP's text embedding of the caption, per row with an edit."""

@@ -125,16 +125,14 @@ class Trainer:
         rows = config.batch_size // config.accumulate
         share = rows // process.num_processes
         start = process.process_index * share
-        batches = iter(
-            loader(
-                self.samples,
-                rows,
-                self.step * config.accumulate,
-                config.steps * config.accumulate,
-                rank=process.process_index,
-                ranks=process.num_processes,
-                num_workers=config.num_workers,
-            )
+        batches = loader(
+            self.samples,
+            rows,
+            self.step * config.accumulate,
+            config.steps * config.accumulate,
+            rank=process.process_index,
+            ranks=process.num_processes,
+            num_workers=config.num_workers,
         )
         began = time.monotonic()
         bar = tqdm(
@@ -152,7 +150,8 @@ class Trainer:
             logged: dict[str, Any] = {}
             for part in range(config.accumulate):
                 micro = self.step * config.accumulate + part
-                torch.manual_seed(config.seed * 1_000_003 + micro * 64 + process.process_index)
+                own = config.seed * 1_000_003 + micro * 64 + process.process_index
+                torch.manual_seed(own % 2**63)
                 first = part * rows + start
                 draw = self.model.draw(self.step, config.batch_size).rows(first, first + share)
                 batch = next(batches).to(process.device)

@@ -22,9 +22,11 @@ VALIDATION_SEED = 1000  # of a world that no stage trains on
 
 
 class PictureGrid:
-    """Call it with a step: it writes ``folder/<step>.png`` of the first samples with a target; by
-    default of a world that no stage trains on.
+    """Call it with a step: it writes ``folder/<step>.png`` of the first samples that are no
+    questions, if there are any; by default of a world that no stage trains on.
     """
+
+    batch: Batch | None
 
     def __init__(
         self, system: System, folder: Path, samples: Samples | None = None, count: int = COUNT
@@ -33,9 +35,12 @@ class PictureGrid:
         if samples is None:
             samples = World(system.config.sampling.size, "train", VALIDATION_SEED)
         edits = (sample for index in range(10 * count) if (sample := samples[index]).task != "ask")
-        self.batch = collate([sample for sample, _ in zip(edits, range(count), strict=False)])
+        found = [sample for sample, _ in zip(edits, range(count), strict=False)]
+        self.batch = collate(found) if found else None
 
     def __call__(self, step: int) -> None:
+        if self.batch is None:
+            return
         edited = edit(self.system, self.batch)
         rows = [self.batch.request.marked(), edited, self.batch.target]
         grid = torch.cat([torch.cat(list(row), dim=2) for row in rows], dim=1)

@@ -43,7 +43,8 @@ def folder(tmp_path: Path) -> Path:
         "mask": box(slice(15, 20), slice(75, 80)),
         "object": box(*OBJECT),
         "small": box(*OBJECT)[::2, ::2],
-        "wide": box(slice(18, 22), slice(5, 95)),
+        "apart": box(slice(18, 22), slice(0, 3)) | box(slice(18, 22), slice(95, 100)),
+        "turned": box(*OBJECT).T,
         "empty": box(slice(0), slice(0)),
         "subject": np.full((10, 30, 3), 200, np.uint8),
     }
@@ -117,9 +118,10 @@ def test_a_square_is_cut_around_the_mask_alike_from_all_pictures(edits):
 
 
 def test_a_mask_longer_than_the_square_is_partly_in_it(edits):
-    own = edits(EDIT | {"mask": "wide.png"}, size=40)
-    for index in range(20):
-        assert own[index].mask.sum() >= 4 * 20
+    own = edits(EDIT | {"mask": "apart.png"}, size=40)
+    inside = [own[index].mask for index in range(40)]
+    assert all(mask.any() for mask in inside)
+    assert len({int(mask.sum()) for mask in inside}) == 2  # now one end of it, now the other
 
 
 def test_pictures_are_brought_to_the_size(edits):
@@ -182,6 +184,20 @@ def test_what_a_row_leaves_out_is_filled_in(words, expected, edits):
     assert (sample.reply, sample.caption) == expected
 
 
+def test_what_segments_is_captioned_by_its_label(edits):
+    row = {"scene": "scene.png", "task": "segment", "object_mask": "object.png"}
+    named = edits(row | {"label": "cup"})[0]
+    assert named.caption == "mark the cup in red" and "cup" not in named.instruction
+
+
+def test_lines_are_as_other_programs_write_them(folder):
+    """With a mark at the beginning, Windows' ends, and characters that only look like ends"""
+    row = EDIT | {"caption": "one\u2028line\x85"}
+    text = json.dumps(EDIT) + "\r\n\r\n" + json.dumps(row, ensure_ascii=False) + "\r\n"
+    (folder / INDEX).write_bytes(b"\xef\xbb\xbf" + text.encode())
+    assert [row.caption for row in Edits(folder, 32).rows] == ["", "one\u2028line\x85"]
+
+
 def test_a_question_needs_no_target(edits):
     row = {"scene": "scene.png", "mask": "mask.png", "task": "ask", "label": "cat"}
     sample = edits(row)[0]
@@ -201,7 +217,7 @@ def test_a_question_needs_no_target(edits):
         ({"instruction": "  "}, "an edit needs an instruction and a target"),
         ({"instruction": 7}, "line 2: instruction is 7; expected str"),
         ({"task": "paint"}, "line 2: task is 'paint'; choose one of edit, segment, ask"),
-        ({"task": "ask"}, "a question needs a reply, or a label"),
+        ({"task": "ask", "target": None}, "a question needs a reply, or a label"),
         ({"task": "segment", "target": None}, "a target, or an object_mask to paint"),
         (
             {"task": "segment", "target": None, "object_mask": "object.png"},
@@ -209,6 +225,10 @@ def test_a_question_needs_no_target(edits):
         ),
         ({"captoin": "remove the cat"}, "line 2: unknown setting captoin"),
         ({"target": "subject.png"}, "subject.png has 30×10 pixels, but its scene .* 100×40"),
+        ({"mask": "turned.png"}, "turned.png has 40×100 pixels, but its scene .* A mask must lie"),
+        ({"region": "turned.png"}, "turned.png has 40×100 pixels"),
+        ({"scene": ""}, "line 2: the scene is missing"),
+        ({"task": "ask", "label": "cat"}, "a question has no target"),
     ],
 )
 def test_a_row_that_cannot_be_learned_from_is_named(changes, complaint, edits):

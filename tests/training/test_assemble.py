@@ -102,9 +102,12 @@ def test_it_edits(model):
 
 def test_other_formats_of_the_weights_stay_behind(others, tmp_path):
     shutil.copytree(others, tmp_path / "others")
-    (tmp_path / "others" / "vllm" / "pytorch_model.bin").write_text("much")
+    vllm = tmp_path / "others" / "vllm"
+    (vllm / "pytorch_model.bin").write_text("much")
+    shutil.copy(vllm / "model.safetensors", vllm / "model.fp16.safetensors")
     made = assemble(*parts(tmp_path / "others"), tmp_path / "made")
-    assert not (made.path / "vllm" / "pytorch_model.bin").exists()
+    before, after = ({file.name for file in one.iterdir()} for one in (vllm, made.path / "vllm"))
+    assert before - after == {"pytorch_model.bin", "model.fp16.safetensors"}
 
 
 # Bad input
@@ -119,10 +122,13 @@ def refused(folder: Path, out: Path, complaint: str) -> None:
 @pytest.mark.parametrize(
     ("unet", "complaint"),
     [
-        ({"in_channels": 9}, "9 channels in and 4 out. FlexEdit trains UNets as that of Stable"),
+        (
+            {"in_channels": 9},
+            "9 channels in and 4 out. FlexEdit trains UNets as Stable Diffusion 1's",
+        ),
         ({"out_channels": 8}, "4 channels in and 8 out"),
         ({"class_embed_type": "timestep"}, "and reads timestep besides"),
-        ({"cross_attention_dim": 64}, "reads texts 64 wide, but clip writes them 32 wide"),
+        ({"cross_attention_dim": 64}, "qformer.width is 32 but the UNet reads a context 64 wide"),
     ],
 )
 def test_a_unet_that_flexedit_cannot_drive_is_refused(unet, complaint, tmp_path):
@@ -154,11 +160,31 @@ def test_another_class_of_vllm_is_refused(others, tmp_path):
     refused(tmp_path / "others", tmp_path / "made", "holds a clip; FlexEdit trains LLaVA 1.5's")
 
 
-def test_a_scheduler_of_another_kind_is_refused(others, tmp_path):
+@pytest.mark.parametrize(
+    ("part", "says", "complaint"),
+    [
+        ("scheduler/scheduler_config", {"prediction_type": "flow"}, "'flow'; choose one of"),
+        ("scheduler/scheduler_config", {"trained_betas": [0.1]}, "a noise schedule of its own"),
+        (
+            "text_encoder/config",
+            {"num_hidden_layers": 23},
+            "num_hidden_layers 1, but that in .* 23",
+        ),
+    ],
+)
+def test_a_pipeline_that_differs_where_flexedit_cannot_follow_is_refused(
+    part, says, complaint, others, tmp_path
+):
     shutil.copytree(others, tmp_path / "others")
-    file = tmp_path / "others" / "pipeline" / "scheduler" / "scheduler_config.json"
-    file.write_text(json.dumps({"prediction_type": "flow"}))
-    refused(tmp_path / "others", tmp_path / "made", "prediction_type is 'flow'; choose one of")
+    file = tmp_path / "others" / "pipeline" / f"{part}.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | says))
+    refused(tmp_path / "others", tmp_path / "made", complaint)
+
+
+def test_a_size_that_the_vae_would_pad_is_refused(others, tmp_path):
+    with pytest.raises(FlexEditError, match="The size is 70; choose a multiple of 4"):
+        assemble(*parts(others), tmp_path / "made", size=70)
+    assert not any(tmp_path.iterdir())
 
 
 def test_a_folder_that_is_there_is_not_overwritten(others, tmp_path):

@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 import torch
 
-from flexedit.data import World
+from flexedit.data import Sample, World
+from flexedit.errors import FlexEditError
 from flexedit.training.batch import Batch, collate, loader
 
 WORLD = World(32, seed=5)
@@ -90,3 +91,19 @@ def test_pictures_are_in_the_range_of_a_request():
         assert pictures.dtype == torch.float32
         assert pictures.amin() >= 0 and pictures.amax() <= 1
         assert pictures.amax() > 0.5 and np.isfinite(pictures.numpy()).all()
+
+
+class Broken:
+    def __getitem__(self, index: int) -> Sample:
+        if index == 3:
+            raise FlexEditError("mask.png is empty.")
+        return WORLD[index]
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_a_sample_that_cannot_be_made_says_so_in_its_own_words(num_workers):
+    batches = loader(Broken(), 2, 0, 4, num_workers=num_workers)
+    assert len(next(batches).samples) == 2
+    with pytest.raises(FlexEditError) as raised:
+        next(batches)
+    assert str(raised.value) == "mask.png is empty."

@@ -1,9 +1,14 @@
 import json
+import re
 import shutil
+import weakref
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 from PIL import Image
 
 from flexedit.checkpoint import ModelFolder
@@ -16,6 +21,7 @@ from flexedit.training.assemble import assemble
 from flexedit.training.batch import collate
 from flexedit.training.own import OwnTraining
 from flexedit.training.stages import curve
+from flexedit.training.system import System
 from flexedit.training.trainer import TrainConfig
 from tests.tiny import make_tiny_folder
 from tests.tiny_pipelines import make_tiny_pipeline
@@ -73,16 +79,75 @@ def test_both_stages_train_what_others_parts_make(tmp_path):
     assert picture.isfinite().all()
 
 
-def test_a_stopped_run_goes_on_to_what_an_unbroken_one_becomes(folder, tmp_path):
-    stages = {"align": TRAIN, "joint": TRAIN}
-    assert training(folder, tmp_path / "unbroken", **stages).run()
-    assert not training(folder, tmp_path / "stopped", **stages).run(max_seconds=0.0)
-    assert not (tmp_path / "stopped" / "model").exists()
-    assert training(folder, tmp_path / "stopped", **stages).run()
+class Cut(Exception):
+    """The power fails."""
+
+
+def cut_in_step(number: int, monkeypatch) -> None:
+    calls, forward = [], System.forward
+
+    def failing(system, batch, draw):
+        calls.append(batch)
+        if len(calls) == number:
+            raise Cut
+        return forward(system, batch, draw)
+
+    monkeypatch.setattr(System, "forward", failing)
+
+
+def test_a_broken_run_goes_on_to_what_an_unbroken_one_becomes(folder, tmp_path):
+    train = replace(TRAIN, steps=6, checkpoint_every=2, ema=0.9)
+    own = partial(training, folder, align=train, joint=train)
+    assert own(tmp_path / "unbroken").run()
+    for step in (5, 2 + 5):  # of align; then of its two steps that are left, and joint
+        with pytest.MonkeyPatch.context() as patch, pytest.raises(Cut):
+            cut_in_step(step, patch)
+            own(tmp_path / "broken").run()
+        assert not (tmp_path / "broken" / "model").exists()
+    assert [row["step"] for row in curve(tmp_path / "broken" / "joint")] == [1, 2, 3, 4]
+    assert own(tmp_path / "broken").to_do == ["joint"]
+    assert own(tmp_path / "broken").run()
     one, other = (
-        ModelFolder(tmp_path / name / "model").all_tensors() for name in ("unbroken", "stopped")
+        ModelFolder(tmp_path / name / "model").all_tensors() for name in ("unbroken", "broken")
     )
     assert all(torch.equal(one[key], other[key]) for key in one)
+
+
+def test_a_stage_is_gone_before_the_next_one_comes(folder, tmp_path, monkeypatch):
+    """A VLLM fits onto a GPU once."""
+    alive: list[weakref.ref] = []
+    build = System.__init__
+
+    def building(system, *words):
+        assert not any(one() for one in alive)
+        alive.append(weakref.ref(system))
+        build(system, *words)
+
+    monkeypatch.setattr(System, "__init__", building)
+    assert training(folder, tmp_path / "run", align=TRAIN, joint=TRAIN).run()
+    assert len(alive) == 2
+
+
+def test_a_vllm_in_half_the_memory_learns_too(folder, tmp_path, monkeypatch):
+    """With bf16 autocast the frozen weights are bf16; what is trained stays float32."""
+    seen = []
+    monkeypatch.setattr(
+        OwnTraining,
+        "export",
+        lambda own, tensors: seen.append({k: v.dtype for k, v in tensors.items()}),
+    )
+    systems, take_up = [], System.take_up
+    monkeypatch.setattr(
+        System, "take_up", lambda one, tensors: systems.append(one) or take_up(one, tensors)
+    )
+    AcceleratorState._reset_state(reset_partial_state=True)  # it keeps the first precision
+    train = replace(TRAIN, mixed_precision="bf16", validate_every=2)
+    assert training(folder, tmp_path / "run", joint=train).run()
+    dtypes = {p.requires_grad: p.dtype for p in systems[0].vllm.parameters()}
+    assert dtypes == {True: torch.float32, False: torch.bfloat16}
+    assert set(seen[0].values()) == {torch.float32}
+    assert (tmp_path / "run" / "pictures" / "000002.png").is_file()
+    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 def test_a_model_without_a_vllm_is_trained_too(folder, tmp_path):
@@ -100,6 +165,16 @@ def test_a_model_without_a_vllm_is_trained_too(folder, tmp_path):
     assert set(curve(tmp_path / "run" / "joint")[0]) == {"step", "seconds", "diffusion"}
     with pytest.raises(FlexEditError, match="no VLLM, and no Q-Former to align"):
         training(tmp_path, tmp_path / "other", align=TRAIN).run()
+
+
+def test_torchrun_leaves_the_documented_words_alone():
+    from torch.distributed.run import get_args_parser
+
+    page = (Path(__file__).parents[2] / "docs" / "training.md").read_text(encoding="utf-8")
+    words = re.search(r"`torchrun (.+?)…`", page).group(1).split()
+    common = ["--data", "edits", "--model", "my-model", "--out", "runs", "--stages", "align,joint"]
+    found = get_args_parser().parse_args([*words, *common, "--steps", "2", "--batch", "4"])
+    assert found.training_script == "flexedit" and found.training_script_args[-1] == "4"
 
 
 def test_questions_alone_train_what_answers(folder, tmp_path):
@@ -134,6 +209,11 @@ def test_a_folder_of_another_training_is_left_alone(folder, tmp_path):
     index.write_text("".join(index.read_text().splitlines(keepends=True)[:5]))
     with pytest.raises(FlexEditError, match="Choose another --out"):
         training(tmp_path / "here", tmp_path / "run", joint=TRAIN).run()
+    for precious in (tmp_path / "here" / "edits", tmp_path / "here" / "model"):
+        files = sorted(precious.iterdir())
+        with pytest.raises(FlexEditError, match="holds something else"):
+            training(folder, precious, joint=TRAIN).run()
+        assert sorted(precious.iterdir()) == files
     assert (tmp_path / "run" / "model" / "flexedit.safetensors").read_bytes() == kept
 
 
@@ -141,7 +221,7 @@ def test_a_folder_of_another_training_is_left_alone(folder, tmp_path):
 
 
 def run(folder: Path, out: Path, *words: object) -> int:
-    common = ("--data", folder / "edits", "--start", folder / "model", "--out", out)
+    common = ("--data", folder / "edits", "--model", folder / "model", "--out", out)
     return main(list(map(str, ("train", "own", *common, *words))))
 
 
@@ -167,7 +247,7 @@ def test_each_stage_has_a_learning_rate_of_its_own(folder, tmp_path, monkeypatch
     ("words", "complaint"),
     [
         (("--data", "nowhere"), "nowhere/index.jsonl cannot be read"),
-        (("--start", "nowhere"), "no model folder nowhere"),
+        (("--model", "nowhere"), "no model folder nowhere"),
         (("--stages", "joint,joint2"), "choose from align, joint, in this order"),
         (("--batch", 3, "--accumulate", 2), "batch_size 3 does not divide"),
     ],
