@@ -213,7 +213,11 @@ class System(nn.Module):
         marked = request.marked(self.config.mark_alpha)
         texts = prompts.prompts_for(request, draw.phrases)
         asks = [task == "ask" for task in request.tasks]
-        generic = [bool(g) and not ask for g, ask in zip(draw.generic, asks, strict=True)]
+        # nobody is taught to say the generic reply: it is what rows that know no other are given
+        generic = [
+            not ask and (bool(drawn) or reply == prompts.GENERIC_REPLY)
+            for drawn, ask, reply in zip(draw.generic, asks, batch.replies, strict=True)
+        ]
         replies = prompts.training_replies(batch.replies, generic)
         sequences = self.vllm.tokenize(
             texts, replies, edit_tokens=[not ask for ask in asks], forced=generic, end=True

@@ -167,6 +167,17 @@ def test_a_model_without_a_vllm_is_trained_too(folder, tmp_path):
         training(tmp_path, tmp_path / "other", align=TRAIN).run()
 
 
+def test_rows_that_name_nothing_do_not_teach_to_say_nothing(folder, tmp_path):
+    shutil.copytree(folder / "model", tmp_path / "model")
+    shutil.copytree(folder / "edits", tmp_path / "edits")
+    rows = [json.loads(line) for line in (folder / "edits" / INDEX).read_text().splitlines()]
+    silent = [row | {"reply": None, "label": None} for row in rows if row["task"] != "ask"]
+    (tmp_path / "edits" / INDEX).write_text("".join(json.dumps(row) + "\n" for row in silent))
+    assert training(tmp_path, tmp_path / "run", joint=TRAIN).run()
+    for row in curve(tmp_path / "run" / "joint"):
+        assert row["reply"] == 0 and row["diffusion"] > 0
+
+
 def test_torchrun_leaves_the_documented_words_alone():
     from torch.distributed.run import get_args_parser
 
