@@ -183,13 +183,13 @@ def run_edit(options: argparse.Namespace) -> dict[str, Any]:
 
 def run_batch(options: argparse.Namespace) -> dict[str, Any]:
     from .batch import RESULTS, Batch, read_jobs
-    from .benchmark.systems import fingerprint, weights
+    from .benchmark.systems import described
 
     first, step = options.part
     jobs = read_jobs(options.list)[first - 1 :: step]
     pipeline = _pipeline(options)
-    settings = {name: getattr(options, name) for name in SETTINGS}
-    settings["model"] = fingerprint(weights(pipeline.folder.path))
+    pipeline.load()  # what is wrong with it is wrong with every edit
+    settings = {name: getattr(options, name) for name in SETTINGS} | described(pipeline)
 
     def edit(job: Job, out: Path) -> dict[str, Any]:
         notes: list[str] = []

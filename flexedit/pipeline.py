@@ -216,6 +216,12 @@ class FlexEditPipeline:
         # in full precision: many VAEs overflow in half
         return self.folder.load_vae(torch.float32).to(self.device)
 
+    def load(self) -> None:
+        """Loads now what an edit needs, not part by part in the first one."""
+        reads = ("vllm", "qformer") if self.config.has_vllm else ("text",)
+        for part in (*reads, "clip", "mea", "unet", "vae"):
+            getattr(self, part)
+
     def interpret(
         self,
         request: EditRequest,

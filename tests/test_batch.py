@@ -1,4 +1,5 @@
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -123,6 +124,15 @@ def test_too_little_memory_for_one_edit_ends_no_other(folder, run, monkeypatch):
     assert run() == 2
     first, second = results(folder)
     assert "not enough memory" in first["error"] and "error" not in second
+
+
+def test_a_model_that_cannot_be_loaded_fails_before_any_edit(folder, tiny, capsys, run):
+    shutil.copytree(tiny, folder / "model")
+    (folder / "model" / "vae" / "diffusion_pytorch_model.safetensors").unlink()
+    write_list(folder, ROW)
+    assert run("--model", folder / "model") == 2
+    assert "vae cannot be loaded" in capsys.readouterr().err
+    assert not (folder / "out").exists()
 
 
 def test_parts_make_the_whole(folder, run):

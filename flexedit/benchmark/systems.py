@@ -130,8 +130,7 @@ class FlexEdit(System):
         }
 
     def load(self) -> None:
-        reads = ("vllm", "qformer") if self.pipeline.config.has_vllm else ("text",)
-        load_parts(self.pipeline, *reads, "clip", "mea", "unet", "vae")
+        self.pipeline.load()
 
     def answer(self, work: Work) -> list[Answer]:
         request = work.request
@@ -274,7 +273,7 @@ class RoundTrip(System):
         return super().describe() | described(self.pipeline)
 
     def load(self) -> None:
-        load_parts(self.pipeline, "vae")
+        _ = self.pipeline.vae  # loaded when it is first touched
 
     @torch.inference_mode()
     def answer(self, work: Work) -> list[Answer]:
@@ -371,12 +370,6 @@ def to_uint8(batch: Tensor) -> np.ndarray:
             "The output is no picture: its numbers overflowed. Let it compute in a wider type."
         )
     return (batch * 255).round().clamp(0, 255).byte().permute(0, 2, 3, 1).numpy(force=True)
-
-
-def load_parts(pipeline: FlexEditPipeline, *names: str) -> None:
-    """Each part is loaded when it is first touched."""
-    for name in names:
-        getattr(pipeline, name)
 
 
 def described(pipeline: FlexEditPipeline) -> dict[str, Any]:
