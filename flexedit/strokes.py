@@ -35,6 +35,7 @@ NUM_POINTS = {"lasso": (3, math.inf)} | dict.fromkeys(SHAPES, (2, 2))  # at leas
 REACH = 10.0  # pictures: how far outside a point may lie
 MAX_POINTS = 100_000
 THINNEST = math.sqrt(2)  # pixels: a line that wide covers a pixel wherever it runs
+SPECK = 1e-9  # pixels
 
 EXAMPLE = '{"version": 1, "strokes": [...]}'
 EMPTY = "Nothing is drawn. Draw over the thing to edit, then queue again."
@@ -244,7 +245,8 @@ def _thick(path: np.ndarray, radius: float, height: int) -> Crossings:
 
     along = np.diff(path, axis=0)
     length = np.hypot(along[:, 0], along[:, 1])
-    start, along, length = path[:-1][length > 0], along[length > 0], length[length > 0, None]
+    has_sides = length > SPECK  # shorter ones add nothing to their discs, and divide badly
+    start, along, length = path[:-1][has_sides], along[has_sides], length[has_sides, None]
     side = along[:, ::-1] * (1, -1) * (radius / length)  # the left edge goes down, as the discs'
     corners = np.stack([start + side, start - side, start + along - side, start + along + side], 1)
     sides = _edges(corners.reshape(-1, 2), np.roll(corners, -1, 1).reshape(-1, 2), height)

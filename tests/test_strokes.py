@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from flexedit import masks, strokes
@@ -80,6 +80,7 @@ def winding(path: np.ndarray, height: int, width: int) -> np.ndarray:
 
 @quick
 @given(paths, st.floats(0.05, 0.5), sizes)
+@example(((0.0, 0.0), (2.2e-313, 0.0)), 0.5, (2, 1))
 def test_a_brush_covers_what_is_nearer_than_half_its_width(path, width, size):
     radius = max(width * min(size), math.sqrt(2)) / 2
     away = distance(np.array(path) * size[::-1], *size) - radius

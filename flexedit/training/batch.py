@@ -165,6 +165,10 @@ def loader(
         num_workers=num_workers,
         persistent_workers=num_workers > 0,
     )
+    return _or_error(iter(batches))  # now: its making draws a number from torch's generator
+
+
+def _or_error(batches: Iterator[Batch | FlexEditError]) -> Iterator[Batch]:
     for batch in batches:
         if isinstance(batch, FlexEditError):
             raise batch

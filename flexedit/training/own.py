@@ -15,7 +15,6 @@ from functools import cached_property
 from pathlib import Path
 
 import torch
-from accelerate import PartialState
 from torch import Tensor
 
 from ..benchmark.systems import fingerprint
@@ -64,6 +63,8 @@ class OwnTraining:
             raise FlexEditError(
                 f"{self.start.path.name} has no VLLM, and no Q-Former to align. Train joint only."
             )
+        from accelerate import PartialState
+
         end = None if max_seconds is None else time.monotonic() + max_seconds
         processes = PartialState(cpu=not torch.cuda.is_available())
         self.check_folder()

@@ -13,6 +13,7 @@ from PIL import Image
 
 from flexedit.checkpoint import ModelFolder
 from flexedit.cli import main
+from flexedit.config import LoRAConfig
 from flexedit.data import World, write
 from flexedit.data.edits import INDEX, Edits
 from flexedit.errors import FlexEditError
@@ -34,7 +35,7 @@ def folder(tmp_path_factory) -> Path:
     """``edits``, and ``model`` to start from"""
     folder = tmp_path_factory.mktemp("own")
     write(World(64, seed=7), range(12), folder / "edits")
-    make_tiny_folder(folder / "model")
+    make_tiny_folder(folder / "model", lora=LoRAConfig(dropout=0.3))
     return folder
 
 
