@@ -22,7 +22,7 @@ from .training import commands as training
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from .batch import Job
+    from .jobs import Job
     from .pipeline import FlexEditPipeline
 
 
@@ -174,7 +174,7 @@ def _model(command: argparse.ArgumentParser) -> None:
 
 
 def run_edit(options: argparse.Namespace) -> dict[str, Any]:
-    from .batch import Job
+    from .jobs import Job
 
     files = {name: str(path) for name in FILES if (path := getattr(options, name))}
     job = Job(**files, instruction=options.instruction, task=options.task, seed=options.seed)
@@ -182,8 +182,8 @@ def run_edit(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def run_batch(options: argparse.Namespace) -> dict[str, Any]:
-    from .batch import RESULTS, Batch, read_jobs
     from .benchmark.systems import described
+    from .jobs import RESULTS, JobRun, read_jobs
 
     first, step = options.part
     jobs = read_jobs(options.list)[first - 1 :: step]
@@ -201,7 +201,7 @@ def run_batch(options: argparse.Namespace) -> dict[str, Any]:
             raise FlexEditError(NO_MEMORY) from error
         return {"reply": report["reply"], "label": report["label"], "notes": notes}
 
-    counts = Batch(jobs, options.out, settings).run(edit)
+    counts = JobRun(jobs, options.out, settings).run(edit)
     if counts["failed"]:
         raise FlexEditError(
             f"{counts['failed']} of {len(jobs)} edits failed; {options.out / RESULTS} says why. "

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from flexedit.batch import RESULTS, Batch, Job, read_jobs
 from flexedit.cli import main
 from flexedit.errors import FlexEditError
+from flexedit.jobs import RESULTS, Job, JobRun, read_jobs
 from flexedit.pipeline import FlexEditPipeline
 
 ROW = {"scene": "a.png", "mask": "mask.png", "instruction": "remove it"}
@@ -149,11 +149,11 @@ def test_a_torn_line_costs_one_edit(tmp_path):
         return {}
 
     jobs = [Job("a.png", out=f"{number}.png") for number in range(3)]
-    assert Batch(jobs, tmp_path, {"steps": 2}).run(edit)["done"] == 3
+    assert JobRun(jobs, tmp_path, {"steps": 2}).run(edit)["done"] == 3
     text = (tmp_path / RESULTS).read_text()
     (tmp_path / RESULTS).write_text(text[:-10])
-    assert Batch(jobs, tmp_path, {"steps": 2}).run(edit) == {"done": 1, "failed": 0, "before": 2}
-    assert Batch(jobs, tmp_path, {"steps": 2}).run(edit)["before"] == 3
+    assert JobRun(jobs, tmp_path, {"steps": 2}).run(edit) == {"done": 1, "failed": 0, "before": 2}
+    assert JobRun(jobs, tmp_path, {"steps": 2}).run(edit)["before"] == 3
 
 
 def test_a_picture_too_large_for_the_model_is_noted(folder, run):

@@ -50,7 +50,7 @@ def read_jobs(file: Path) -> list[Job]:
 
 
 @dataclass(frozen=True)
-class Batch:
+class JobRun:
     """jobs: what is to be done · out: where pictures and results go · settings: all else that a
     picture depends on, as JSON.
     """
