@@ -13,6 +13,14 @@ def seed(text: str) -> int:
     return number
 
 
+def training_seed(text: str) -> int:
+    """Trainings multiply theirs, by up to a million for the dice of every step."""
+    number = int(text)
+    if not 0 <= number < 2**32:
+        raise argparse.ArgumentTypeError(f"{number} is not in 0 … 2^32 - 1")
+    return number
+
+
 def positive(text: str) -> int:
     number = int(text)
     if number < 1:

@@ -1,4 +1,6 @@
-"""Data to train and measure on: a synthetic world whose edits have exact truths."""
+"""Data to train and measure on: a synthetic world whose edits have exact truths. One's own are in
+`edits`.
+"""
 
 from .assets import CLASSES, all_styles
 from .export import contact_sheet, write

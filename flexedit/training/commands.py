@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from ..arguments import decay, positive, rate, seed
+from ..arguments import decay, positive, rate, training_seed
 
 
 def add_commands(commands: Any) -> None:
@@ -59,7 +59,7 @@ def _add_train(commands: Any) -> None:
     own.set_defaults(run=run_train_own)
 
     for command in (mini, own):
-        command.add_argument("--seed", type=seed, default=0, help="of samples and noise")
+        command.add_argument("--seed", type=training_seed, default=0, help="of samples and noise")
         command.add_argument("--threads", type=positive, help="CPU threads")
         command.add_argument("--minutes", type=float, help="stop about then; run again to go on")
 
@@ -74,7 +74,7 @@ def _add_ablation(commands: Any) -> None:
         command.add_argument("--out", type=Path, default=Path("runs/ablation"))
     run.add_argument("--start", type=Path, help="default: the embedded model")
     run.add_argument("--variant", action="append", help="default: all")
-    run.add_argument("--seed", type=seed, action="append", help="default: 0, 1 and 2")
+    run.add_argument("--seed", type=training_seed, action="append", help="default: 0, 1 and 2")
     run.add_argument("--threads", type=positive, help="CPU threads")
     run.set_defaults(run=run_ablation)
     tables.set_defaults(run=run_ablation_tables)

@@ -56,7 +56,7 @@ class Draw:
         recipe: Recipe,
         num_train_timesteps: int = 1000,
     ) -> Draw:
-        generator = torch.Generator().manual_seed((seed * 1_000_003 + step) % 2**63)
+        generator = torch.Generator().manual_seed(seed * 1_000_003 + step)
         batch, *latent = shape
         noises = (batch, recipe.noises)
         choice = torch.rand(noises, generator=generator)

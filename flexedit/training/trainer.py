@@ -150,8 +150,7 @@ class Trainer:
             logged: dict[str, Any] = {}
             for part in range(config.accumulate):
                 micro = self.step * config.accumulate + part
-                own = config.seed * 1_000_003 + micro * 64 + process.process_index
-                torch.manual_seed(own % 2**63)
+                torch.manual_seed(config.seed * 1_000_003 + micro * 64 + process.process_index)
                 first = part * rows + start
                 draw = self.model.draw(self.step, config.batch_size).rows(first, first + share)
                 batch = next(batches).to(process.device)

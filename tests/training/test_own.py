@@ -270,7 +270,9 @@ def test_what_cannot_be_trained_is_said_in_one_line(words, complaint, folder, tm
     assert said.startswith("flexedit: ") and complaint in said
 
 
-@pytest.mark.parametrize("words", [("--lr", 0), ("--ema", 1), ("--steps", 0), ("--lr", "nan")])
+@pytest.mark.parametrize(
+    "words", [("--lr", 0), ("--ema", 1), ("--steps", 0), ("--lr", "nan"), ("--seed", 2**32)]
+)
 def test_numbers_that_train_nothing_are_refused(words, folder, tmp_path, capsys):
     with pytest.raises(SystemExit):
         run(folder, tmp_path / "run", *words)
