@@ -220,7 +220,8 @@ def _edit(
     on_step: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
     """Files in ``folder`` → the file ``out``; ``options`` are those of `_settings`."""
-    from . import compositing, masks
+    from . import masks
+    from .masks import compositing
     from .request import EditRequest
 
     scene, crop = read_picture(folder / job.scene), None
@@ -277,7 +278,8 @@ def run_interpret(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def run_mask(options: argparse.Namespace) -> dict[str, Any]:
-    from . import masks, strokes
+    from . import masks
+    from .masks import strokes
 
     width, height = options.size
     if (options.kind is None) == (options.strokes is None):

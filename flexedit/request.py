@@ -13,6 +13,7 @@ from torch import Tensor
 
 from . import masks
 from .errors import FlexEditError
+from .masks import common_batch, prepare_picture
 
 Task = Literal["edit", "segment", "ask"]
 TASKS: tuple[str, ...] = get_args(Task)
@@ -113,33 +114,3 @@ class EditRequest:
             move(self.subject),
             self.has_subject,
         )
-
-
-def prepare_picture(picture: Tensor, name: str) -> Tensor:
-    """Any picture (…, C, H, W) → (B, 3, H, W) float32 in 0..1; alpha is dropped, grey repeated."""
-    if picture.dim() == 3:
-        picture = picture.unsqueeze(0)
-    if picture.dim() != 4 or picture.shape[1] not in (1, 3, 4) or 0 in picture.shape:
-        raise FlexEditError(
-            f"The {name} has shape {tuple(picture.shape)}; "
-            "expected a batch of grey, RGB or RGBA pictures."
-        )
-    picture = picture.float()
-    if not torch.isfinite(picture).all():
-        raise FlexEditError(
-            f"The {name} contains NaN or infinite pixels. Check the node or file that made it."
-        )
-    channels = picture.shape[1]
-    picture = picture.expand(-1, 3, -1, -1) if channels == 1 else picture[:, :3]
-    return picture.clamp(0.0, 1.0)
-
-
-def common_batch(sizes: dict[str, int]) -> int:
-    """The batch size that all inputs broadcast to: each has 1 or the same number."""
-    counts = {size for size in sizes.values() if size != 1}
-    if len(counts) > 1:
-        found = ", ".join(f"{name}: {size}" for name, size in sizes.items())
-        raise FlexEditError(
-            f"Batch sizes do not match ({found}). Give every input one picture or the same number."
-        )
-    return counts.pop() if counts else 1

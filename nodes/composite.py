@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..flexedit import compositing
+from ..flexedit.masks import compositing
 from .runtime.options import one_of
 from .runtime.types import CATEGORY, CropBox, schema, to_bchw, to_bhwc
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from ..flexedit import masks
-from ..flexedit import strokes as drawing
+from ..flexedit.masks import strokes as drawing
 from .runtime.options import one_of
 from .runtime.preview import show
 from .runtime.types import CATEGORY, schema

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..flexedit import compositing
+from ..flexedit import masks
 from .runtime.types import CATEGORY, schema, to_bchw
 
 
@@ -33,4 +33,4 @@ class ReadPaintedMask(io.ComfyNode):
 
     @classmethod
     def execute(cls, scene, painted) -> io.NodeOutput:
-        return io.NodeOutput(compositing.read_mask(to_bchw(scene), to_bchw(painted)))
+        return io.NodeOutput(masks.read_mask(to_bchw(scene), to_bchw(painted)))

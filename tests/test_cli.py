@@ -10,8 +10,9 @@ import pytest
 import torch
 from PIL import Image
 
-from flexedit import __version__, masks, strokes
+from flexedit import __version__, masks
 from flexedit.cli import main
+from flexedit.masks import strokes
 from flexedit.pipeline import FlexEditPipeline
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -56,3 +56,9 @@ def test_the_version_is_the_projects():
     import flexedit
 
     assert f'version = "{flexedit.__version__}"' in (ROOT / "pyproject.toml").read_text()
+
+
+def test_scripts_find_strokes_where_they_were_first_documented():
+    from flexedit import strokes
+
+    assert strokes.parse("") == ()

@@ -18,9 +18,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .. import compositing, masks, prompts
+from .. import masks, prompts
 from ..checkpoint import CONFIG_FILE
 from ..errors import FlexEditError
+from ..masks import compositing
 from ..pictures import read_picture, same_shape
 from ..pipeline import FlexEditPipeline, ReplyMode, decode, scene_latent, usable_device, vae_ratio
 from ..request import EditRequest
@@ -239,7 +240,7 @@ class InstructPix2Pix(System):
     def answer(self, work: Work) -> list[Answer]:
         height, width = work.request.height, work.request.width
         inner = self.working_size(height, width)
-        scene = compositing.resize(work.request.scene, *inner)
+        scene = masks.resize(work.request.scene, *inner)
         output = self.pipeline(
             prompt=list(work.request.instructions),
             image=masks.pad_to_multiple(scene, vae_ratio(self.pipeline.vae)),
@@ -250,7 +251,7 @@ class InstructPix2Pix(System):
             output_type="pt",
         ).images
         edited = masks.unpad(output.float().cpu(), *inner)
-        return [Answer(one) for one in to_uint8(compositing.resize(edited, height, width))]
+        return [Answer(one) for one in to_uint8(masks.resize(edited, height, width))]
 
 
 class ReturnScene(System):
@@ -354,7 +355,7 @@ class Finished(System):
                 f"{path.name} has {found} pixels, but its scene {width}×{height}: another shape. "
                 "Undo the crop or the stretch, so that it lies over the scene."
             )
-        return to_uint8(compositing.resize(pictures([picture]), height, width))[0]
+        return to_uint8(masks.resize(pictures([picture]), height, width))[0]
 
 
 # What systems share

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from .. import masks
 from ..errors import FlexEditError
-from ..request import common_batch, prepare_picture
+from ..masks import common_batch, prepare_picture
 from . import classic
 from .candidates import Candidate, Resolution, distinct
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from .. import masks
-from ..compositing import resize
+from ..masks import resize
 
 CONTEXT = 3.0  # of the scribble's size: objects that reach farther are cut off
 SIDE = 224  # pixels of the longer side that is looked at

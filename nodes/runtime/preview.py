@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ...flexedit.compositing import resize
+from ...flexedit.masks import resize
 from ...flexedit.resolve.resolver import Resolved
 from .types import to_bchw
 

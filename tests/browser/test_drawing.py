@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from flexedit import strokes
-from flexedit.strokes import parse, rasterise
+from flexedit.masks import strokes
+from flexedit.masks.strokes import parse, rasterise
 from tests.browser.editor import SCENE, Editor, Place, graph, scene, swipes
 
 KEYS = {"brush": "b", "lasso": "l", "circle": "c", "rectangle": "r", "triangle": "t", "eraser": "e"}

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from flexedit.strokes import parse, rasterise
+from flexedit.masks.strokes import parse, rasterise
 from tests.comfyui.graph import Graph, free_shape, load, pictures
 from tests.comfyui.server import PromptFailed
 

@@ -19,9 +19,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
-from flexedit import strokes
 from flexedit.checkpoint import EMBEDDED
 from flexedit.data.world import World
+from flexedit.masks import strokes
 from tests.comfyui import workflows
 from tests.comfyui.demo import Demo
 from tests.comfyui.server import ComfyServer

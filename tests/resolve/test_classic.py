@@ -5,10 +5,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from flexedit.masks.strokes import Stroke, rasterise
 from flexedit.resolve import classic
 from flexedit.resolve.candidates import MOST, iou
 from flexedit.resolve.resolver import resolve
-from flexedit.strokes import Stroke, rasterise
 from tests.photographs import annotated
 from tests.resolve.scenes import LEFT, RIGHT, disc, scene
 

@@ -1,4 +1,4 @@
-/** Paints strokes, with the outlines that flexedit/strokes.py and masks.py give them. */
+/** Paints strokes, with the outlines that flexedit/masks gives them. */
 
 import { SHAPES } from "./strokes.js";
 
@@ -68,7 +68,7 @@ function addPolygon(path, points) {
 
 /**
  * The corners of all that lies `depth` inside a shape of half sizes a, b; none if nothing does.
- * A circle's depth is measured along the ray from its centre, as masks.py does.
+ * A circle's depth is measured along the ray from its centre, as shapes.py of flexedit/masks does.
  */
 const OUTLINES = {
   circle(a, b, depth) {

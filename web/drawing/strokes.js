@@ -1,5 +1,5 @@
 /**
- * The JSON that keeps a drawing. flexedit/strokes.py validates and rasterises it;
+ * The JSON that keeps a drawing. flexedit/masks/strokes.py validates and rasterises it;
  * docs/strokes.md is its reference.
  *
  * @typedef {[number, number]} Point x, y: fractions of the picture's width and height

@@ -21,8 +21,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from . import masks
-from .errors import FlexEditError
+from ..errors import FlexEditError
+from . import shapes
 
 VERSION = 1
 DRAWN = "drawn"  # the mask kind that is made of strokes
@@ -180,7 +180,7 @@ def rasterise(strokes: Sequence[Stroke], height: int, width: int) -> Tensor:
 
 def _shape(stroke: Stroke, height: int, width: int) -> np.ndarray:
     (x0, y0), (x1, y1) = stroke.points
-    return masks.rasterise(
+    return shapes.rasterise(
         f"{stroke.tool} open" if stroke.open else stroke.tool,
         (height, width),
         center=((y0 + y1) / 2 * height, (x0 + x1) / 2 * width),

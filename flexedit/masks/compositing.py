@@ -13,14 +13,24 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from . import masks
-from .errors import FlexEditError
-from .request import common_batch, prepare_picture
+from ..errors import FlexEditError
+from . import regions
+from .prepare import (
+    EMPTY,
+    common_batch,
+    extent,
+    fit,
+    num_masks,
+    prepare_mask,
+    prepare_picture,
+    resize,
+    unpad,
+)
 
 REGIONS = ("mask", "mask + connected change")
 FLAT = 0.02  # a spread of brightness too small to tell a gain from
-PADDED_TO = (4, 8)  # multiples to which we round a picture's sides up for its VAE
-CUT_TO = (4, 8, 16)  # to which ComfyUI rounds them down
+
+Box = tuple[int, int, int, int]  # left, top, right, bottom
 
 
 @dataclass(frozen=True)
@@ -30,7 +40,7 @@ class Crop:
     ``mask``: what the boxes lie around, as it was given.
     """
 
-    boxes: tuple[masks.Box, ...]
+    boxes: tuple[Box, ...]
     size: int
     height: int
     width: int
@@ -61,11 +71,32 @@ def cut(scene: Tensor, mask: Tensor, size: int, context: float) -> tuple[Tensor,
     where the whole scene is narrower than the box, the crop repeats the scene's edge.
     """
     scene, fitting = _matched(scene, mask)
-    boxes = tuple(masks.bounding_crop(fitting, context, minimum=1))
+    boxes = tuple(bounding_crop(fitting, context, minimum=1))
     height, width = scene.shape[2:]
     crop = Crop(boxes, size, height, width, mask)
     shapes = extract(fitting.unsqueeze(1), crop, mode="bilinear", padding="constant")
     return extract(scene, crop), shapes[:, 0], crop
+
+
+def bounding_crop(mask: Tensor, context: float = 2.0, minimum: int = 64) -> list[Box]:
+    """One square (left, top, right, bottom) around each mask (B, H, W), `context` times its size.
+
+    At a border the square is shifted, not shrunk; a picture smaller than it is taken whole on
+    that side. Raises FlexEditError for an empty mask.
+    """
+    height, width = mask.shape[1:]
+    boxes = []
+    for one in (mask > 0).numpy(force=True):
+        if not one.any():
+            raise FlexEditError(EMPTY)
+        (top, bottom), (left, right) = extent(one, 1), extent(one, 0)
+        longest = max(bottom - top, right - left)
+        side = max(round(context * longest), longest, minimum)
+        box_width, box_height = min(side, width), min(side, height)
+        x = min(max((left + right - box_width) // 2, 0), width - box_width)
+        y = min(max((top + bottom - box_height) // 2, 0), height - box_height)
+        boxes.append((x, y, x + box_width, y + box_height))
+    return boxes
 
 
 def extract(
@@ -99,7 +130,7 @@ def put_back(scene: Tensor, edited: Tensor, crop: Crop) -> Tensor:
     for row in range(scene.shape[0]):
         index = row if len(crop.boxes) > 1 else 0
         left, top, right, bottom = crop.boxes[index]
-        inner = masks.unpad(edited[row : row + 1], *crop.inner(index))
+        inner = unpad(edited[row : row + 1], *crop.inner(index))
         result[row, :, top:bottom, left:right] = resize(inner, bottom - top, right - left)[0]
     return result
 
@@ -128,7 +159,7 @@ def put_edit(
     scene = prepare_picture(scene, "scene")
     edited = prepare_picture(edited, "edited picture").to(scene.device)
     mask = mask.to(scene.device)
-    counts = {"scene": scene.shape[0], "edited": edited.shape[0], "mask": masks.num_masks(mask)}
+    counts = {"scene": scene.shape[0], "edited": edited.shape[0], "mask": num_masks(mask)}
     if crop is not None:
         counts["crop"] = len(crop.boxes)
     batch = common_batch(counts)
@@ -136,28 +167,37 @@ def put_edit(
     height, width = scene.shape[2:]
     unedited, seen = scene, torch.ones_like(scene[:, 0])
     if crop is None:
-        mask = masks.prepare_mask(mask, height, width, batch)
+        mask = prepare_mask(mask, height, width, batch)
         edited = fit(edited, height, width)
     else:
         edited = put_back(scene, edited, crop)
         unedited = put_back(scene, extract(scene, crop), crop)  # detail lost is no change
         seen = box_mask(crop, batch).to(scene)
         if crop.holds(mask):
-            cropped = masks.prepare_mask(mask, crop.size, crop.size, batch).unsqueeze(1)
+            cropped = prepare_mask(mask, crop.size, crop.size, batch).unsqueeze(1)
             mask = put_back(torch.zeros_like(scene[:, :1]), cropped, crop)[:, 0]
-        mask = masks.prepare_mask(mask, height, width, batch)
+        mask = prepare_mask(mask, height, width, batch)
     if color_match:
         edited = match_colors(edited, unedited, (mask == 0) & (seen > 0))
     if region == "mask + connected change":
-        changed = masks.connected_change(unedited, edited, mask, seen=seen)
+        changed = regions.connected_change(unedited, edited, mask, seen=seen)
         mask = torch.maximum(mask, changed)
-    mask = masks.grow(mask, grow)
+    mask = regions.grow(mask, grow)
     if not mask.flatten(1).any(1).all():
         raise FlexEditError(
             f"Nothing of the region is left when it shrinks by {-grow} pixels. Let grow be larger."
         )
-    mask = masks.feather(mask * seen, feather)
-    return masks.composite(scene, edited, mask), mask
+    mask = regions.feather(mask * seen, feather)
+    return composite(scene, edited, mask), mask
+
+
+def composite(scene: Tensor, edited: Tensor, region: Tensor) -> Tensor:
+    """`edited` inside the region, the scene's own pixels bit for bit where the region is 0.
+
+    scene, edited (B, 3, H, W), region (B, H, W) in 0..1, blended between.
+    """
+    weight = region.to(scene).unsqueeze(1)
+    return torch.where(weight > 0, torch.lerp(scene, edited.to(scene), weight), scene)
 
 
 def match_colors(edited: Tensor, scene: Tensor, same: Tensor) -> Tensor:
@@ -206,42 +246,8 @@ def same_masks(one: Tensor, other: Tensor) -> bool:
     return torch.equal(one.cpu(), other.cpu())
 
 
-def fit(picture: Tensor, height: int, width: int) -> Tensor:
-    """picture (B, C, h, w) → (B, C, height, width).
-
-    For a VAE we round the sides up: the padding is cut off. ComfyUI rounds them down: the edge that
-    it cut off all around is filled. Any other picture is scaled.
-    """
-    size = tuple(picture.shape[-2:])
-    padded = {(masks.padded(height, ratio), masks.padded(width, ratio)) for ratio in PADDED_TO}
-    inner = {(height - height % ratio, width - width % ratio) for ratio in CUT_TO}
-    if size in padded:
-        return masks.unpad(picture, height, width)
-    if size in inner:
-        top, left = (height - size[0]) // 2, (width - size[1]) // 2
-        margins = (left, width - size[1] - left, top, height - size[0] - top)
-        return F.pad(picture, margins, mode="replicate")
-    return resize(picture, height, width)
-
-
-def resize(picture: Tensor, height: int, width: int, mode: str = "bicubic") -> Tensor:
-    """picture (B, C, h, w) → (B, C, height, width) in 0..1, without aliasing; itself if it fits."""
-    if tuple(picture.shape[-2:]) == (height, width):
-        return picture
-    return F.interpolate(picture, (height, width), mode=mode, antialias=True).clamp(0, 1)
-
-
 def _matched(scene: Tensor, mask: Tensor) -> Sequence[Tensor]:
     scene = prepare_picture(scene, "scene")
-    batch = common_batch({"scene": scene.shape[0], "mask": masks.num_masks(mask)})
+    batch = common_batch({"scene": scene.shape[0], "mask": num_masks(mask)})
     scene = scene.expand(batch, -1, -1, -1)
-    return scene, masks.prepare_mask(mask, scene.shape[2], scene.shape[3], batch)
-
-
-def read_mask(scene: Tensor, painted: Tensor) -> Tensor:
-    """scene, painted (B, C, H, W), one picture or the same number → what was painted (B, H, W)."""
-    scene = prepare_picture(scene, "scene")
-    painted = prepare_picture(painted, "painted picture").to(scene.device)
-    painted = fit(painted, *scene.shape[2:])
-    batch = common_batch({"scene": scene.shape[0], "painted": painted.shape[0]})
-    return masks.read_painted(scene.expand(batch, -1, -1, -1), painted.expand(batch, -1, -1, -1))
+    return scene, prepare_mask(mask, scene.shape[2], scene.shape[3], batch)

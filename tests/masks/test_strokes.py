@@ -11,11 +11,12 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from flexedit import masks, strokes
+from flexedit import masks
 from flexedit.errors import FlexEditError
-from flexedit.strokes import Stroke, parse, rasterise
+from flexedit.masks import strokes
+from flexedit.masks.strokes import Stroke, parse, rasterise
 
-DOCUMENT = Path(__file__).parents[1] / "docs" / "strokes.md"
+DOCUMENT = Path(__file__).parents[2] / "docs" / "strokes.md"
 LOOP = ((0.2, 0.2), (0.8, 0.2), (0.8, 0.8), (0.2, 0.8))
 BOX = ((0.25, 0.25), (0.75, 0.75))
 

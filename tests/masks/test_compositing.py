@@ -1,9 +1,10 @@
 import pytest
 import torch
 
-from flexedit import compositing, masks
+from flexedit import masks
 from flexedit.data.world import World
 from flexedit.errors import FlexEditError
+from flexedit.masks import compositing
 
 
 def scene(height: int = 40, width: int = 60, batch: int = 1) -> torch.Tensor:
@@ -65,7 +66,7 @@ def test_a_change_connected_to_the_mask_joins_the_region():
 @pytest.mark.parametrize("size", [(200, 300), (16, 300), (300, 16), (9, 9)])
 @pytest.mark.parametrize("side", [32, 50])
 def test_a_crop_put_back_unedited_changes_next_to_nothing(size, side):
-    smooth = compositing.resize(scene(4, 4), *size)
+    smooth = masks.resize(scene(4, 4), *size)
     mask = circle(*size, x=0.9, y=0.1, shape_width=0.1, shape_height=0.1)
     picture, cropped, crop = compositing.cut(smooth, mask, side, context=2.0)
     assert picture.shape == (1, 3, side, side) and cropped.shape == (1, side, side)
@@ -146,7 +147,7 @@ def test_detail_that_a_crop_loses_is_no_change():
 
 def test_an_edit_scaled_to_a_multiple_of_a_large_ratio_is_scaled_not_cut():
     before = scene(50, 50)
-    shrunk = compositing.resize(before, 64, 64)
+    shrunk = masks.resize(before, 64, 64)
     after, _ = compositing.put_edit(before, shrunk, torch.ones(1, 50, 50))
     assert (after - before).abs().mean() < 0.1
 
@@ -162,8 +163,8 @@ def world(index: int = 0, size: int = 128):
 def through_a_vae(picture: torch.Tensor, gain: float = 1.0, offset: float = 0.0) -> torch.Tensor:
     """Fine detail is lost, and contrast and brightness shift."""
     height, width = picture.shape[-2:]
-    small = compositing.resize(picture, height // 2, width // 2)
-    return (compositing.resize(small, height, width) * gain + offset).clamp(0, 1)
+    small = masks.resize(picture, height // 2, width // 2)
+    return (masks.resize(small, height, width) * gain + offset).clamp(0, 1)
 
 
 def test_matched_colours_remove_a_veil_over_the_edit():
@@ -268,3 +269,35 @@ def test_an_edit_of_most_of_the_picture_is_no_shift_of_colours():
     mask = circle(64, 64, y=0.25, shape_width=0.3, shape_height=0.3)
     _, region = compositing.put_edit(before, edited, mask, region="mask + connected change")
     assert region[0, :47].all() and not region[0, 50:].any()
+
+
+def test_outside_the_region_the_scene_is_kept_bit_for_bit():
+    scene, edited = torch.rand(2, 3, 64, 64), torch.rand(2, 3, 64, 64)
+    region = masks.feather(masks.draw("circle", 64, 64).expand(2, -1, -1), 6)
+    result = masks.composite(scene, edited, region)
+    outside = (region == 0).unsqueeze(1).expand_as(scene)
+    assert torch.equal(result[outside], scene[outside])
+    whole = (region == 1).unsqueeze(1).expand_as(scene)
+    assert whole.any() and torch.equal(result[whole], edited[whole])
+
+
+def test_a_crop_is_a_square_with_context():
+    mask = torch.zeros(2, 100, 200)
+    mask[0, 40:60, 90:110] = 1
+    mask[1, 50, 100] = 1
+    assert masks.bounding_crop(mask, context=2.0, minimum=16) == [
+        (80, 30, 120, 70),
+        (92, 42, 108, 58),
+    ]
+
+
+def test_a_crop_at_the_border_is_shifted_not_shrunk():
+    mask = torch.zeros(1, 100, 200)
+    mask[0, :10, -10:] = 1
+    assert masks.bounding_crop(mask, context=3.0, minimum=16) == [(170, 0, 200, 30)]
+
+
+def test_a_crop_larger_than_the_picture_is_the_picture():
+    mask = torch.zeros(1, 40, 200)
+    mask[0, 10:30, 20:120] = 1
+    assert masks.bounding_crop(mask, context=1.2) == [(10, 0, 130, 40)]
