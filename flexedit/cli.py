@@ -20,8 +20,6 @@ from .errors import FlexEditError
 from .training import commands as training
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from .jobs import Job
     from .pipeline import FlexEditPipeline
 
@@ -221,12 +219,13 @@ def _edit(
 ) -> dict[str, Any]:
     """Files in ``folder`` → the file ``out``; ``options`` are those of `_settings`."""
     from . import masks
+    from .files import load_mask, load_picture, write_picture
     from .masks import compositing
     from .request import EditRequest
 
-    scene, crop = read_picture(folder / job.scene), None
-    mask = _mask(folder / job.mask) if job.mask else None
-    subject = read_picture(folder / job.subject) if job.subject else None
+    scene, crop = load_picture(folder / job.scene), None
+    mask = load_mask(folder / job.mask) if job.mask else None
+    subject = load_picture(folder / job.subject) if job.subject else None
     seen, seen_mask = scene, mask
     if options.crop:
         if mask is None:
@@ -259,10 +258,11 @@ def _edit(
 
 def run_interpret(options: argparse.Namespace) -> dict[str, Any]:
     from . import masks
+    from .files import load_mask, load_picture, write_picture
     from .request import EditRequest
 
-    pipeline, scene = _pipeline(options), read_picture(options.scene)
-    mask = _mask(options.mask) if options.mask else None
+    pipeline, scene = _pipeline(options), load_picture(options.scene)
+    mask = load_mask(options.mask) if options.mask else None
     request = EditRequest.create(scene, options.instruction, mask, task="ask")
     reading = pipeline.interpret(request).reading
     report: dict[str, Any] = {"reply": reading.replies[0], "label": reading.labels[0]}
@@ -279,6 +279,7 @@ def run_interpret(options: argparse.Namespace) -> dict[str, Any]:
 
 def run_mask(options: argparse.Namespace) -> dict[str, Any]:
     from . import masks
+    from .files import write_picture
     from .masks import strokes
 
     width, height = options.size
@@ -341,33 +342,11 @@ def _progress(done: int, total: int) -> None:
     print(f"\rstep {done}/{total}", end="\n" if done == total else "", file=sys.stderr, flush=True)
 
 
-def _mask(path: Path) -> Tensor:
-    import torch
+def __getattr__(name: str) -> object:
+    """Scripts that were written for the first README look here for what `files` holds."""
+    moved = {"read_picture": "load_picture", "write_picture": "write_picture"}
+    if name not in moved:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from . import files
 
-    from .pictures import read_mask
-
-    return torch.from_numpy(read_mask(path))
-
-
-def read_picture(path: Path) -> Tensor:
-    """A picture file → (3 or 4, H, W) in 0..1, upright as ComfyUI's LoadImage has it."""
-    import torch
-
-    from . import pictures
-
-    picture = pictures.read_picture(path, mode=None, upright=True)
-    return torch.from_numpy(picture.copy()).permute(2, 0, 1).float() / 255
-
-
-def write_picture(picture: Tensor, path: Path) -> None:
-    """(1 or 3, H, W) in 0..1 → a picture file, rounded as ComfyUI's SaveImage does."""
-    import numpy as np
-    from PIL import Image
-
-    array = np.clip(255.0 * picture.detach().cpu().numpy(), 0, 255).astype(np.uint8)
-    array = array[0] if array.shape[0] == 1 else np.moveaxis(array, 0, -1)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(array).save(path)
-    except (OSError, ValueError) as error:
-        raise FlexEditError(f"{path} cannot be written ({error}).") from error
+    return getattr(files, moved[name])

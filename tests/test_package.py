@@ -58,7 +58,9 @@ def test_the_version_is_the_projects():
     assert f'version = "{flexedit.__version__}"' in (ROOT / "pyproject.toml").read_text()
 
 
-def test_scripts_find_strokes_where_they_were_first_documented():
-    from flexedit import strokes
+def test_scripts_find_what_moved_where_it_was_first_documented():
+    from flexedit import files, strokes
+    from flexedit.cli import read_picture, write_picture
 
     assert strokes.parse("") == ()
+    assert (read_picture, write_picture) == (files.load_picture, files.write_picture)

@@ -20,7 +20,7 @@ import numpy as np
 from PIL import Image
 
 from ..errors import FlexEditError
-from ..pictures import read_picture
+from ..files import read_picture
 from .build import build
 from .cases import Benchmark, Case
 from .tables import (

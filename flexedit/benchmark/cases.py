@@ -20,8 +20,8 @@ import numpy as np
 import torch
 
 from ..errors import FlexEditError
+from ..files import read_picture
 from ..masks import KINDS
-from ..pictures import read_picture
 from ..request import EditRequest
 from ..training.batch import pictures
 

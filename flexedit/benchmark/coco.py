@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import FlexEditError
-from ..pictures import read_picture
+from ..files import read_picture
 from ..prompts import BACKGROUND
 from .cases import OPERATIONS, SETTINGS
 from .sources import (

@@ -21,7 +21,7 @@ from PIL import Image
 from scipy import ndimage
 
 from ..errors import FlexEditError
-from ..pictures import read_picture
+from ..files import read_picture
 from ..prompts import BACKGROUND
 from .sources import (
     CHANGED,

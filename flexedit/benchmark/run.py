@@ -23,7 +23,7 @@ from PIL import Image
 
 from .. import __version__
 from ..errors import FlexEditError
-from ..pictures import read_picture
+from ..files import read_picture
 from ..prompts import BACKGROUND
 from .cases import FILES, FORMS, Benchmark, Case, MaskForm
 from .systems import Answer, BenchmarkTask, System, Work, fingerprint, folder_name, one_line

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps
 
-from .. import masks, pictures, prompts
+from .. import files, masks, prompts
 from ..config import build_lines
 from ..errors import FlexEditError
 from ..models.preprocess import CLIP_MEAN
@@ -91,13 +91,13 @@ class Edits:
             if complaint := row.complaint():
                 raise FlexEditError(f"{where}: {complaint}")
         self.rows = tuple(row for _, row in found)
-        size_of = cache(lambda path: pictures.picture_size(self.folder / path))
+        size_of = cache(lambda path: files.picture_size(self.folder / path))
         for row in self.rows:
             height, width = size_of(row.scene)
             for name, path in row.pictures.items():
                 own = size_of(path)
                 fits = {"subject": True, "target": own == (height, width)}
-                if not fits.get(name, pictures.same_shape(own, (height, width))):
+                if not fits.get(name, files.same_shape(own, (height, width))):
                     raise FlexEditError(
                         f"{path} has {own[1]}×{own[0]} pixels, but its scene {row.scene} "
                         f"{width}×{height}, as their camera was held. A {name} must lie over it."
@@ -150,11 +150,11 @@ class Edits:
         )  # fmt: skip
 
     def _picture(self, path: str) -> np.ndarray:
-        return pictures.read_picture(self.folder / path, upright=True)
+        return files.read_picture(self.folder / path, upright=True)
 
     def _mask(self, path: str, size: Any) -> np.ndarray:
         """(H, W) bool; a mask of another size is brought to the scene's."""
-        mask = pictures.read_mask(self.folder / path)
+        mask = files.read_mask(self.folder / path)
         if mask.shape != size:
             mask = np.asarray(Image.fromarray(mask).resize(size[::-1], Image.Resampling.BOX))
         return mask > 0.5

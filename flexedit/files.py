@@ -1,4 +1,4 @@
-"""Picture files: whatever kind of pixels they hold, as 8 bits a channel.
+"""Picture files: whatever kind of pixels they hold, as 8 bits a channel; and written again.
 
 H × W the picture's size, C channels
 """
@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 from PIL import ExifTags, Image, ImageOps
 
 from .errors import FlexEditError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 READING_ERRORS = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)  # of Pillow
 WHITE = 2**16 - 1  # of 16 bits
@@ -84,3 +87,29 @@ def eight_bits(picture: Image.Image) -> Image.Image:
 def own_mode(picture: Image.Image) -> str:
     has_alpha = "A" in picture.getbands() or "transparency" in picture.info
     return "RGBA" if has_alpha else "RGB"
+
+
+def load_picture(path: Path) -> Tensor:
+    """A picture file → (3 or 4, H, W) in 0..1, upright as ComfyUI's LoadImage has it."""
+    import torch
+
+    picture = read_picture(path, mode=None, upright=True)
+    return torch.from_numpy(picture.copy()).permute(2, 0, 1).float() / 255
+
+
+def load_mask(path: Path) -> Tensor:
+    """A picture of a mask → (H, W) in 0..1, see `read_mask`."""
+    import torch
+
+    return torch.from_numpy(read_mask(path))
+
+
+def write_picture(picture: Tensor, path: Path) -> None:
+    """(1 or 3, H, W) in 0..1 → a picture file, rounded as ComfyUI's SaveImage does."""
+    array = np.clip(255.0 * picture.detach().cpu().numpy(), 0, 255).astype(np.uint8)
+    array = array[0] if array.shape[0] == 1 else np.moveaxis(array, 0, -1)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(array).save(path)
+    except (OSError, ValueError) as error:
+        raise FlexEditError(f"{path} cannot be written ({error}).") from error

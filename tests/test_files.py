@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from flexedit.errors import FlexEditError
-from flexedit.pictures import picture_size, read_mask, read_picture, same_shape
+from flexedit.files import picture_size, read_mask, read_picture, same_shape
 
 GREYS = np.array([[0, 257, 1000], [20000, 40000, 65535]])
 EXPECTED = np.array([[0, 1, 4], [78, 156, 255]])
