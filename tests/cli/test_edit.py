@@ -1,6 +1,4 @@
 import json
-import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,12 +8,10 @@ import pytest
 import torch
 from PIL import Image
 
-from flexedit import __version__, masks
-from flexedit.cli import main
-from flexedit.masks import strokes
 from flexedit.pipeline import FlexEditPipeline
+from tests.cli.shell import complaint, pixels, run
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
@@ -35,10 +31,6 @@ def mask(tmp_path: Path) -> Path:
     return tmp_path / "mask.png"
 
 
-def run(*arguments: object) -> int:
-    return main([str(argument) for argument in arguments])
-
-
 def edit(tiny: Path, scene: Path, *arguments: object) -> int:
     out = scene.with_name("out.png")
     instruction = () if "--instruction" in arguments else ("--instruction", "remove this")
@@ -47,10 +39,6 @@ def edit(tiny: Path, scene: Path, *arguments: object) -> int:
     common = ("--scene", scene, "--device", "cpu", *model, *out, *instruction)
     steps = () if "--steps" in arguments else ("--steps", 2)
     return run("edit", *common, *steps, *arguments)
-
-
-def pixels(path: Path) -> np.ndarray:
-    return np.asarray(Image.open(path))
 
 
 # What it does
@@ -108,31 +96,6 @@ def test_a_scribble_is_interpreted_and_its_object_painted(tiny, scene, mask, cap
     assert set(np.unique(painted)) <= {0, 255}
 
 
-def test_a_mask_is_drawn(tmp_path, capsys):
-    out = tmp_path / "ring.png"
-    settings = ("--size", 60, 40, "--x", 0.3, "--stroke", 0.1, "--seed", 2)
-    assert run("mask", "irregular open", "--out", out, *settings) == 0
-    drawn = masks.draw("irregular open", 40, 60, x=0.3, stroke=0.1, seed=2)
-    assert (pixels(out) == drawn.numpy() * 255).all()
-    assert f"share: {round(float(drawn.mean()), 4)}" in capsys.readouterr().out
-
-
-def test_a_model_folder_is_described_without_loading_it(tiny, tmp_path, capsys):
-    folder = shutil.copytree(tiny, tmp_path / "chair")
-    shutil.rmtree(folder / "vllm")
-    assert run("info", "--model", folder, "--json") == 0
-    report = json.loads(capsys.readouterr().out)
-    assert report["system"] == "flexedit-tiny" and report["edit_tokens"] == 32
-    assert report["context"] == "24 x 32" and report["trained_tensors"] > 100
-
-
-def test_samples_of_the_synthetic_world_are_written(tmp_path, capsys):
-    out = tmp_path / "samples"
-    assert run("data", "--out", out, "--count", 2, "--size", 48, "--split", "heldout") == 0
-    assert "samples: 2" in capsys.readouterr().out
-    assert any(Image.open(file).size == (48, 48) for file in out.rglob("*.png"))
-
-
 @pytest.mark.parametrize("small", [False, True])
 def test_the_part_around_the_mask_can_be_edited_alone(small, tiny, tmp_path, capsys):
     photo, mask = Image.effect_noise((400, 300), 60).convert("RGB"), Image.new("L", (400, 300))
@@ -157,34 +120,6 @@ def test_a_picture_far_too_large_for_the_model_is_pointed_out(tiny, tmp_path, ca
 
 
 # Pictures as people have them
-
-
-def test_a_drawing_becomes_a_mask(tmp_path):
-    drawing = {"version": 1, "strokes": [{"tool": "circle", "points": [[0.2, 0.3], [0.7, 0.9]]}]}
-    (tmp_path / "drawing.json").write_text(json.dumps(drawing))
-    out, source = tmp_path / "drawn.png", tmp_path / "drawing.json"
-    assert run("mask", "--strokes", source, "--out", out, "--size", "60", "40") == 0
-    drawn = strokes.rasterise(strokes.parse(json.dumps(drawing)), 40, 60)
-    assert (pixels(out) == 255 * drawn.numpy()).all()
-
-
-@pytest.mark.parametrize("given", [(), ("circle", "--strokes", "drawing.json")])
-def test_a_mask_is_either_a_kind_or_a_drawing(tmp_path, capsys, given):
-    assert run("mask", *given, "--out", tmp_path / "a.png") == 2
-    assert "either a kind of mask, or --strokes" in capsys.readouterr().err
-
-
-def test_what_shapes_a_kind_of_mask_is_refused_beside_a_drawing(tmp_path, capsys):
-    given = ("--strokes", "drawing.json", "--shape-width", "0.5", "--seed", "0")
-    assert run("mask", *given, "--out", tmp_path / "a.png") == 2
-    assert "Leave out --shape-width, --seed: a drawing" in capsys.readouterr().err
-
-
-def test_an_unreadable_drawing_is_refused(tmp_path, capsys):
-    (tmp_path / "drawing.json").write_bytes(b"\xff\xfe")
-    for name in ("drawing.json", "nowhere.json"):
-        assert run("mask", "--strokes", tmp_path / name, "--out", tmp_path / "a.png") == 2
-        assert f"{name} cannot be read" in capsys.readouterr().err
 
 
 def test_the_opaque_part_of_a_transparent_mask_is_the_mask(tiny, scene, mask, capsys):
@@ -234,13 +169,6 @@ def test_scenes_of_any_kind_are_read(mode, tiny, scene):
 
 
 # What goes wrong is told in one line
-
-
-def complaint(capsys: pytest.CaptureFixture) -> str:
-    output = capsys.readouterr()
-    assert output.out == ""
-    assert output.err.startswith("flexedit: ") and output.err.count("\n") == 1
-    return output.err
 
 
 @pytest.mark.parametrize(
@@ -311,50 +239,6 @@ def test_a_scale_is_a_finite_number(number, scene, capsys):
     assert stopped.value.code == 2 and "--edit-cfg" in capsys.readouterr().err
 
 
-def test_an_unknown_kind_of_mask_is_refused(tmp_path, capsys):
-    assert run("mask", "star", "--out", tmp_path / "a.png") == 2
-    assert "'star'" in complaint(capsys)
-
-
-@pytest.mark.parametrize("given", [("circle",), ("--strokes", "drawing.json")])
-def test_a_mask_has_an_area(given, tmp_path, capsys):
-    with pytest.raises(SystemExit) as stopped:
-        run("mask", *given, "--size", -5, 10, "--out", tmp_path / "a.png")
-    assert stopped.value.code == 2
-    assert "argument --size: -5 is less than 1" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(
-    "arguments",
-    [("tables", "--seed", 77), ("tables", "--out", "runs"), ("figures", "--variant", "no-ca")],
-)
-def test_an_option_without_an_effect_is_refused(arguments, capsys):
-    with pytest.raises(SystemExit) as stopped:
-        run("ablation", *arguments)
-    assert stopped.value.code == 2
-    assert "unrecognized arguments" in capsys.readouterr().err
-
-
-def test_an_unknown_stage_of_training_is_refused_before_anything_starts(tmp_path, capsys):
-    assert run("train", "mini", "--out", tmp_path / "run", "--stages", "parts,nonsense") == 2
-    assert "Unknown stage 'nonsense'" in complaint(capsys)
-    assert not (tmp_path / "run").exists()
-
-
-def test_training_goes_on_from_a_model_folder_that_there_is(capsys, tmp_path):
-    assert run("train", "mini", "--out", tmp_path / "run", "--start", tmp_path / "none") == 2
-    assert "no model folder" in capsys.readouterr().err
-    assert not (tmp_path / "run").exists()
-
-
-@pytest.mark.parametrize("arguments", [[], ["paint"], ["edit"], ["mask", "circle", "--x", "a"]])
-def test_a_command_that_is_not_understood_shows_how_to_say_it(arguments, capsys):
-    with pytest.raises(SystemExit) as raised:
-        main(arguments)
-    assert raised.value.code == 2
-    assert "usage: flexedit" in capsys.readouterr().err
-
-
 # As a process
 
 
@@ -372,35 +256,3 @@ def test_standard_output_is_one_json_object_and_nothing_else(tiny, scene, mask):
     assert process.stdout.count("\n") == 1
     assert json.loads(process.stdout)["out"].endswith("out.png")
     assert process.stderr.split() == ["step", "1/1"]
-
-
-def test_what_is_piped_is_utf_8_wherever_it_runs():
-    """Windows pipes in a code page that has no λ."""
-    process = subprocess.run(
-        [sys.executable, "-m", "flexedit", "edit", "--help"],
-        cwd=ROOT,
-        env=os.environ | {"PYTHONIOENCODING": "cp1252", "PYTHONUTF8": "0"},
-        capture_output=True,
-    )
-    assert process.returncode == 0, process.stderr
-    assert "λ" in process.stdout.decode("utf-8")
-
-
-def test_the_version_is_said_at_once():
-    process = subprocess.run(
-        [sys.executable, "-X", "importtime", "-m", "flexedit", "--version"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-    )
-    assert process.stdout == f"{__version__}\n"
-    imported = {line.rpartition("|")[2].strip() for line in process.stderr.splitlines()}
-    assert not imported & {"torch", "numpy", "PIL", "transformers", "diffusers"}
-
-
-@pytest.mark.parametrize("seed", ["-1", str(2**64), "one"])
-def test_a_seed_out_of_range_is_refused(seed, tmp_path, capfd):
-    with pytest.raises(SystemExit) as stopped:
-        main(["mask", "circle", "--seed", seed, "--out", str(tmp_path / "mask.png")])
-    assert stopped.value.code == 2
-    assert "--seed" in capfd.readouterr().err.splitlines()[-1]

@@ -1,4 +1,4 @@
-"""``python -m flexedit train …``, ``assemble`` and ``ablation``."""
+"""``train`` and ``ablation``."""
 
 from __future__ import annotations
 
@@ -6,29 +6,16 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from ..arguments import decay, positive, rate, training_seed
+from .arguments import decay, positive, rate, training_seed
 
 
-def add_commands(commands: Any) -> None:
+def add_train(commands: Any) -> None:
     """``commands``: what ``add_subparsers`` of the root parser gave."""
     train = commands.add_parser("train", help="train a model, resumably")
     _add_train(train.add_subparsers(required=True, metavar="what"))
 
-    assemble = commands.add_parser("assemble", help="make a model to train of others' parts")
-    assemble.add_argument(
-        "--pipeline",
-        type=Path,
-        required=True,
-        help="a diffusers folder: Stable Diffusion 1 or InstructPix2Pix",
-    )
-    assemble.add_argument("--clip", type=Path, required=True, help="a folder with both towers")
-    assemble.add_argument("--vllm", type=Path, required=True, help="the folder of a LLaVA")
-    assemble.add_argument(
-        "--size", type=positive, default=256, help="of the pictures to train with, in pixels"
-    )
-    assemble.add_argument("--out", type=Path, required=True)
-    assemble.set_defaults(run=run_assemble)
 
+def add_ablation(commands: Any) -> None:
     ablation = commands.add_parser("ablation", help="the paper's ablation on flexedit-mini")
     _add_ablation(ablation.add_subparsers(required=True, metavar="command"))
 
@@ -83,7 +70,7 @@ def _add_ablation(commands: Any) -> None:
 
 def run_train_mini(options: argparse.Namespace) -> dict[str, Any]:
     from ..checkpoint import ModelFolder
-    from .stages import ORDER, MiniTraining
+    from ..training.stages import ORDER, MiniTraining
 
     _take_threads(options)
     stages = tuple(options.stages.split(",")) if options.stages else ORDER
@@ -99,9 +86,9 @@ def run_train_own(options: argparse.Namespace) -> dict[str, Any]:
 
     from ..checkpoint import ModelFolder
     from ..data.edits import Edits
-    from .own import LEARNING_RATES, OwnTraining
-    from .stages import num_workers
-    from .trainer import TrainConfig
+    from ..training.own import LEARNING_RATES, OwnTraining
+    from ..training.stages import num_workers
+    from ..training.trainer import TrainConfig
 
     _take_threads(options)
     start = ModelFolder(options.model) if options.model else ModelFolder.embedded()
@@ -141,16 +128,9 @@ def _seconds(options: argparse.Namespace) -> float | None:
     return None if options.minutes is None else 60 * options.minutes
 
 
-def run_assemble(options: argparse.Namespace) -> dict[str, Any]:
-    from .assemble import assemble
-
-    folder = assemble(options.pipeline, options.clip, options.vllm, options.out, options.size)
-    return {"out": str(folder.path)}
-
-
 def run_ablation(options: argparse.Namespace) -> dict[str, Any]:
     from ..checkpoint import ModelFolder
-    from .ablation import SEEDS, VARIANTS, Ablation
+    from ..training.ablation import SEEDS, VARIANTS, Ablation
 
     _take_threads(options)
     start = ModelFolder(options.start) if options.start else ModelFolder.embedded()

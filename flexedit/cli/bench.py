@@ -1,4 +1,4 @@
-"""``python -m flexedit bench …``: build, review, run, compare."""
+"""``bench``: build the benchmark, review, run, compare."""
 
 from __future__ import annotations
 
@@ -11,8 +11,10 @@ from ..errors import FlexEditError
 SYSTEMS = ("flexedit", "round-trip", "scene")
 
 
-def add_commands(commands: Any) -> None:
-    """``commands``: what ``add_subparsers`` of the ``bench`` parser gave."""
+def add_commands(root: Any) -> None:
+    """``root``: what ``add_subparsers`` of the root parser gave."""
+    bench = root.add_parser("bench", help="FSMI-Edit: build the benchmark, run and compare")
+    commands = bench.add_subparsers(required=True, metavar="command")
     build = commands.add_parser("build", help="write a benchmark")
     build.add_argument("--out", type=Path, required=True)
     build.add_argument("--seed", type=int, default=0)
@@ -55,7 +57,7 @@ def add_commands(commands: Any) -> None:
 
 
 def run_build(options: argparse.Namespace) -> dict[str, Any]:
-    from .build import build
+    from ..benchmark.build import build
 
     benchmark = build(
         options.out,
@@ -69,19 +71,19 @@ def run_build(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def run_review(options: argparse.Namespace) -> dict[str, Any]:
-    from .review import review
+    from ..benchmark.review import review
 
     return review(options.benchmark, options.port, not options.no_browser)
 
 
 def run_run(options: argparse.Namespace) -> dict[str, Any]:
-    from .cases import FORMS, Benchmark
-    from .encoders import Encoders
-    from .judge import Judge
-    from .metrics import require_torchmetrics, score
-    from .report import HTML, MARKDOWN, report
-    from .run import run
-    from .systems import systems_from
+    from ..benchmark.cases import FORMS, Benchmark
+    from ..benchmark.encoders import Encoders
+    from ..benchmark.judge import Judge
+    from ..benchmark.metrics import require_torchmetrics, score
+    from ..benchmark.report import HTML, MARKDOWN, report
+    from ..benchmark.run import run
+    from ..benchmark.systems import systems_from
 
     require_torchmetrics()
     pictures = number_of_pictures(options.pictures)
@@ -116,7 +118,7 @@ def run_run(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def run_compare(options: argparse.Namespace) -> dict[str, Any]:
-    from .report import compare
+    from ..benchmark.report import compare
 
     print(compare(options.a, options.b))
     return {}
