@@ -20,7 +20,7 @@ test: $(READY)
 	$(RUN) -m pytest -q --durations=10 $(ARGS)
 
 demo: $(READY)
-	$(RUN) -m tests.comfyui.demo $(ARGS)
+	$(RUN) -m tools.demo $(ARGS)
 
 lint: $(READY)
 	$(RUN) -m ruff check .
@@ -37,19 +37,19 @@ benchmark: $(READY)
 	$(RUN) -m flexedit bench run out/benchmark/cases --out out/benchmark $(ARGS)
 
 bench: $(READY)
-	$(RUN) -m benchmarks.run $(ARGS)
+	$(RUN) -m tools.speed $(ARGS)
 
 mini: $(READY)
 	$(RUN) -m flexedit train mini --out runs/mini $(ARGS)
 	mkdir -p flexedit/pretrained && cp -r runs/mini/flexedit-mini flexedit/pretrained/
 
 # Torch goes first: its index may differ, and what follows must take the pinned build as it is.
-$(READY): requirements.txt requirements-dev.txt tests/comfyui/cpu_torch.py
+$(READY): requirements.txt requirements-dev.txt tools/comfyui/cpu_torch.py
 	$(PYTHON) -m venv .venv
 	$(RUN) -m pip install -q $(if $(TORCH_INDEX_URL),--index-url $(TORCH_INDEX_URL)) \
 	  $$(grep -E '^torch(vision)?==' requirements-dev.txt)
 	$(RUN) -m pip install -q -r requirements-dev.txt
 	packages=$$($(RUN) -c 'import sysconfig; print(sysconfig.get_path("purelib"))') && \
-	  cp tests/comfyui/cpu_torch.py "$$packages" && \
+	  cp tools/comfyui/cpu_torch.py "$$packages" && \
 	  echo 'import cpu_torch; cpu_torch.install()' > "$$packages/cpu_torch.pth"
 	touch $@

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.comfyui import cpu_torch
+from tools.comfyui import cpu_torch
 
 if TYPE_CHECKING:
-    from tests.comfyui.server import ComfyServer
+    from tools.comfyui.server import ComfyServer
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 # Tiny models compute for less time than threads wait for one another on a busy machine; and a
@@ -32,7 +32,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def comfy() -> Iterator[ComfyServer]:
     """The ComfyUI that all tests share, over HTTP and in the browser."""
-    from tests.comfyui.server import ComfyServer
+    from tools.comfyui.server import ComfyServer
 
     with ComfyServer() as server:
         yield server

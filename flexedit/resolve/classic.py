@@ -4,7 +4,7 @@ colours and textures the scribble covers, and where contours close.
 N superpixels, K regions, h × w the window's size in pixels
 
 Two logistic regressions of a few numbers each judge superpixels and regions. As the one in prior.py
-they were fitted by `python -m benchmarks.resolve fit`, on scribbles whose objects are known.
+they were fitted by `python -m tools.resolve fit`, on scribbles whose objects are known.
 """
 
 from __future__ import annotations

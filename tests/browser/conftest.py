@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.browser.editor import RENDERERS, Editor, chromium, find_chromium
-from tests.comfyui.server import ComfyServer
+from tools.comfyui.editor import RENDERERS, Editor, chromium, find_chromium
+from tools.comfyui.server import ComfyServer
 
 INSTALL_SECONDS = 240  # for each of two steps
 # No questions, and no waiting for a network that is not there.

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-from tests.browser.editor import SCENE, Editor, Node, Place, workflow
+from tools.comfyui.editor import SCENE, Editor, Node, Place, workflow
 
 KIND = "FlexEditResolveMask"
 ACROSS: list[Place] = [(0.2, 0.4), (0.4, 0.5), (0.6, 0.5), (0.8, 0.4)]  # both discs

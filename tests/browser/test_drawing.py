@@ -8,7 +8,7 @@ from PIL import Image
 
 from flexedit.masks import strokes
 from flexedit.masks.strokes import parse, rasterise
-from tests.browser.editor import SCENE, Editor, Place, graph, scene, swipes
+from tools.comfyui.editor import SCENE, Editor, Place, graph, scene, swipes
 
 KEYS = {"brush": "b", "lasso": "l", "circle": "c", "rectangle": "r", "triangle": "t", "eraser": "e"}
 ZIGZAG: list[Place] = [(0.2, 0.25), (0.8, 0.4), (0.3, 0.6), (0.75, 0.8)]

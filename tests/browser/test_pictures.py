@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.browser import pictures
-from tests.browser.editor import Editor
-from tests.comfyui.fetch import PACK
+from tools import pictures
+from tools.comfyui.editor import Editor
+from tools.comfyui.fetch import PACK
 
 TITLE = "(kind) => LiteGraph.registered_node_types[kind].title"
 

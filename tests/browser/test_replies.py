@@ -5,9 +5,9 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from tests.browser.editor import Editor, Node, workflow
-from tests.comfyui.demo import held_out, scribbled
 from tests.tiny import embedded
+from tools.comfyui.editor import Editor, Node, workflow
+from tools.demo import held_out, scribbled
 
 KIND = "FlexEditMaskInterpreter"
 

@@ -5,8 +5,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.browser.editor import RENDERERS, REPORTS, Editor, Node, scene, workflow
-from tests.comfyui import workflows
+from tools import workflows
+from tools.comfyui.editor import RENDERERS, REPORTS, Editor, Node, scene, workflow
 
 # Of all nodes, also those inside subgraphs: the types that the page does not know.
 UNKNOWN = """() => {

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import inside
-from parity import SEED, Model, error, sample  # first: it makes this process a ComfyUI
+from parity import error  # first: it makes this process a ComfyUI
+from twin import SEED, Model, sample
 
 # isort: split
 import comfy.latent_formats

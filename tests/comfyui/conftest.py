@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.comfyui.server import ComfyServer
+from tools.comfyui.server import ComfyServer
 
 
 @pytest.fixture(scope="session")

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from tests.comfyui.server import ComfyServer
+from tools.comfyui.server import ComfyServer
 
 Slot = list  # [node id, output number]
 

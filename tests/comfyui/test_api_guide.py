@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 
 from flexedit.checkpoint import EMBEDDED, PRETRAINED
-from tests.comfyui.fetch import PACK
 from tests.comfyui.without_model import RADIUS, disc_on_grass, distance
+from tools.comfyui.fetch import PACK
 
 
 @pytest.fixture(scope="module")

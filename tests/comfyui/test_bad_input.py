@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 
 from flexedit.checkpoint import CONFIG_FILE, WEIGHTS_FILE
 from tests.comfyui.graph import OPAQUE, Graph, free_shape, load, pictures
-from tests.comfyui.server import PromptFailed
+from tools.comfyui.server import PromptFailed
 
 
 @pytest.fixture(autouse=True)

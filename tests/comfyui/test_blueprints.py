@@ -4,8 +4,9 @@ import json
 
 import pytest
 
-from tests.comfyui import without_model, workflows
+from tests.comfyui import without_model
 from tests.comfyui.graph import Graph
+from tools import workflows
 
 PATHS = workflows.BLUEPRINTS
 

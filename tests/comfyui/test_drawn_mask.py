@@ -8,7 +8,7 @@ from PIL import Image
 
 from flexedit.masks.strokes import parse, rasterise
 from tests.comfyui.graph import Graph, free_shape, load, pictures
-from tests.comfyui.server import PromptFailed
+from tools.comfyui.server import PromptFailed
 
 STROKES = json.dumps(
     {

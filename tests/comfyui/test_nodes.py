@@ -3,7 +3,7 @@ import pytest
 
 from flexedit import masks
 from tests.comfyui.graph import OPAQUE, SHAPE, Graph, free_shape, load, pictures
-from tests.comfyui.workflows import input_specs
+from tools.workflows import input_specs
 
 NODES = [
     "FlexEditLoader",

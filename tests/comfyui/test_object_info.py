@@ -1,6 +1,6 @@
 """Our nodes against ``object_info.json``: what people's graphs rely on is only ever added to.
 
-After something was added, refresh the file:  python -m tests.comfyui.object_info
+After something was added, refresh the file:  python -m tools.object_info
 It refuses to forget anything. Where something has to break after all (before a first release, say),
 `--breaking` writes it nevertheless; then say so in the changelog.
 """
@@ -9,7 +9,7 @@ import copy
 
 import pytest
 
-from tests.comfyui import object_info
+from tools import object_info
 
 
 @pytest.fixture
@@ -21,7 +21,7 @@ def test_saved_graphs_find_all_that_they_rely_on(comfy, old):
     found = object_info.contract(comfy.object_info())
     broken = object_info.breaks(old, found)
     assert not broken, "\n".join(["", *broken])
-    assert found == old, "Something was added. Record it: python -m tests.comfyui.object_info"
+    assert found == old, "Something was added. Record it: python -m tools.object_info"
 
 
 def test_every_node_of_the_contract_has_inputs_or_outputs(old):

@@ -1,46 +1,27 @@
 """The same weights, noise and conditioning give the same latent in diffusers and in ComfyUI."""
 
 import dataclasses
-import json
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from flexedit.checkpoint import (
-    EMBEDDED,
-    WEIGHTS_FILE,
-    ModelFolder,
-    save_model_folder,
-    trained_tensors,
-    unet_layers,
-)
-from flexedit.config import DiffusionConfig, MEAConfig, TextBridgeConfig
-from flexedit.models.mea import MEA
-from flexedit.models.unet import FlexEditUNet
+from flexedit.checkpoint import EMBEDDED, WEIGHTS_FILE, ModelFolder, save_model_folder
+from flexedit.config import DiffusionConfig
 from flexedit.training.mini import system_config
-from tests.comfyui import inside
 from tests.tiny import TINY, embedded, make_tiny_folder
+from tools.comfyui import inside
+from tools.sd15 import make_sd15_folder
 
+SCRIPT = Path(__file__).with_name("parity.py")
 TOLERANCE = 1e-4
-SD15 = {  # InstructPix2Pix's UNet
-    "sample_size": 64,
-    "in_channels": 8,
-    "out_channels": 4,
-    "block_out_channels": [320, 640, 1280, 1280],
-    "layers_per_block": 2,
-    "down_block_types": ["CrossAttnDownBlock2D"] * 3 + ["DownBlock2D"],
-    "up_block_types": ["UpBlock2D"] + ["CrossAttnUpBlock2D"] * 3,
-    "cross_attention_dim": 768,
-    "attention_head_dim": 8,
-}
 
 
 @pytest.fixture(scope="module", params=["random weights", EMBEDDED])
 def compared(request, tiny) -> dict:
     trained = request.param == EMBEDDED
-    return inside.run("parity.py", "compare", embedded() if trained else tiny)
+    return inside.run(SCRIPT, "compare", embedded() if trained else tiny)
 
 
 def test_all_branches_agree_after_10_and_20_steps_with_and_without_subject(compared):
@@ -78,13 +59,13 @@ def test_every_prediction_type_schedule_and_ablation_agrees(tmp_path):
         },
     }
     folders = [make_tiny_folder(tmp_path / name, **changes) for name, changes in variants.items()]
-    errors = inside.run("parity.py", "compare_once", *folders)
+    errors = inside.run(SCRIPT, "compare_once", *folders)
     assert set(errors) == set(variants)
     assert max(errors.values()) <= TOLERANCE, errors
 
 
 def test_parts_whose_layers_wait_for_their_file_are_read_too(tiny):
-    errors = inside.run("parity.py", "wait_for_files", tiny)
+    errors = inside.run(SCRIPT, "wait_for_files", tiny)
     if errors is None:
         pytest.skip("this ComfyUI has no dynamic VRAM")
     assert errors.keys() == {"unet", "clip_vision", "vae"}
@@ -95,48 +76,14 @@ def test_weights_in_half_precision_that_are_cast_as_they_are_used_agree(tmp_path
     folder = make_tiny_folder(tmp_path / "half")
     tensors = load_file(folder / WEIGHTS_FILE)
     save_model_folder(folder, ModelFolder(folder).config, tensors, torch.float16)
-    assert inside.run("parity.py", "compare_once", folder)["half"] <= TOLERANCE
+    assert inside.run(SCRIPT, "compare_once", folder)["half"] <= TOLERANCE
 
 
 @pytest.mark.slow
 def test_a_unet_of_sd15s_shape_agrees_in_all_its_16_cross_attention_layers(tmp_path):
     folder = make_sd15_folder(tmp_path / "sd15")
-    figures = inside.run("parity.py", "full_size", folder, threads=2, timeout=1800)
+    figures = inside.run(SCRIPT, "full_size", folder, threads=2, timeout=1800)
     assert figures["hits"] == {"0": 0, "1": 16}
     assert max(figures["errors"]) <= TOLERANCE
     assert len(figures["errors"]) == 4
     assert figures["opened_mb"] < 300  # of the 3280 that the weights take
-
-
-def make_sd15_folder(path: Path) -> Path:
-    """Random weights; of the frozen parts only what the latents' scale needs."""
-    config = dataclasses.replace(
-        system_config(TINY),
-        name="sd15-shape",
-        num_edit_tokens=0,
-        bridge="text",
-        text=TextBridgeConfig(width=768, num_tokens=77),
-        qformer=None,
-        mea=MEAConfig(width=768, clip_width=768, num_heads=8),
-        diffusion=DiffusionConfig("epsilon"),
-        unet=SD15,
-    )
-    with torch.device("meta"):
-        unet = FlexEditUNet(config.unet)
-        mea = MEA(config.mea, config.context_length, unet_layers(config))
-    torch.manual_seed(0)
-    tensors = {
-        name: random_weight(tensor.shape, is_weight=name.endswith("weight"))
-        for name, tensor in trained_tensors(unet, mea).items()
-    }
-    save_model_folder(path, config, tensors, torch.float32)
-    (path / "vae").mkdir()
-    (path / "vae" / "config.json").write_text(json.dumps({"scaling_factor": 0.18215}))
-    return path
-
-
-def random_weight(shape: torch.Size, is_weight: bool) -> torch.Tensor:
-    """Weights that keep a signal's size; norms and biases that can be felt."""
-    if len(shape) == 1:
-        return torch.randn(shape).mul(0.1).add(is_weight)
-    return torch.randn(shape).mul(shape[1:].numel() ** -0.5)

@@ -8,11 +8,11 @@ import pytest
 from PIL import Image
 
 from flexedit.resolve.resolver import resolve
-from tests.comfyui import inside
 from tests.comfyui.graph import Graph, free_shape, load, pictures
-from tests.comfyui.server import PromptFailed
 from tests.resolve.scenes import HEIGHT, LEFT, RIGHT, WIDTH, disc, scene
 from tests.resolve.tiny_sams import make_tiny_sam
+from tools.comfyui import inside
+from tools.comfyui.server import PromptFailed
 
 
 @pytest.fixture(scope="session")
@@ -171,7 +171,7 @@ def test_an_unknown_sam_is_refused_before_anything_runs(comfy, listed):
 
 @pytest.fixture(scope="module")
 def memory(sams) -> dict:
-    return inside.run("sams.py", "everything", sams)
+    return inside.run(Path(__file__).with_name("sams.py"), "everything", sams)
 
 
 def test_other_packs_keep_their_places_and_only_sams_are_listed(memory, sams):

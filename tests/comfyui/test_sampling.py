@@ -1,14 +1,16 @@
 """FlexEdit's guider and attention among ComfyUI's samplers, LoRAs, patches and masks."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from PIL import Image
 
 from flexedit import cli
 from flexedit.checkpoint import EMBEDDED
-from tests.comfyui import inside
 from tests.comfyui.graph import Graph, free_shape, load, pictures
 from tests.tiny import embedded
+from tools.comfyui import inside
 
 TOLERANCE = 1e-4
 FELT = 0.01
@@ -16,7 +18,7 @@ FELT = 0.01
 
 @pytest.fixture(scope="module")
 def behaviour(tiny) -> dict:
-    return inside.run("behaviour.py", "everything", tiny)
+    return inside.run(Path(__file__).with_name("behaviour.py"), "everything", tiny)
 
 
 def test_every_core_sampler_gives_finite_latents(behaviour):

@@ -9,8 +9,8 @@ import psutil
 import pytest
 from PIL import Image
 
-from tests.comfyui.fetch import PACK
-from tests.comfyui.server import ComfyServer, PromptFailed, ServerError
+from tools.comfyui.fetch import PACK
+from tools.comfyui.server import ComfyServer, PromptFailed, ServerError
 
 
 def load_and_save(name: str) -> dict:
@@ -124,7 +124,7 @@ def test_a_server_that_cannot_start_shows_its_log():
 def test_no_server_outlives_its_owner(how, tmp_path, monkeypatch):
     monkeypatch.setenv("TMPDIR", str(tmp_path))  # a killed owner removes nothing
     script = (
-        "from tests.comfyui.server import ComfyServer\n"
+        "from tools.comfyui.server import ComfyServer\n"
         "server = ComfyServer()\n"
         "server._wait_until_ready = lambda: print(server.process.pid, flush=True) or input()\n"
         "server.__enter__()\n"

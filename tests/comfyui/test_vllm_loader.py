@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.comfyui import inside
 from tests.comfyui.graph import Graph, free_shape, load, pictures
-from tests.comfyui.server import PromptFailed
 from tests.tiny_vllms import make_tiny_vllm
+from tools.comfyui import inside
+from tools.comfyui.server import PromptFailed
 
 
 @pytest.fixture(scope="session")
@@ -108,7 +108,7 @@ def test_cancel_ends_a_stock_vllm_while_it_speaks(comfy, stock):
 
 @pytest.fixture(scope="module")
 def memory(llm) -> dict:
-    return inside.run("stock.py", "everything", llm)
+    return inside.run(Path(__file__).with_name("stock.py"), "everything", llm)
 
 
 def test_other_packs_keep_their_places_and_only_vllms_are_listed(memory, llm):

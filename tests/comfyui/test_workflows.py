@@ -7,9 +7,10 @@ import pytest
 from PIL import Image
 
 from flexedit.checkpoint import EMBEDDED
-from tests.comfyui import without_model, workflows
+from tests.comfyui import without_model
 from tests.comfyui.graph import picture
-from tests.comfyui.workflows import node_of
+from tools import workflows
+from tools.workflows import node_of
 
 SCENES = {"Scene": picture(64, 80, channels=4), "Subject": picture(48, 48, seed=1)}
 JOBS = {

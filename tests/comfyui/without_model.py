@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from tests.comfyui.server import ComfyServer
-from tests.comfyui.workflows import node_of
+from tools.comfyui.server import ComfyServer
+from tools.workflows import node_of
 
 WIDTH, HEIGHT, RADIUS = 200, 150, 45
 STROKE = {"tool": "brush", "width": 0.06, "points": [[0.4, 0.4], [0.6, 0.5], [0.45, 0.62]]}

@@ -10,14 +10,15 @@ from pathlib import Path
 
 import pytest
 
-from tests.comfyui import workflows
-from tests.comfyui.fetch import PACK
 from tests.install import tools
+from tools import workflows
+from tools.comfyui.fetch import PACK
 
 pytestmark = pytest.mark.slow
 
 NODES = json.loads((PACK / "tests" / "comfyui" / "object_info.json").read_text())
-LEFT_OUT = ("tests/", "benchmarks/", "docs/pictures/", ".ci/", ".cache/", ".venv/", "out/", "runs/")
+LEFT_OUT = ("studies/", "tests/", "tools/", "docs/pictures/")
+LEFT_OUT += (".ci/", ".cache/", ".venv/", "out/", "runs/")
 
 
 @pytest.fixture(scope="module")

@@ -19,8 +19,8 @@ import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from tests.comfyui.fetch import PACK, comfyui_path
-from tests.comfyui.server import ComfyServer
+from tools.comfyui.fetch import PACK, comfyui_path
+from tools.comfyui.server import ComfyServer
 
 TOOLS = ("comfy-cli==1.23.0", "comfyui-manager==4.3")
 CACHE = PACK / ".cache" / "comfy-tools"

@@ -9,8 +9,8 @@ from flexedit.masks.strokes import Stroke, rasterise
 from flexedit.resolve import classic
 from flexedit.resolve.candidates import MOST, iou
 from flexedit.resolve.resolver import resolve
-from tests.photographs import annotated
 from tests.resolve.scenes import LEFT, RIGHT, disc, scene
+from tools.photographs import annotated
 
 
 def overlap(one, other) -> float:

@@ -1,6 +1,6 @@
 """Edits six pictures that no model was trained on, through a real ComfyUI, and shows them.
 
-python -m tests.comfyui.demo      draws out/demo.png with the embedded model
+python -m tools.demo      draws out/demo.png with the embedded model
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from PIL import Image, ImageDraw, ImageFont
 from flexedit.checkpoint import EMBEDDED, PRETRAINED, ModelFolder
 from flexedit.data.world import Sample, World
 from flexedit.errors import FlexEditError
-from tests.comfyui import workflows
-from tests.comfyui.server import ComfyServer
+from tools import workflows
+from tools.comfyui.server import ComfyServer
 
 OPERATIONS = ("remove", "replace", "insert") * 2
 COLUMNS = ("scene", "scribble", "what it means", "edit")
@@ -44,7 +44,7 @@ class Row:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m tests.comfyui.demo", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m tools.demo", description=__doc__)
     parser.add_argument("--model", default=EMBEDDED)
     parser.add_argument("--models-dir", type=Path, default=PRETRAINED)
     parser.add_argument("--seed", type=int, default=0)

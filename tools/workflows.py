@@ -1,7 +1,7 @@
 """The workflows we ship: as the page saves them, and below api/ as the API takes them; and the
 subgraph blueprints, each one node that the page offers.
 
-python -m tests.comfyui.workflows      writes the API twin of every workflow anew
+python -m tools.workflows      writes the API twin of every workflow anew
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from tests.comfyui.fetch import PACK
-from tests.comfyui.server import ComfyServer, Prompt
+from tools.comfyui.fetch import PACK
+from tools.comfyui.server import ComfyServer, Prompt
 
 WORKFLOWS = PACK / "workflows"
 NAMES = sorted(path.stem for path in WORKFLOWS.glob("*.json"))

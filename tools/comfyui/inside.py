@@ -1,7 +1,8 @@
 """A ComfyUI that serves nobody, for checks that look inside it: one process, on the CPU.
 
-A test calls ``run("parity.py", "compare", folder)`` and gets what the script's function returns;
-the script calls ``enter()`` before it imports comfy, and ends in ``main``.
+A test calls ``run(Path("parity.py"), "compare", folder)`` and gets what the script's function
+returns; the script imports this file by its bare name, calls ``enter()`` before it imports comfy,
+and ends in ``main``.
 """
 
 from __future__ import annotations
@@ -16,31 +17,31 @@ from types import ModuleType
 from typing import Any
 
 PACK = Path(__file__).resolve().parents[2]
+HERE = str(Path(__file__).resolve().parent)
 NAME = "flexedit_pack"  # what ComfyUI would call the pack's root module
 
 
 def run(
-    script: str, function: str, *arguments: str | Path, threads: int = 1, timeout: float = 600
+    script: Path, function: str, *arguments: str | Path, threads: int = 1, timeout: float = 600
 ) -> Any:
-    """Calls a function of a script beside this file in a process of its own → what it returns.
+    """Calls a function of a script in a process of its own → what it returns.
 
     ``threads``: small models are fastest with one.
     """
-    from tests.comfyui.fetch import comfyui_path
+    from tools.comfyui.fetch import comfyui_path
 
     environment = os.environ | {"COMFYUI_PATH": str(comfyui_path()), "HF_HUB_OFFLINE": "1"}
     environment["OMP_NUM_THREADS"] = str(threads)
-    environment.pop("PYTHONPATH", None)
-    path = Path(__file__).with_name(script)
+    environment["PYTHONPATH"] = HERE
     done = subprocess.run(
-        [sys.executable, path, function, *arguments],
+        [sys.executable, script, function, *arguments],
         env=environment,
         capture_output=True,
         text=True,
         timeout=timeout,
     )
     if done.returncode:
-        raise AssertionError(f"{script} {function} failed.\n{done.stdout}\n{done.stderr}")
+        raise AssertionError(f"{script.name} {function} failed.\n{done.stdout}\n{done.stderr}")
     return json.loads(done.stdout.splitlines()[-1])
 
 
@@ -49,7 +50,8 @@ def enter() -> ModuleType:
     import cpu_torch
 
     cpu_torch.install()
-    sys.path[0] = os.environ["COMFYUI_PATH"]  # in place of this folder, which has a server.py
+    sys.path[0] = os.environ["COMFYUI_PATH"]  # in place of the script's folder
+    sys.path.remove(HERE)  # which has a server.py
     sys.path.append(str(PACK))  # last: `import nodes` must find ComfyUI's
 
     from comfy.cli_args import args

@@ -1,6 +1,6 @@
 """``make bench``: speed, always two things in turn within one run. Bars are printed beside figures.
 
-``python -m benchmarks.run guider direct edit`` runs some of them only.
+``python -m tools.speed guider direct edit`` runs some of them only.
 """
 
 from __future__ import annotations
@@ -18,14 +18,13 @@ from flexedit import masks, prompts
 from flexedit.benchmark.build import build
 from flexedit.benchmark.run import overhead, run
 from flexedit.benchmark.systems import FlexEdit
-from flexedit.checkpoint import EMBEDDED, PRETRAINED, ModelFolder
+from flexedit.checkpoint import ModelFolder
 from flexedit.data.world import World
 from flexedit.models.vllm import VLLM
 from flexedit.pipeline import FlexEditPipeline
 from flexedit.training.batch import collate
-from tests.comfyui import inside
-from tests.comfyui.test_parity import make_sd15_folder
-from tests.tiny import make_tiny_folder
+from tools.comfyui import inside
+from tools.sd15 import make_sd15_folder
 
 PAIRS = 10
 
@@ -36,7 +35,7 @@ def guider() -> None:
         path = make_sd15_folder(Path(folder) / "sd15")
         for strength, tokens, bar in ((0.0, 257, 1.02), (1.0, 257, 1.05)):
             found = inside.run(
-                "speed.py",
+                Path(inside.__file__).with_name("guiders.py"),
                 "guiders",
                 path,
                 *map(str, (strength, tokens, 16, 8, PAIRS)),
@@ -54,29 +53,28 @@ def guider() -> None:
 
 def direct() -> None:
     """One prefill of prompt, reply and edit tokens against generating the edit tokens in turn."""
-    with tempfile.TemporaryDirectory() as folder:
-        vllm = ModelFolder(mini() or make_tiny_folder(Path(folder))).load_vllm()
-        request = collate([World(64, "heldout", operations={"remove": 1.0})[0]]).request
-        pixels = vllm.pictures(request.marked(), None, (False,))
-        texts = [prompts.prompt(request.instructions[0])]
-        vllm.direct(texts, pixels), token_by_token(vllm, texts, pixels)
-        times = [
-            (
-                timed(lambda: vllm.direct(texts, pixels)),
-                timed(lambda: token_by_token(vllm, texts, pixels)),
-            )
-            for _ in range(10 * PAIRS)  # short as they are, they vary by half
-        ]
-        ratios = sorted(slow / fast for fast, slow in times)
-        fast, slow = (1e3 * statistics.median(each) for each in zip(*times, strict=True))
-        report(
-            "32 token-by-token steps / direct",
-            statistics.median(ratios),
-            10,
-            f"median of {len(times)} pairs, the middle half {ratios[len(ratios) // 4]:.1f} to "
-            f"{ratios[3 * len(ratios) // 4]:.1f}; {slow:.1f} and {fast:.1f} ms",
-            at_least=True,
+    vllm = ModelFolder.embedded().load_vllm()
+    request = collate([World(64, "heldout", operations={"remove": 1.0})[0]]).request
+    pixels = vllm.pictures(request.marked(), None, (False,))
+    texts = [prompts.prompt(request.instructions[0])]
+    vllm.direct(texts, pixels), token_by_token(vllm, texts, pixels)
+    times = [
+        (
+            timed(lambda: vllm.direct(texts, pixels)),
+            timed(lambda: token_by_token(vllm, texts, pixels)),
         )
+        for _ in range(10 * PAIRS)  # short as they are, they vary by half
+    ]
+    ratios = sorted(slow / fast for fast, slow in times)
+    fast, slow = (1e3 * statistics.median(each) for each in zip(*times, strict=True))
+    report(
+        "32 token-by-token steps / direct",
+        statistics.median(ratios),
+        10,
+        f"median of {len(times)} pairs, the middle half {ratios[len(ratios) // 4]:.1f} to "
+        f"{ratios[3 * len(ratios) // 4]:.1f}; {slow:.1f} and {fast:.1f} ms",
+        at_least=True,
+    )
 
 
 def token_by_token(vllm: VLLM, texts: list[str], pixels: torch.Tensor) -> None:
@@ -101,9 +99,6 @@ def token_by_token(vllm: VLLM, texts: list[str], pixels: torch.Tensor) -> None:
 
 def edit() -> None:
     """One edit by the embedded model, after loading."""
-    if mini() is None:
-        print(f"one edit of 20 steps: skipped, {EMBEDDED} has no weights here (make mini)")
-        return
     pipeline = FlexEditPipeline.from_pretrained()
     request = collate([World(64, "heldout", operations={"remove": 1.0})[0]]).request
     for reply in ("direct", "generate"):
@@ -132,16 +127,9 @@ def benchmark() -> None:
         built = Path(folder) / "cases"
         report("FSMI-Edit, building 205 cases, seconds", timed(lambda: build(built)), 60)
         few = build(Path(folder) / "few", num_single=16, num_multi=16)
-        tiny = Path(folder) / "tiny"
-        pipeline = FlexEditPipeline.from_pretrained(mini() or make_tiny_folder(tiny))
-        system = FlexEdit(pipeline, num_steps=20)
+        system = FlexEdit(FlexEditPipeline.from_pretrained(), num_steps=20)
         share = overhead(run(few, system, Path(folder) / "results", progress=False))
         report("FSMI-Edit, the runner's own time / the model's", share, 0.10)
-
-
-def mini() -> Path | None:
-    folder = PRETRAINED / EMBEDDED
-    return folder if folder.is_dir() else None
 
 
 def timed(run: Callable[[], object]) -> float:

@@ -1,7 +1,7 @@
 """Scribbles on photographs, resolved: the tables of docs/resolving.md, on held-out photographs.
 
-python -m benchmarks.resolve            all tables (--cut-outs N: how many of these, 0 for none)
-python -m benchmarks.resolve fit        the numbers of flexedit.resolve, from the development half
+python -m tools.resolve            all tables (--cut-outs N: how many of these, 0 for none)
+python -m tools.resolve fit        the numbers of flexedit.resolve, from the development half
 
 GrabCut, the baseline, needs opencv-python-headless; without it that column is left out.
 """
@@ -26,7 +26,7 @@ from flexedit.resolve.prior import probability
 from flexedit.resolve.resolver import resolve
 from flexedit.resolve.superpixels import merge, superpixels
 from flexedit.resolve.window import Window
-from tests.photographs import KINDS, Case, annotated, cut_out_pairs, cut_outs
+from tools.photographs import KINDS, Case, annotated, cut_out_pairs, cut_outs
 
 PIXELS = 1500  # of each window, to fit the prior
 ONE_THING = 0.05  # of the scribbles on one thing may be called ambiguous

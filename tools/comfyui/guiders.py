@@ -1,4 +1,4 @@
-"""Our sampler beside ComfyUI's own guider, inside one ComfyUI, for benchmarks.run."""
+"""Our sampler beside ComfyUI's own guider, inside one ComfyUI, for tools.speed."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 import inside
-from parity import SEED, Model  # first: it makes this process a ComfyUI
+from twin import SEED, Model  # first: it makes this process a ComfyUI
 
 # isort: split
 import comfy.samplers

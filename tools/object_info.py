@@ -1,8 +1,8 @@
 """What saved graphs and scripts rely on in our nodes: ids, inputs and outputs, as ComfyUI tells
 them at /object_info and as ``object_info.json`` remembers them.
 
-python -m tests.comfyui.object_info                records what was added
-python -m tests.comfyui.object_info --breaking     also what was changed or removed
+python -m tools.object_info                records what was added
+python -m tools.object_info --breaking     also what was changed or removed
 """
 
 from __future__ import annotations
@@ -10,12 +10,12 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
-from tests.comfyui.server import ComfyServer
+from tools.comfyui.fetch import PACK
+from tools.comfyui.server import ComfyServer
 
-FILE = Path(__file__).with_suffix(".json")
+FILE = PACK / "tests" / "comfyui" / "object_info.json"
 SETTINGS = ("default", "max", "min", "options", "step")  # not words: those may be mended
 FROM_ELSEWHERE = {"model", "sampler_name", "scheduler"}  # options that folders or ComfyUI give
 GROUPS = ("required", "optional")

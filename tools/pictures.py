@@ -1,6 +1,6 @@
 """Takes the pictures of the nodes that README and node help show, in a real ComfyUI.
 
-python -m tests.browser.pictures      writes web/docs/pictures/
+python -m tools.pictures      writes web/docs/pictures/
 
 ComfyUI's page asks for Arial: with another font than that or Liberation Sans, words are cut off.
 """
@@ -21,11 +21,11 @@ from typing import Any
 
 from PIL import Image
 
-from tests.browser.editor import Editor, Node, chromium, find_chromium, workflow
-from tests.comfyui import workflows
-from tests.comfyui.demo import held_out
-from tests.comfyui.fetch import PACK
-from tests.comfyui.server import ComfyServer
+from tools import workflows
+from tools.comfyui.editor import Editor, Node, chromium, find_chromium, workflow
+from tools.comfyui.fetch import PACK
+from tools.comfyui.server import ComfyServer
+from tools.demo import held_out
 
 FOLDER = PACK / "web" / "docs" / "pictures"
 VIEWPORT = {"width": 1800, "height": 1200}

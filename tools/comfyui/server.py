@@ -31,7 +31,7 @@ import requests
 import websocket
 from PIL import Image
 
-from tests.comfyui.fetch import PACK, comfyui_path, page_path
+from tools.comfyui.fetch import PACK, comfyui_path, page_path
 
 Prompt = Mapping[str, Mapping[str, Any]]  # ComfyUI's API format: node id → {class_type, inputs}
 OnProgress = Callable[[str, float, float], None]  # node id, value, maximum

@@ -1,6 +1,6 @@
 """Draws the pictures that ComfyUI's template browser shows: what each workflow does, by running it.
 
-python -m tests.comfyui.thumbnails [name …]      writes workflows/<name>.jpg
+python -m tools.thumbnails [name …]      writes workflows/<name>.jpg
 
 Workflows of models that cannot be had here are run up to the mask, and show that. Their photographs
 are scikit-image's: coffee (CC0, Rachel Michetti), chelsea (CC0, Stéfan van der Walt) and rocket
@@ -22,10 +22,10 @@ from PIL import Image, ImageDraw, ImageFilter, ImageFont
 from flexedit.checkpoint import EMBEDDED
 from flexedit.data.world import World
 from flexedit.masks import strokes
-from tests.comfyui import workflows
-from tests.comfyui.demo import Demo
-from tests.comfyui.server import ComfyServer
-from tests.comfyui.workflows import node_of
+from tools import workflows
+from tools.comfyui.server import ComfyServer
+from tools.demo import Demo
+from tools.workflows import node_of
 
 SIDE, CARD, MARGIN = 400, 210, 14  # pixels; a card is one of the two pictures
 TOP, BOTTOM = (58, 63, 143), (20, 23, 47)  # of the ground behind them
