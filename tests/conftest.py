@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,6 +28,23 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from tests.tiny import make_tiny_folder
 
     return make_tiny_folder(tmp_path_factory.mktemp("models") / "tiny")
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A mini that was stopped at once, resumed, and trained to its end"""
+    from flexedit.training.stages import MiniTraining
+    from tests.training.plan import forget_precision, tiny_plan
+
+    forget_precision()  # of the file before: this is made ahead of what a file does for itself
+    folder = tmp_path_factory.mktemp("mini")
+    MiniTraining(folder, tiny_plan()).run(max_seconds=0.0)
+    assert {path.name for path in folder.iterdir()} == {"parts", "model", "seed", "vae"}
+    assert not (folder / "vae" / "done").exists()
+    MiniTraining(folder, tiny_plan()).run(("vae", "clip", "vision"))
+    shutil.copytree(folder / "model" / "vllm", folder / "after vision")
+    MiniTraining(folder, tiny_plan()).run()
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -8,14 +8,17 @@ from pathlib import Path
 
 import pytest
 
-from flexedit.benchmark.ablation import read_logs, tables
 from flexedit.benchmark.judge import FACTS, FOLDER, WEIGHTS
 from flexedit.benchmark.report import as_markdown
 from flexedit.benchmark.systems import fingerprint
+from studies.ablation.__main__ import HERE, PACKED
+from studies.ablation.logs import read_logs
+from studies.ablation.tables import tables
 
 ROOT = Path(__file__).resolve().parents[1]
 HELP = sorted((ROOT / "web" / "docs").glob("*.md"))  # a page for each node
-PAGES = sorted([*(ROOT / "docs").glob("*.md"), *HELP, ROOT / "README.md", ROOT / "MODEL_CARD.md"])
+STUDIES = sorted((ROOT / "studies").glob("*/README.md"))
+PAGES = sorted([*(ROOT / "docs").glob("*.md"), *ROOT.glob("*.md"), *HELP]) + STUDIES
 TABLE = (ROOT / "docs" / "troubleshooting.md").read_text(encoding="utf-8")
 MESSAGES = re.findall(r"^\| `(.+?)` \|", TABLE, re.MULTILINE)
 
@@ -101,8 +104,8 @@ def test_what_the_embedded_model_recommends_is_said_alike_everywhere():
 
 
 def test_the_ablations_page_has_the_tables_that_its_logs_give():
-    logs = read_logs(ROOT / "docs" / "ablation")
-    page = (ROOT / "docs" / "ablation.md").read_text(encoding="utf-8")
+    logs = read_logs(PACKED)
+    page = (HERE / "README.md").read_text(encoding="utf-8")
     assert as_markdown("Ablation", tables(logs)).partition("\n")[2].strip() in page
     shipped = fingerprint([FOLDER / WEIGHTS, FOLDER / FACTS])
     assert {log.facts["judge"] for log in logs} == {shipped}

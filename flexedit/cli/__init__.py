@@ -50,9 +50,8 @@ def parser() -> argparse.ArgumentParser:
     edit.add_commands(commands)
     mask.add_command(commands)
     model.add_info(commands)
-    train.add_train(commands)
+    train.add_commands(commands)
     model.add_assemble(commands)
-    train.add_ablation(commands)
     data.add_command(commands)
     bench.add_commands(commands)
     return root

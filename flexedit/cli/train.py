@@ -1,4 +1,4 @@
-"""``train`` and ``ablation``."""
+"""``train``: the embedded model anew, or any on one's own edits."""
 
 from __future__ import annotations
 
@@ -9,18 +9,10 @@ from typing import Any
 from .arguments import decay, positive, rate, training_seed
 
 
-def add_train(commands: Any) -> None:
-    """``commands``: what ``add_subparsers`` of the root parser gave."""
-    train = commands.add_parser("train", help="train a model, resumably")
-    _add_train(train.add_subparsers(required=True, metavar="what"))
-
-
-def add_ablation(commands: Any) -> None:
-    ablation = commands.add_parser("ablation", help="the paper's ablation on flexedit-mini")
-    _add_ablation(ablation.add_subparsers(required=True, metavar="command"))
-
-
-def _add_train(commands: Any) -> None:
+def add_commands(root: Any) -> None:
+    """``root``: what ``add_subparsers`` of the root parser gave."""
+    train = root.add_parser("train", help="train a model, resumably")
+    commands = train.add_subparsers(required=True, metavar="what")
     mini = commands.add_parser("mini", help="flexedit-mini from nothing, stage by stage")
     mini.add_argument("--out", type=Path, default=Path("runs/mini"))
     mini.add_argument("--stages", help="comma-separated; default: all, in order")
@@ -49,23 +41,6 @@ def _add_train(commands: Any) -> None:
         command.add_argument("--seed", type=training_seed, default=0, help="of samples and noise")
         command.add_argument("--threads", type=positive, help="CPU threads")
         command.add_argument("--minutes", type=float, help="stop about then; run again to go on")
-
-
-def _add_ablation(commands: Any) -> None:
-    run = commands.add_parser("run", help="train the variants and measure them")
-    tables = commands.add_parser("tables", help="print what the logs say, as Markdown")
-    figures = commands.add_parser("figures", help="draw curves and results beside the logs")
-    for command in (run, tables, figures):
-        command.add_argument("--logs", type=Path, default=Path("docs/ablation"))
-    for command in (run, figures):
-        command.add_argument("--out", type=Path, default=Path("runs/ablation"))
-    run.add_argument("--start", type=Path, help="default: the embedded model")
-    run.add_argument("--variant", action="append", help="default: all")
-    run.add_argument("--seed", type=training_seed, action="append", help="default: 0, 1 and 2")
-    run.add_argument("--threads", type=positive, help="CPU threads")
-    run.set_defaults(run=run_ablation)
-    tables.set_defaults(run=run_ablation_tables)
-    figures.set_defaults(run=run_ablation_figures)
 
 
 def run_train_mini(options: argparse.Namespace) -> dict[str, Any]:
@@ -126,29 +101,3 @@ def _take_threads(options: argparse.Namespace) -> None:
 
 def _seconds(options: argparse.Namespace) -> float | None:
     return None if options.minutes is None else 60 * options.minutes
-
-
-def run_ablation(options: argparse.Namespace) -> dict[str, Any]:
-    from ..checkpoint import ModelFolder
-    from ..training.ablation import SEEDS, VARIANTS, Ablation
-
-    _take_threads(options)
-    start = ModelFolder(options.start) if options.start else ModelFolder.embedded()
-    ablation = Ablation(start, options.out, options.logs)
-    ablation.run(tuple(options.variant or VARIANTS), tuple(options.seed or SEEDS))
-    return {"logs": str(options.logs)}
-
-
-def run_ablation_tables(options: argparse.Namespace) -> dict[str, Any]:
-    from ..benchmark.ablation import read_logs, tables
-    from ..benchmark.report import as_markdown
-
-    print(as_markdown("Ablation", tables(read_logs(options.logs))))
-    return {}
-
-
-def run_ablation_figures(options: argparse.Namespace) -> dict[str, Any]:
-    from ..benchmark.figures import draw
-
-    draw(options.logs, options.out)
-    return {"figures": str(options.logs)}

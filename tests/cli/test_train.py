@@ -1,17 +1,4 @@
-import pytest
-
 from tests.cli.shell import complaint, run
-
-
-@pytest.mark.parametrize(
-    "arguments",
-    [("tables", "--seed", 77), ("tables", "--out", "runs"), ("figures", "--variant", "no-ca")],
-)
-def test_an_option_without_an_effect_is_refused(arguments, capsys):
-    with pytest.raises(SystemExit) as stopped:
-        run("ablation", *arguments)
-    assert stopped.value.code == 2
-    assert "unrecognized arguments" in capsys.readouterr().err
 
 
 def test_an_unknown_stage_of_training_is_refused_before_anything_starts(tmp_path, capsys):

@@ -20,3 +20,10 @@ def tiny_plan(steps: int = 2) -> Plan:
         for name, stage in MINI_PLAN.stages.items()
     }
     return Plan(TINY, stages, num_texts=50)
+
+
+def forget_precision() -> None:
+    """accelerate keeps the precision of a process's first Accelerator."""
+    from accelerate.state import AcceleratorState
+
+    AcceleratorState._reset_state(reset_partial_state=True)

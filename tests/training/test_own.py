@@ -153,7 +153,7 @@ def test_a_vllm_in_half_the_memory_learns_too(folder, tmp_path, monkeypatch):
 
 def test_a_model_without_a_vllm_is_trained_too(folder, tmp_path):
     """InstructPix2Pix's way: its text encoder reads what a person said."""
-    from flexedit.training.ablation import instruct_pix2pix
+    from studies.ablation.run import instruct_pix2pix
 
     shutil.copytree(folder / "edits", tmp_path / "edits")
     make_tiny_folder(tmp_path / "whole")
