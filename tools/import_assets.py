@@ -1,6 +1,6 @@
 """One-off importer: turns public emoji and photographs into the world's vendored assets.
 
-    python -m flexedit.data.import_assets --fluent DIR --icons DIR --wallpapers DIR --skimage DIR \\
+    python -m tools.import_assets --fluent DIR --icons DIR --wallpapers DIR --skimage DIR \\
         --getty DIR --panoramas DIR
 
 `--fluent` is the unpacked npm package `@lobehub/fluent-emoji-3d` 1.1.0, `--icons` a folder with the
@@ -26,7 +26,8 @@ import numpy as np
 from PIL import Image
 from scipy import ndimage
 
-ASSETS = Path(__file__).parent / "assets"
+from flexedit.data.assets import ASSETS
+
 SPRITE_SIZE = 96
 PHOTO_SIZE = 384
 VIEW_SIZE = 160  # what a panorama of 512 x 256 pixels holds of 90 degrees
@@ -299,7 +300,7 @@ def view(light: np.ndarray, yaw: float, pitch: float = -8, field: float = 90) ->
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m flexedit.data.import_assets")
+    parser = argparse.ArgumentParser(prog="python -m tools.import_assets")
     for folder in ("fluent", "icons", "wallpapers", "skimage", "getty", "panoramas"):
         parser.add_argument(f"--{folder}", type=Path, required=True)
     options = parser.parse_args(arguments)
