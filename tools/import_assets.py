@@ -26,7 +26,7 @@ import numpy as np
 from PIL import Image
 from scipy import ndimage
 
-from flexedit.data.assets import ASSETS
+from flexedit.data.world.assets import ASSETS
 
 SPRITE_SIZE = 96
 PHOTO_SIZE = 384

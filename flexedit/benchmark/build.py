@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image
 
 from .. import __version__
-from ..data.words import article
+from ..data.world.words import article
 from ..errors import FlexEditError
 from ..masks import KINDS
 from ..prompts import BACKGROUND

@@ -29,7 +29,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..data.assets import CLASSES
+from ..data.world.assets import CLASSES
 from ..errors import FlexEditError
 from ..masks import bounding_crop
 from ..prompts import BACKGROUND

@@ -20,8 +20,8 @@ def add_command(commands: Any) -> None:
 
 
 def run_data(options: argparse.Namespace) -> dict[str, Any]:
-    from ..data.export import write
     from ..data.world import World
+    from ..data.world.export import write
 
     write(World(options.size, options.split, options.seed), range(options.count), options.out)
     return {"out": str(options.out), "samples": options.count}

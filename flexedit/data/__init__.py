@@ -2,9 +2,8 @@
 `edits`.
 """
 
-from .assets import CLASSES, all_styles
-from .export import contact_sheet, write
-from .world import FULL_MASK, OPERATIONS, Sample, World
+from .world import CLASSES, FULL_MASK, OPERATIONS, Sample, World, all_styles
+from .world.export import contact_sheet, write
 
 __all__ = [
     "CLASSES",

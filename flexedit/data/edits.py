@@ -18,9 +18,9 @@ from ..config import build_lines
 from ..errors import FlexEditError
 from ..models.preprocess import CLIP_MEAN
 from ..request import Task
-from .objects import paint_color
-from .words import CAPTIONS
-from .world import FULL_MASK, Sample, choose_kind
+from .world.objects import paint_color
+from .world.words import CAPTIONS
+from .world.world import FULL_MASK, Sample, choose_kind
 
 INDEX = "index.jsonl"
 PAINT = "red"  # as prompts.SEGMENT_INSTRUCTION says

@@ -16,7 +16,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from .. import prompts
-from ..data.assets import CLASSES
+from ..data.world.assets import CLASSES
 from ..models.clip import project_tokens
 from ..models.preprocess import Preprocess
 from ..models.vllm import VLLM

@@ -26,8 +26,8 @@ from torch import Tensor, nn
 
 from ..checkpoint import WEIGHTS_FILE, ModelFolder, load_stock_vllm, save_model_folder
 from ..config import SystemConfig, TextBridgeConfig
-from ..data.assets import CLASSES
 from ..data.world import World
+from ..data.world.assets import CLASSES
 from ..errors import FlexEditError
 from ..models.preprocess import Preprocess
 from . import mini

@@ -26,8 +26,8 @@ from flexedit.benchmark.run import run
 from flexedit.benchmark.systems import FlexEdit, fingerprint, weights
 from flexedit.checkpoint import ModelFolder
 from flexedit.config import MEAConfig, SystemConfig, TextBridgeConfig
-from flexedit.data.assets import CLASSES
 from flexedit.data.world import FULL_MASK, OPERATIONS, World
+from flexedit.data.world.assets import CLASSES
 from flexedit.errors import FlexEditError
 from flexedit.pipeline import FlexEditPipeline
 from flexedit.training.stages import BASE, curve, export_folder

@@ -12,8 +12,8 @@ from PIL import Image
 
 from flexedit import masks
 from flexedit.benchmark.cases import FILES, FORMAT, META, Benchmark, Case, write_index
-from flexedit.data.assets import CLASSES
 from flexedit.data.world import Sample, World
+from flexedit.data.world.assets import CLASSES
 from flexedit.prompts import BACKGROUND
 
 # what is done → how many pixels are cut off the right and the bottom: scenes of two sizes

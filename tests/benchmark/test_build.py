@@ -10,7 +10,7 @@ from flexedit import masks
 from flexedit.benchmark.build import build, caption, plan, source_from
 from flexedit.benchmark.cases import INDEX, META, OPERATIONS, Benchmark, Case
 from flexedit.benchmark.sources import Draft, WorldSource
-from flexedit.data import world as synthetic
+from flexedit.data.world import world as synthetic
 from flexedit.errors import FlexEditError
 
 

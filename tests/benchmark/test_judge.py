@@ -18,8 +18,8 @@ from flexedit.benchmark.judge import (
     crop,
     window_around,
 )
-from flexedit.data.assets import CLASSES
 from flexedit.data.world import World
+from flexedit.data.world.assets import CLASSES
 from flexedit.errors import FlexEditError
 from flexedit.prompts import BACKGROUND
 from tools.judge import OPERATIONS, spoil, truth_of

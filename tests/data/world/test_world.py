@@ -15,12 +15,11 @@ from flexedit.data import (
     Sample,
     World,
     all_styles,
-    assets,
-    backgrounds,
     contact_sheet,
     write,
 )
-from flexedit.data.world import MIN_VISIBLE
+from flexedit.data.world import assets, backgrounds
+from flexedit.data.world.world import MIN_VISIBLE
 from flexedit.errors import FlexEditError
 
 

@@ -15,9 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from .. import masks
-from ..errors import FlexEditError
-from ..prompts import BACKGROUND, naming_reply
+from ... import masks
+from ...errors import FlexEditError
+from ...prompts import BACKGROUND, naming_reply
 from .assets import CLASSES, all_styles, sprite_count
 from .backgrounds import SPLITS, Backdrop, background, plain_backdrop
 from .objects import (

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from ..prompts import ASK_INSTRUCTION, BACKGROUND, naming_reply
+from ...prompts import ASK_INSTRUCTION, BACKGROUND, naming_reply
 from .assets import CLASSES
 
 NAMING = 0.12  # how often people name the object they mean, though the mask says it

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from PIL import Image
 
-from .. import masks
+from ... import masks
 from .assets import MIP_BORDER, MIP_SIZES, mipmap
 from .backgrounds import column
 

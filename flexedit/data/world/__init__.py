@@ -1,0 +1,6 @@
+"""A synthetic world in which every edit has an exact truth: `world` says how a sample is made."""
+
+from .assets import CLASSES, all_styles
+from .world import FULL_MASK, OPERATIONS, Sample, World
+
+__all__ = ["CLASSES", "FULL_MASK", "OPERATIONS", "Sample", "World", "all_styles"]
