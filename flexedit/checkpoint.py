@@ -8,6 +8,7 @@ Each part is read when it is asked for, and strictly: a missing or unexpected ke
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
@@ -456,6 +457,15 @@ def save_model_folder(
         path / WEIGHTS_FILE,
         metadata={"format": "pt", "system": config.name},
     )
+
+
+def copy_part(source: Path, target: Path) -> None:
+    """A part's own files, not the other formats of its weights."""
+    target.mkdir(parents=True)
+    for file in (file for pattern in DOWNLOADED for file in source.glob(pattern)):
+        is_variant = ".fp16." in file.name and (source / file.name.replace(".fp16", "")).is_file()
+        if not is_variant:
+            shutil.copy(file, target)
 
 
 def trained_tensors(

@@ -54,7 +54,7 @@ def run_info(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def run_assemble(options: argparse.Namespace) -> dict[str, Any]:
-    from ..training.assemble import assemble
+    from ..convert.assemble import assemble
 
     folder = assemble(options.pipeline, options.clip, options.vllm, options.out, options.size)
     return {"out": str(folder.path)}

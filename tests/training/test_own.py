@@ -14,11 +14,11 @@ from PIL import Image
 from flexedit.checkpoint import ModelFolder
 from flexedit.cli import main
 from flexedit.config import LoRAConfig
+from flexedit.convert.assemble import assemble
 from flexedit.data import World, write
 from flexedit.data.edits import INDEX, Edits
 from flexedit.errors import FlexEditError
 from flexedit.pipeline import FlexEditPipeline
-from flexedit.training.assemble import assemble
 from flexedit.training.batch import collate
 from flexedit.training.own import OwnTraining
 from flexedit.training.stages import curve

@@ -9,11 +9,11 @@ from diffusers import UNet2DConditionModel
 from flexedit.checkpoint import ModelFolder
 from flexedit.cli import main
 from flexedit.config import DiffusionConfig
+from flexedit.convert.assemble import assemble
 from flexedit.data import World
 from flexedit.errors import FlexEditError
 from flexedit.models.mea import Conditioning
 from flexedit.pipeline import FlexEditPipeline
-from flexedit.training.assemble import assemble
 from flexedit.training.batch import collate
 from tests.tiny import TINY
 from tests.tiny_pipelines import make_tiny_pipeline

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from ..checkpoint import (
-    DOWNLOADED,
     ModelFolder,
+    copy_part,
     load_image_encoder,
     load_text_encoder,
     part_errors,
@@ -34,7 +34,7 @@ from ..config import (
     build,
 )
 from ..errors import FlexEditError
-from .system import PARTS, Recipe, System
+from ..training.system import PARTS, Recipe, System
 
 NUM_EDIT_TOKENS = 32
 QFORMER_LAYERS = 6
@@ -174,12 +174,3 @@ def diffusion_config(file: Path) -> DiffusionConfig:
     names = ("prediction_type", "beta_start", "beta_end", "beta_schedule", "num_train_timesteps")
     known = {"prediction_type": "epsilon"} | {name: says[name] for name in names if name in says}
     return build(DiffusionConfig, known, str(file))
-
-
-def copy_part(source: Path, target: Path) -> None:
-    """A part's own files, not the other formats of its weights."""
-    target.mkdir(parents=True)
-    for file in (file for pattern in DOWNLOADED for file in source.glob(pattern)):
-        is_variant = ".fp16." in file.name and (source / file.name.replace(".fp16", "")).is_file()
-        if not is_variant:
-            shutil.copy(file, target)
