@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from . import masks, prompts, sampling
-from .checkpoint import ModelFolder
 from .config import SystemConfig
 from .errors import FlexEditError
+from .model_folder import ModelFolder
 from .models.chat_vllm import ChatVLLM
 from .models.mea import MEA, Branches, Conditioning
 from .models.unet import FlexEditUNet, Subject

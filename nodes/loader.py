@@ -6,8 +6,8 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..flexedit.checkpoint import EMBEDDED
 from ..flexedit.errors import FlexEditError
+from ..flexedit.model_folder import EMBEDDED
 from .runtime import folders
 from .runtime.clip_vision import load_clip_vision
 from .runtime.options import one_of

@@ -9,8 +9,8 @@ from typing import Any
 from comfy import model_management
 from comfy_api.latest import io
 
-from ..flexedit.checkpoint import load_chat_vllm
 from ..flexedit.errors import FlexEditError
+from ..flexedit.model_folder import load_chat_vllm
 from .runtime import folders
 from .runtime.options import one_of
 from .runtime.parts import PRECISIONS, ManagedPart

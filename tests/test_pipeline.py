@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from flexedit import masks, prompts, sampling
-from flexedit.checkpoint import ModelFolder
 from flexedit.config import SystemConfig, TextBridgeConfig
 from flexedit.errors import FlexEditError
+from flexedit.model_folder import ModelFolder
 from flexedit.models.mea import Branches
 from flexedit.pipeline import FlexEditPipeline, decode, edit_states, predictor, scene_latent
 from flexedit.request import EditRequest

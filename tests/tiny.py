@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from flexedit import prompts
-from flexedit.checkpoint import ModelFolder, save_model_folder, trained_tensors, unet_layers
 from flexedit.config import SystemConfig
 from flexedit.errors import FlexEditError
+from flexedit.model_folder import ModelFolder, save_model_folder, trained_tensors, unet_layers
 from flexedit.models.mea import MEA
 from flexedit.models.qformer import QFormer
 from flexedit.models.unet import FlexEditUNet

@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from flexedit.checkpoint import EMBEDDED, PRETRAINED, ModelFolder
 from flexedit.data.world import Sample, World
 from flexedit.errors import FlexEditError
+from flexedit.model_folder import EMBEDDED, PRETRAINED, ModelFolder
 from tools import workflows
 from tools.comfyui.server import ComfyServer
 

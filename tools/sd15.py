@@ -8,8 +8,8 @@ from pathlib import Path
 
 import torch
 
-from flexedit.checkpoint import save_model_folder, trained_tensors, unet_layers
 from flexedit.config import DiffusionConfig, MEAConfig, TextBridgeConfig
+from flexedit.model_folder import save_model_folder, trained_tensors, unet_layers
 from flexedit.models.mea import MEA
 from flexedit.models.unet import FlexEditUNet
 from flexedit.training.mini import MINI, system_config

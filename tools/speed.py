@@ -18,8 +18,8 @@ from flexedit import masks, prompts
 from flexedit.benchmark.build import build
 from flexedit.benchmark.run import overhead, run
 from flexedit.benchmark.systems import FlexEdit
-from flexedit.checkpoint import ModelFolder
 from flexedit.data.world import World
+from flexedit.model_folder import ModelFolder
 from flexedit.models.vllm import VLLM
 from flexedit.pipeline import FlexEditPipeline
 from flexedit.training.batch import collate

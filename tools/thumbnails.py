@@ -19,9 +19,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
-from flexedit.checkpoint import EMBEDDED
 from flexedit.data.world import World
 from flexedit.masks import strokes
+from flexedit.model_folder import EMBEDDED
 from tools import workflows
 from tools.comfyui.server import ComfyServer
 from tools.demo import Demo

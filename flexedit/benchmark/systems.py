@@ -19,10 +19,10 @@ import torch
 from torch import Tensor
 
 from .. import masks, prompts
-from ..checkpoint import CONFIG_FILE
 from ..errors import FlexEditError
 from ..files import read_picture, same_shape
 from ..masks import compositing
+from ..model_folder import CONFIG_FILE
 from ..pipeline import FlexEditPipeline, ReplyMode, decode, scene_latent, usable_device, vae_ratio
 from ..request import EditRequest
 from ..training.batch import pictures

@@ -34,7 +34,7 @@ def add_assemble(commands: Any) -> None:
 
 
 def run_info(options: argparse.Namespace) -> dict[str, Any]:
-    from ..checkpoint import ModelFolder
+    from ..model_folder import ModelFolder
 
     folder = ModelFolder(options.model) if options.model else ModelFolder.embedded()
     config = folder.config

@@ -44,7 +44,7 @@ def add_commands(root: Any) -> None:
 
 
 def run_train_mini(options: argparse.Namespace) -> dict[str, Any]:
-    from ..checkpoint import ModelFolder
+    from ..model_folder import ModelFolder
     from ..training.stages import ORDER, MiniTraining
 
     _take_threads(options)
@@ -59,8 +59,8 @@ def run_train_mini(options: argparse.Namespace) -> dict[str, Any]:
 def run_train_own(options: argparse.Namespace) -> dict[str, Any]:
     import torch
 
-    from ..checkpoint import ModelFolder
     from ..data.edits import Edits
+    from ..model_folder import ModelFolder
     from ..training.own import LEARNING_RATES, OwnTraining
     from ..training.stages import num_workers
     from ..training.trainer import TrainConfig

@@ -14,15 +14,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..checkpoint import (
-    ModelFolder,
-    copy_part,
-    load_image_encoder,
-    load_text_encoder,
-    part_errors,
-    require_all,
-    save_model_folder,
-)
 from ..config import (
     DiffusionConfig,
     LoRAConfig,
@@ -34,6 +25,15 @@ from ..config import (
     build,
 )
 from ..errors import FlexEditError
+from ..model_folder import (
+    ModelFolder,
+    copy_part,
+    load_image_encoder,
+    load_text_encoder,
+    part_errors,
+    require_all,
+    save_model_folder,
+)
 from ..training.system import PARTS, Recipe, System
 
 NUM_EDIT_TOKENS = 32

@@ -18,9 +18,9 @@ from PIL import Image
 from scipy import ndimage
 from torch import Tensor, nn
 
-from ..checkpoint import part_errors, require_all
 from ..errors import FlexEditError
 from ..masks import extent
+from ..model_folder import part_errors, require_all
 from .candidates import Candidate, Resolution, distinct, halves
 
 SIDE = 256  # pixels of the longer side at which scribbles and masks are compared

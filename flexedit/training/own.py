@@ -18,9 +18,9 @@ import torch
 from torch import Tensor
 
 from ..benchmark.systems import fingerprint
-from ..checkpoint import CONFIG_FILE, WEIGHTS_FILE, ModelFolder, copy_part, save_model_folder
 from ..data.edits import INDEX, Edits
 from ..errors import FlexEditError
+from ..model_folder import CONFIG_FILE, WEIGHTS_FILE, ModelFolder, copy_part, save_model_folder
 from .system import PARTS, Recipe, System
 from .trainer import CHECKPOINT, TrainConfig, Trainer
 from .validation import PictureGrid

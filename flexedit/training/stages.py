@@ -24,11 +24,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from ..checkpoint import WEIGHTS_FILE, ModelFolder, load_stock_vllm, save_model_folder
 from ..config import SystemConfig, TextBridgeConfig
 from ..data.world import World
 from ..data.world.assets import CLASSES
 from ..errors import FlexEditError
+from ..model_folder import WEIGHTS_FILE, ModelFolder, load_stock_vllm, save_model_folder
 from ..models.preprocess import Preprocess
 from . import mini
 from .batch import collate

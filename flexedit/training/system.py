@@ -17,7 +17,7 @@ from einops import rearrange, repeat
 from torch import Tensor, nn
 
 from .. import prompts, sampling
-from ..checkpoint import ModelFolder, load_stock_vllm, trained_tensors
+from ..model_folder import ModelFolder, load_stock_vllm, trained_tensors
 from ..models.clip import ImageEncoder, TextEncoder
 from ..models.mea import MEA, Branches, Conditioning
 from ..models.qformer import QFormer

@@ -11,8 +11,8 @@ import torch
 from comfy import model_management
 from torch import Tensor, nn
 
-from ...flexedit.checkpoint import ModelFolder, check_shapes
 from ...flexedit.errors import FlexEditError
+from ...flexedit.model_folder import ModelFolder, check_shapes
 from ...flexedit.models.clip import project_tokens
 from ...flexedit.models.preprocess import Preprocess
 from .lazy import Lazy

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import folder_paths
 
-from ...flexedit.checkpoint import CONFIG_FILE, EMBEDDED, ModelFolder
 from ...flexedit.errors import FlexEditError
+from ...flexedit.model_folder import CONFIG_FILE, EMBEDDED, ModelFolder
 
 MODELS = "flexedit"
 VLLMS = "LLM"

@@ -19,9 +19,9 @@ from comfy import model_management
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
-from ...flexedit.checkpoint import ModelFolder, check_shapes
 from ...flexedit.config import DiffusionConfig
 from ...flexedit.errors import FlexEditError
+from ...flexedit.model_folder import ModelFolder, check_shapes
 from . import subject
 from .parts import PRECISIONS, ManagedPart
 from .weights import Width, read_config, require, set_norm_groups, shapes

@@ -9,8 +9,8 @@ import comfy.sd
 import torch
 from torch import Tensor
 
-from ...flexedit.checkpoint import ModelFolder, check_keys
 from ...flexedit.errors import FlexEditError
+from ...flexedit.model_folder import ModelFolder, check_keys
 from .lazy import Lazy
 from .parts import PRECISIONS
 from .weights import Width, read_config, read_weights, require, set_norm_groups

@@ -52,7 +52,7 @@ def parser() -> argparse.ArgumentParser:
 def run_ablation(options: argparse.Namespace) -> None:
     import torch
 
-    from flexedit.checkpoint import ModelFolder
+    from flexedit.model_folder import ModelFolder
 
     from .run import SEEDS, VARIANTS, Ablation
 

@@ -24,8 +24,8 @@ from comfy import model_management
 from comfy.ldm.modules.attention import optimized_attention
 from comfy_extras.nodes_custom_sampler import Guider_DualCFG
 from flexedit_pack.flexedit import pipeline, sampling
-from flexedit_pack.flexedit.checkpoint import ModelFolder
 from flexedit_pack.flexedit.errors import FlexEditError
+from flexedit_pack.flexedit.model_folder import ModelFolder
 from flexedit_pack.flexedit.request import EditRequest
 from flexedit_pack.nodes.runtime import conditioning, guider, subject
 from flexedit_pack.nodes.runtime.clip_vision import load_clip_vision, tokens

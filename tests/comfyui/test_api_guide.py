@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from flexedit.checkpoint import EMBEDDED, PRETRAINED
+from flexedit.model_folder import EMBEDDED, PRETRAINED
 from tests.comfyui.without_model import RADIUS, disc_on_grass, distance
 from tools.comfyui.fetch import PACK
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from flexedit.checkpoint import CONFIG_FILE, WEIGHTS_FILE
+from flexedit.model_folder import CONFIG_FILE, WEIGHTS_FILE
 from tests.comfyui.graph import OPAQUE, Graph, free_shape, load, pictures
 from tools.comfyui.server import PromptFailed
 

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from flexedit import cli
-from flexedit.checkpoint import EMBEDDED
+from flexedit.model_folder import EMBEDDED
 from tests.comfyui.graph import Graph, free_shape, load, pictures
 from tests.tiny import embedded
 from tools.comfyui import inside

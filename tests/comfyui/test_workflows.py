@@ -6,7 +6,7 @@ from urllib.parse import urlparse
 import pytest
 from PIL import Image
 
-from flexedit.checkpoint import EMBEDDED
+from flexedit.model_folder import EMBEDDED
 from tests.comfyui import without_model
 from tests.comfyui.graph import picture
 from tools import workflows

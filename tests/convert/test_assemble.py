@@ -6,12 +6,12 @@ import pytest
 import torch
 from diffusers import UNet2DConditionModel
 
-from flexedit.checkpoint import ModelFolder
 from flexedit.cli import main
 from flexedit.config import DiffusionConfig
 from flexedit.convert.assemble import assemble
 from flexedit.data import World
 from flexedit.errors import FlexEditError
+from flexedit.model_folder import ModelFolder
 from flexedit.models.mea import Conditioning
 from flexedit.pipeline import FlexEditPipeline
 from flexedit.training.batch import collate

@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 
 from flexedit import masks
-from flexedit.checkpoint import load_chat_vllm
 from flexedit.errors import FlexEditError
+from flexedit.model_folder import load_chat_vllm
 from flexedit.models import chat_vllm
 from flexedit.models.chat_vllm import MIN_SIDE, ChatVLLM, label_of, to_pil
 from flexedit.request import EditRequest

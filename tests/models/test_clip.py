@@ -1,7 +1,7 @@
 import torch
 from transformers import AutoTokenizer, CLIPModel
 
-from flexedit.checkpoint import load_image_encoder, load_text_encoder
+from flexedit.model_folder import load_image_encoder, load_text_encoder
 from tests.tiny import TINY
 
 

@@ -14,8 +14,8 @@ from transformers import (
 )
 
 from flexedit import prompts
-from flexedit.checkpoint import load_stock_vllm
 from flexedit.errors import FlexEditError
+from flexedit.model_folder import load_stock_vllm
 from flexedit.models.vllm import IGNORED, VLLM
 from tests.tiny import TEXTS, TINY
 

@@ -7,7 +7,7 @@ from safetensors.torch import load_file
 from transformers import AutoConfig, LlavaForConditionalGeneration
 
 from flexedit import prompts
-from flexedit.checkpoint import WEIGHTS_FILE, ModelFolder, load_stock_vllm, save_model_folder
+from flexedit.model_folder import WEIGHTS_FILE, ModelFolder, load_stock_vllm, save_model_folder
 from flexedit.models.vllm import VLLM, Sequences
 from flexedit.training import lora
 from tests.tiny import TINY

@@ -11,13 +11,13 @@ import torch
 from accelerate.state import AcceleratorState
 from PIL import Image
 
-from flexedit.checkpoint import ModelFolder
 from flexedit.cli import main
 from flexedit.config import LoRAConfig
 from flexedit.convert.assemble import assemble
 from flexedit.data import World, write
 from flexedit.data.edits import INDEX, Edits
 from flexedit.errors import FlexEditError
+from flexedit.model_folder import ModelFolder
 from flexedit.pipeline import FlexEditPipeline
 from flexedit.training.batch import collate
 from flexedit.training.own import OwnTraining

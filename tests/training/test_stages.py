@@ -13,9 +13,9 @@ from diffusers import AutoencoderKL
 from safetensors.torch import load_file
 from transformers import CLIPModel
 
-from flexedit.checkpoint import PRETRAINED, WEIGHTS_FILE, ModelFolder, load_stock_vllm
 from flexedit.data import World
 from flexedit.errors import FlexEditError
+from flexedit.model_folder import PRETRAINED, WEIGHTS_FILE, ModelFolder, load_stock_vllm
 from flexedit.models.vllm import VLLM
 from flexedit.pipeline import FlexEditPipeline
 from flexedit.training.batch import collate

@@ -6,9 +6,9 @@ import torch
 import torch.nn.functional as F
 
 from flexedit import prompts
-from flexedit.checkpoint import ModelFolder, save_model_folder
 from flexedit.config import LoRAConfig, TextBridgeConfig
 from flexedit.data import CLASSES, World
+from flexedit.model_folder import ModelFolder, save_model_folder
 from flexedit.models.mea import Branches, Conditioning
 from flexedit.pipeline import FlexEditPipeline
 from flexedit.training.batch import Batch, collate

@@ -15,9 +15,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from flexedit.checkpoint import ModelFolder
 from flexedit.data import CLASSES, World
 from flexedit.errors import FlexEditError
+from flexedit.model_folder import ModelFolder
 from flexedit.training.batch import Batch
 from flexedit.training.system import Draw, Recipe, System
 from flexedit.training.trainer import CHECKPOINT, LOG, TrainConfig, Trainer, build_optimizer

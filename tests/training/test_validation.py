@@ -4,9 +4,9 @@ import pytest
 import torch
 from PIL import Image
 
-from flexedit.checkpoint import ModelFolder
 from flexedit.config import LoRAConfig
 from flexedit.data import CLASSES
+from flexedit.model_folder import ModelFolder
 from flexedit.training.system import Recipe, System
 from flexedit.training.validation import PictureGrid, edit, evaluating
 from tests.tiny import make_tiny_folder

@@ -13,7 +13,7 @@ inside.enter()
 import comfy.utils  # noqa: E402
 import torch  # noqa: E402
 from flexedit_pack.flexedit import pipeline, sampling  # noqa: E402
-from flexedit_pack.flexedit.checkpoint import ModelFolder  # noqa: E402
+from flexedit_pack.flexedit.model_folder import ModelFolder  # noqa: E402
 from flexedit_pack.flexedit.models.mea import Branches  # noqa: E402
 from flexedit_pack.nodes.runtime import conditioning, guider  # noqa: E402
 from flexedit_pack.nodes.runtime.parts import ManagedPart  # noqa: E402

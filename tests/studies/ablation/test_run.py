@@ -7,8 +7,8 @@ from filelock import FileLock
 from safetensors.torch import load_file, save_file
 
 from flexedit.benchmark.report import as_markdown
-from flexedit.checkpoint import WEIGHTS_FILE, ModelFolder
 from flexedit.errors import FlexEditError
+from flexedit.model_folder import WEIGHTS_FILE, ModelFolder
 from studies.ablation.__main__ import main
 from studies.ablation.figures import OTHER_DATA
 from studies.ablation.logs import Log, read_logs

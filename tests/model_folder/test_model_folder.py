@@ -10,7 +10,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from flexedit.checkpoint import (
+from flexedit.config import PartSource, TextBridgeConfig
+from flexedit.errors import FlexEditError
+from flexedit.model_folder import (
     CONFIG_FILE,
     WEIGHTS_FILE,
     ModelFolder,
@@ -19,8 +21,6 @@ from flexedit.checkpoint import (
     trained_tensors,
     unet_layers,
 )
-from flexedit.config import PartSource, TextBridgeConfig
-from flexedit.errors import FlexEditError
 from flexedit.models.mea import MEA
 from flexedit.models.qformer import QFormer
 from flexedit.models.unet import FlexEditUNet

@@ -19,15 +19,15 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from .config import SystemConfig
-from .errors import FlexEditError
-from .models.chat_vllm import LLAVA_CHAT, ChatVLLM
-from .models.clip import ImageEncoder, TextEncoder
-from .models.mea import MEA
-from .models.preprocess import Preprocess
-from .models.qformer import QFormer
-from .models.unet import FlexEditUNet, build_unet, cross_attention_layers
-from .models.vllm import VLLM
+from ..config import SystemConfig
+from ..errors import FlexEditError
+from ..models.chat_vllm import LLAVA_CHAT, ChatVLLM
+from ..models.clip import ImageEncoder, TextEncoder
+from ..models.mea import MEA
+from ..models.preprocess import Preprocess
+from ..models.qformer import QFormer
+from ..models.unet import FlexEditUNet, build_unet, cross_attention_layers
+from ..models.vllm import VLLM
 
 CONFIG_FILE = "flexedit.json"
 WEIGHTS_FILE = "flexedit.safetensors"
@@ -35,7 +35,7 @@ PREFIXES = ("unet", "qformer", "mea", "lora", "tokens", "null")
 EMBEDDED = "flexedit-mini"
 # not the other formats of the weights that many repositories hold as well
 DOWNLOADED = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]
-PRETRAINED = Path(__file__).parent / "pretrained"
+PRETRAINED = Path(__file__).parents[1] / "pretrained"
 
 
 class ModelFolder:
