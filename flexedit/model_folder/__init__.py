@@ -28,6 +28,7 @@ from ..models.preprocess import Preprocess
 from ..models.qformer import QFormer
 from ..models.unet import FlexEditUNet, build_unet, cross_attention_layers
 from ..models.vllm import VLLM
+from ..weights import is_portable, read_weights, unreadable
 
 CONFIG_FILE = "flexedit.json"
 WEIGHTS_FILE = "flexedit.safetensors"
@@ -264,10 +265,7 @@ class part_errors:
             ) from error
         complaints = (OSError, ValueError, KeyError, TypeError, SafetensorError, RuntimeError)
         if isinstance(error, complaints) and not isinstance(error, torch.OutOfMemoryError):
-            raise FlexEditError(
-                f"{self.folder} cannot be loaded ({_first_line(error)}). It must hold a complete "
-                "model with .safetensors weights; download or export it again."
-            ) from error
+            raise unreadable(self.folder, _first_line(error)) from error
 
 
 def _first_line(error: BaseException) -> str:
@@ -284,16 +282,9 @@ def load_stock_vllm(
     """Any transformers LLaVA-class folder; ``num_edit_tokens`` are added, untrained."""
     from transformers import AutoModelForImageTextToText
 
+    llava = load_pretrained(AutoModelForImageTextToText, folder, dtype)
     with part_errors(folder):
-        llava, info = AutoModelForImageTextToText.from_pretrained(
-            folder,
-            dtype=dtype,
-            use_safetensors=True,
-            local_files_only=True,
-            output_loading_info=True,
-        )
         tokenizer = _load_tokenizer(folder)
-    require_all(info, folder)
     if llava.config.model_type != "llava":
         raise FlexEditError(
             f"{folder} holds a {type(llava).__name__}; FlexEdit reads LLaVA 1.5's class only "
@@ -314,17 +305,10 @@ def load_chat_vllm(folder: Path, dtype: torch.dtype = torch.float32) -> ChatVLLM
                 f"{folder} holds quantised weights, which ComfyUI cannot place. Choose a folder "
                 "with plain fp16, bf16 or fp32 weights, and the precision in the node."
             )
-        model, info = AutoModelForImageTextToText.from_pretrained(
-            folder,
-            config=config,
-            dtype=dtype,
-            use_safetensors=True,
-            local_files_only=True,
-            output_loading_info=True,
-        )
+    model = load_pretrained(AutoModelForImageTextToText, folder, dtype)
+    with part_errors(folder):
         _require_tokenizer(folder)
         processor = AutoProcessor.from_pretrained(folder, local_files_only=True)
-    require_all(info, folder)
     if model.config.model_type == "llava":
         _complete_llava(processor, model.config)
     if processor.chat_template is None or model.config.is_encoder_decoder:
@@ -349,7 +333,7 @@ def _complete_llava(processor: Any, config: Any) -> None:
 def load_image_encoder(folder: Path, dtype: torch.dtype = torch.float32) -> ImageEncoder:
     from transformers import CLIPVisionModelWithProjection
 
-    model = _load_half_of_clip(CLIPVisionModelWithProjection, folder, dtype)
+    model = load_pretrained(CLIPVisionModelWithProjection, folder, dtype)
     preprocess = Preprocess.from_folder(folder, model.config.image_size)
     return ImageEncoder(model.vision_model, model.visual_projection, preprocess).eval()
 
@@ -357,7 +341,7 @@ def load_image_encoder(folder: Path, dtype: torch.dtype = torch.float32) -> Imag
 def load_text_encoder(folder: Path, dtype: torch.dtype = torch.float32) -> TextEncoder:
     from transformers import CLIPTextModelWithProjection
 
-    model = _load_half_of_clip(CLIPTextModelWithProjection, folder, dtype)
+    model = load_pretrained(CLIPTextModelWithProjection, folder, dtype)
     with part_errors(folder):
         tokenizer = _load_tokenizer(folder)
     return TextEncoder(model.text_model, tokenizer).eval()
@@ -385,16 +369,24 @@ def require_all(info: dict[str, Any], folder: Path) -> None:
         )
 
 
-def _load_half_of_clip(kind: Any, folder: Path, dtype: torch.dtype) -> Any:
-    """A CLIP folder holds both towers; loading one of them ignores the other's weights."""
+def load_pretrained(kind: Any, folder: Path, dtype: torch.dtype) -> Any:
+    """A folder's model as transformers' class ``kind``, every weight of it from the folder.
+
+    What the class has no use for is left out: a CLIP folder holds both towers.
+    """
+    from transformers import AutoConfig, PreTrainedModel
+
+    options = {"dtype": dtype, "use_safetensors": True, "output_loading_info": True}
     with part_errors(folder):
-        model, info = kind.from_pretrained(
-            folder,
-            dtype=dtype,
-            use_safetensors=True,
-            local_files_only=True,
-            output_loading_info=True,
-        )
+        if is_portable(folder):
+            model, info = kind.from_pretrained(folder, local_files_only=True, **options)
+        else:
+            config = AutoConfig.from_pretrained(folder, local_files_only=True)
+            if not issubclass(kind, PreTrainedModel):  # one of the Auto classes, which choose
+                with torch.device("meta"):
+                    kind = type(kind.from_config(config))
+            weights = read_weights(folder)
+            model, info = kind.from_pretrained(None, config=config, state_dict=weights, **options)
     require_all(info, folder)
     return model
 

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from ..errors import FlexEditError
 from ..masks import extent
-from ..model_folder import part_errors, require_all
+from ..model_folder import load_pretrained, part_errors
 from .candidates import Candidate, Resolution, distinct, halves
 
 SIDE = 256  # pixels of the longer side at which scribbles and masks are compared
@@ -135,17 +135,10 @@ def load_sam(folder: Path, dtype: torch.dtype = torch.float32) -> Sam:
     import transformers
     from transformers import AutoModelForMaskGeneration
 
+    model = load_pretrained(AutoModelForMaskGeneration, folder, dtype)
     with part_errors(folder):
-        model, info = AutoModelForMaskGeneration.from_pretrained(
-            folder,
-            dtype=dtype,
-            use_safetensors=True,
-            local_files_only=True,
-            output_loading_info=True,
-        )
         kind = getattr(transformers, PROCESSORS.get(type(model).__name__, "Sam2Processor"))
         processor = kind.from_pretrained(folder, local_files_only=True)
-    require_all(info, folder)
     return Sam(model, processor).eval()
 
 

@@ -30,6 +30,7 @@ from ..data.world.assets import CLASSES
 from ..errors import FlexEditError
 from ..model_folder import WEIGHTS_FILE, ModelFolder, load_stock_vllm, save_model_folder
 from ..models.preprocess import Preprocess
+from ..weights import portable_name, read_config
 from . import mini
 from .batch import collate
 from .pretrain import (
@@ -368,15 +369,16 @@ def num_workers() -> int:
 def export_folder(
     parts: Path, target: Path, config: SystemConfig, tensors: dict[str, Tensor]
 ) -> None:
-    """A model folder to use or ship, replacing ``target``: the frozen parts in half precision
-    beside what was trained.
+    """A model folder to use or ship, replacing ``target``: the frozen parts in half precision,
+    under names that every version of transformers reads, beside what was trained.
     """
     shutil.rmtree(target, ignore_errors=True)
     target.mkdir(parents=True)
     for part in ("vllm", "clip", "vae"):
         shutil.copytree(parts / part, target / part)
+        settings = read_config(target / part)
         for file in (target / part).glob("*.safetensors"):
-            halved = {key: tensor.half() for key, tensor in load_file(file).items()}
+            halved = {portable_name(k, settings): v.half() for k, v in load_file(file).items()}
             save_file(halved, file, metadata={"format": "pt"})
     for file in target.glob("*/config.json"):
         settings = json.loads(file.read_text())

@@ -15,9 +15,10 @@ from ...flexedit.errors import FlexEditError
 from ...flexedit.model_folder import ModelFolder, check_shapes
 from ...flexedit.models.clip import project_tokens
 from ...flexedit.models.preprocess import Preprocess
+from ...flexedit.weights import read_weights
 from .lazy import Lazy
 from .parts import precision_dtype
-from .weights import read_weights, require, shapes
+from .weights import require, shapes
 
 PARTS = ("vision_model.", "visual_projection.")
 ACTIVATIONS = ("quick_gelu", "gelu", "gelu_pytorch_tanh")

@@ -22,9 +22,10 @@ from torch import Tensor
 from ...flexedit.config import DiffusionConfig
 from ...flexedit.errors import FlexEditError
 from ...flexedit.model_folder import ModelFolder, check_shapes
+from ...flexedit.weights import read_config
 from . import subject
 from .parts import PRECISIONS, ManagedPart
-from .weights import Width, read_config, require, set_norm_groups, shapes
+from .weights import Width, require, set_norm_groups, shapes
 
 SD_SCALE = 0.18215  # of Stable Diffusion 1's latents
 

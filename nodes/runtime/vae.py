@@ -11,9 +11,10 @@ from torch import Tensor
 
 from ...flexedit.errors import FlexEditError
 from ...flexedit.model_folder import ModelFolder, check_keys
+from ...flexedit.weights import read_config, read_weights
 from .lazy import Lazy
 from .parts import PRECISIONS
-from .weights import Width, read_config, read_weights, require, set_norm_groups
+from .weights import Width, require, set_norm_groups
 
 FIXED: dict[str, tuple[Any, ...]] = {
     "_class_name": ("AutoencoderKL",),

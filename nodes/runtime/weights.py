@@ -1,13 +1,10 @@
-"""What ComfyUI's versions of a diffusers part have in common: weights by folder, odd widths."""
+"""What ComfyUI's versions of a diffusers part have in common: odd widths, late weights."""
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
-from torch import Tensor, nn
+from torch import nn
 
 from ...flexedit.errors import FlexEditError
 
@@ -45,39 +42,6 @@ def shapes(module: nn.Module) -> dict[str, tuple[int, ...]]:
             if getattr(layer, "comfy_need_lazy_init_bias", False):
                 found[f"{name}.bias"] = (layer.out_features,)
     return found
-
-
-def read_config(folder: Path) -> dict[str, Any]:
-    try:
-        return json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise FlexEditError(
-            f"{folder}/config.json cannot be read ({error}). Download or export the model again."
-        ) from error
-
-
-def read_weights(folder: Path, prefixes: tuple[str, ...] = ("",)) -> dict[str, Tensor]:
-    """The tensors of all .safetensors files in a folder whose names begin with a prefix."""
-    files = sorted(folder.glob("*.safetensors"))
-    if plain := [file for file in files if ".fp16." not in file.name]:
-        files = plain  # a half-precision copy may lie beside the weights
-    if not files:
-        raise FlexEditError(
-            f"{folder} has no .safetensors weights. Download the folder again, with all its files."
-        )
-    tensors: dict[str, Tensor] = {}
-    for file in files:
-        try:
-            with safe_open(file, framework="pt") as weights:
-                for key in weights.keys():  # noqa: SIM118 - not a dict
-                    if key.startswith(prefixes):
-                        tensors[key] = weights.get_tensor(key)
-        except (SafetensorError, OSError) as error:
-            raise FlexEditError(
-                f"{file} cannot be read ({error}). "
-                "The file is truncated or damaged; download or export it again."
-            ) from error
-    return tensors
 
 
 def require(config: dict[str, Any], allowed: dict[str, tuple[Any, ...]], what: str) -> None:

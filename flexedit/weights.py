@@ -1,0 +1,91 @@
+"""A part's tensors on disk, under names that every version of transformers reads.
+
+transformers 5.6 dropped a level (``vision_model.``, ``text_model.``) from names inside CLIP's and
+SigLIP's towers, where they stand alone or in a LLaVA. It still reads the older names; but older
+versions find none of the newer ones, and make up random weights. So we write the older names, and
+hand a folder of newer ones to transformers under the older.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from .errors import FlexEditError
+
+VISION_TOWERS = ("clip_vision_model", "siglip_vision_model")
+TEXT_TOWER = "clip_text_model"
+# what follows the level that went
+INSIDE = r"(?=(embeddings|encoder|pre_layrnorm|post_layernorm|final_layer_norm|head)\.)"
+
+
+def portable_name(name: str, config: Mapping[str, Any]) -> str:
+    """A tensor's name as every version of transformers reads it; ``config``: its config.json."""
+    kind, vision = config.get("model_type"), config.get("vision_config")
+    if kind == TEXT_TOWER:
+        place, level = "", "text_model."
+    elif kind in VISION_TOWERS:
+        place, level = "", "vision_model."
+    elif isinstance(vision, Mapping) and vision.get("model_type") in VISION_TOWERS:
+        place, level = r"(model\.)?vision_tower\.", "vision_model."
+    else:
+        return name
+    return re.sub(rf"^{place}{INSIDE}", rf"\g<0>{level}", name)
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """config.json. Raises FlexEditError if it cannot be read or holds anything but settings."""
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise unreadable(folder, f"config.json: {error}") from error
+    if not isinstance(config, dict):
+        raise unreadable(folder, "config.json holds no settings")
+    return config
+
+
+def is_portable(folder: Path) -> bool:
+    """Whether every version of transformers reads a folder's tensors as they are named."""
+    config = read_config(folder)
+    return all(portable_name(name, config) == name for name, _ in _stored(folder))
+
+
+def read_weights(folder: Path, prefixes: tuple[str, ...] = ("",)) -> dict[str, Tensor]:
+    """The tensors of all .safetensors files in a folder whose portable names begin with a prefix.
+
+    Raises FlexEditError if there are none, or if a file cannot be read.
+    """
+    config, tensors = read_config(folder), {}
+    for name, read in _stored(folder):
+        if (portable := portable_name(name, config)).startswith(prefixes):
+            tensors[portable] = read(name)
+    return tensors
+
+
+def _stored(folder: Path) -> Iterator[tuple[str, Callable[[str], Tensor]]]:
+    """Every tensor's name, and what reads it by its name."""
+    files = sorted(folder.glob("*.safetensors"))
+    if plain := [file for file in files if ".fp16." not in file.name]:
+        files = plain  # a half-precision copy may lie beside the weights
+    if not files:
+        raise unreadable(folder, "there are no .safetensors files")
+    for file in files:
+        try:
+            with safe_open(file, framework="pt") as weights:
+                for name in weights.keys():  # noqa: SIM118 - not a dict
+                    yield name, weights.get_tensor
+        except (SafetensorError, OSError) as error:
+            raise unreadable(folder, f"{file.name}: {error}") from error
+
+
+def unreadable(folder: Path, why: object) -> FlexEditError:
+    return FlexEditError(
+        f"{folder} cannot be loaded ({why}). It must hold a complete model with .safetensors "
+        "weights; download or export it again."
+    )

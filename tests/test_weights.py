@@ -1,0 +1,91 @@
+"""Names of tensors that every version of transformers reads, and reading under them."""
+
+import shutil
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from flexedit.model_folder import PRETRAINED, load_image_encoder, load_stock_vllm
+from flexedit.weights import is_portable, portable_name, read_weights
+
+CLIP_LLAVA = {"model_type": "llava", "vision_config": {"model_type": "clip_vision_model"}}
+PIXTRAL_LLAVA = {"model_type": "llava", "vision_config": {"model_type": "pixtral"}}
+CLIP = {"model_type": "clip", "vision_config": {"model_type": "clip_vision_model"}}
+
+
+@pytest.mark.parametrize(
+    ("config", "name", "portable"),
+    [
+        (CLIP_LLAVA, "vision_tower.encoder.x", "vision_tower.vision_model.encoder.x"),
+        (CLIP_LLAVA, "model.vision_tower.head.x", "model.vision_tower.vision_model.head.x"),
+        ({"model_type": "clip_text_model"}, "embeddings.x", "text_model.embeddings.x"),
+        ({"model_type": "siglip_vision_model"}, "encoder.x", "vision_model.encoder.x"),
+    ],
+)
+def test_the_level_that_went_is_put_back(config, name, portable):
+    assert portable_name(name, config) == portable
+    assert portable_name(portable, config) == portable
+
+
+@pytest.mark.parametrize(
+    ("config", "name"),
+    [
+        (CLIP_LLAVA, "language_model.model.norm.weight"),
+        (CLIP_LLAVA, "multi_modal_projector.linear_1.weight"),
+        (PIXTRAL_LLAVA, "vision_tower.ln_pre.weight"),
+        (CLIP, "vision_model.encoder.x"),
+        (CLIP, "logit_scale"),
+        ({"model_type": "clip_text_model"}, "text_projection.weight"),
+        ({"model_type": "sam"}, "vision_encoder.x"),
+    ],
+)
+def test_all_other_names_stay(config, name):
+    assert portable_name(name, config) == name
+
+
+@pytest.mark.parametrize("part", ["vllm", "clip"])
+def test_the_embedded_model_is_portable(part):
+    assert is_portable(PRETRAINED / "flexedit-mini" / part)
+
+
+def under_both_names(source, target):
+    """Copies a part's folder, once under portable and once under newer names → both copies."""
+    tensors, level = read_weights(source), ".vision_model."
+    portable, newer = target / "portable", target / "newer"
+    for folder, replacement in ((portable, level), (newer, ".")):
+        folder.mkdir()
+        for file in source.glob("*.json"):
+            (folder / file.name).write_bytes(file.read_bytes())
+        named = {f".{k}".replace(level, replacement)[1:]: v for k, v in tensors.items()}
+        save_file(named, folder / "model.safetensors", metadata={"format": "pt"})
+    assert is_portable(portable)
+    assert not is_portable(newer)
+    return portable, newer
+
+
+def test_a_vllm_is_the_same_under_newer_names(tiny, tmp_path):
+    one, other = map(load_stock_vllm, under_both_names(tiny / "vllm", tmp_path))
+    assert one.state_dict().keys() == other.state_dict().keys()
+    assert all(map(torch.equal, one.state_dict().values(), other.state_dict().values()))
+
+
+def test_a_vision_tower_alone_is_the_same_under_newer_names(tiny, tmp_path):
+    from transformers import CLIPVisionModelWithProjection
+
+    tower = tmp_path / "tower"
+    shutil.copytree(tiny / "clip", tower)
+    CLIPVisionModelWithProjection.from_pretrained(tiny / "clip").save_pretrained(tower)
+    pictures = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    seen = [load_image_encoder(folder)(pictures) for folder in under_both_names(tower, tmp_path)]
+    assert torch.equal(*seen)
+    assert torch.equal(seen[0], load_image_encoder(tiny / "clip")(pictures))
+
+
+def test_what_is_written_is_portable(tiny, tmp_path):
+    from flexedit.model_folder import ModelFolder
+    from flexedit.training.stages import export_folder
+
+    trained = load_file(tiny / "flexedit.safetensors")
+    export_folder(tiny, tmp_path / "out", ModelFolder(tiny).config, trained)
+    assert is_portable(tmp_path / "out" / "vllm")
