@@ -213,7 +213,7 @@ class SystemConfig:
     def from_json(cls, text: str, where: str = "flexedit.json") -> SystemConfig:
         try:
             data = json.loads(text)
-        except json.JSONDecodeError as error:
+        except (ValueError, RecursionError) as error:
             raise FlexEditError(
                 f"{where} is not valid JSON ({error}). Download or export the model again."
             ) from error

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 
 from .. import __version__
 from ..errors import FlexEditError
+from ..packages import needed
 from . import bench, data, edit, mask, model, train
 from .messages import NO_MEMORY, lacks_memory, warn
 
@@ -23,7 +24,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             stream.reconfigure(encoding="utf-8", errors="replace")
     options = parser().parse_args(arguments)
     try:
-        report = options.run(options)
+        with needed():
+            report = options.run(options)
     except (FlexEditError, OSError) as error:  # OSError: a path that cannot be read or written
         return _fail(str(error))
     except (MemoryError, RuntimeError) as error:  # torch's OutOfMemoryError is a RuntimeError

@@ -6,11 +6,13 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from .. import packages
 from .arguments import positive
+from .messages import warn
 
 
 def add_info(commands: Any) -> None:
-    info = commands.add_parser("info", help="what a model folder holds")
+    info = commands.add_parser("info", help="what a model folder holds, and the versions here")
     info.add_argument("--model", type=Path)
     info.add_argument("--json", action="store_true")
     info.set_defaults(run=run_info)
@@ -34,6 +36,8 @@ def add_assemble(commands: Any) -> None:
 
 
 def run_info(options: argparse.Namespace) -> dict[str, Any]:
+    for complaint in packages.complaints():
+        warn(complaint)
     from ..model_folder import ModelFolder
 
     folder = ModelFolder(options.model) if options.model else ModelFolder.embedded()
@@ -50,6 +54,7 @@ def run_info(options: argparse.Namespace) -> dict[str, Any]:
         "edit_cfg": config.sampling.edit_cfg,
         "scene_cfg": config.sampling.scene_cfg,
         "trained_tensors": len(folder.keys),
+        **packages.versions(),
     }
 
 

@@ -19,6 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from .. import packages
 from ..config import SystemConfig
 from ..errors import FlexEditError
 from ..models.chat_vllm import LLAVA_CHAT, ChatVLLM
@@ -143,6 +144,7 @@ class ModelFolder:
 
     # --- parts, in the order an edit meets them ---
 
+    @packages.needed("transformers")
     def load_vllm(self, dtype: torch.dtype = torch.float32) -> VLLM:
         if not self.config.has_vllm:
             raise FlexEditError(
@@ -175,6 +177,7 @@ class ModelFolder:
         vllm.merge_lora(lora, self.config.lora.alpha / rank)
         return vllm.eval()
 
+    @packages.needed("transformers")
     def load_qformer(self, dtype: torch.dtype = torch.float32) -> QFormer:
         if self.config.qformer is None:
             raise FlexEditError(f"{self.path.name} ({self.config.name}) has no Q-Former.")
@@ -196,6 +199,7 @@ class ModelFolder:
         self._check("CLIP's projection width", width, "mea.clip_width", self.config.mea.clip_width)
         return clip
 
+    @packages.needed("diffusers")
     def load_mea(self, dtype: torch.dtype = torch.float32) -> MEA:
         mea = MEA(self.config.mea, self.config.context_length, unet_layers(self.config))
         tensors, null = self.tensors("mea", dtype), self.tensors("null", dtype)
@@ -203,12 +207,14 @@ class ModelFolder:
         tensors["null_edit"] = null["edit"]
         return load_strict(mea, tensors, f"{self.path.name}: mea").eval()
 
+    @packages.needed("diffusers")
     def load_unet(self, dtype: torch.dtype = torch.float32) -> FlexEditUNet:
         with torch.device("meta"):  # every tensor is assigned
             unet = FlexEditUNet(self.config.unet)
         load_strict(unet.unet, self.tensors("unet", dtype), f"{self.path.name}: unet")
         return unet.to(dtype).eval()
 
+    @packages.needed("diffusers")
     def load_vae(self, dtype: torch.dtype = torch.float32) -> Any:
         from diffusers import AutoencoderKL
 
@@ -258,7 +264,9 @@ class part_errors:
             log.set_verbosity(level)
         if self.bars:
             self.logs[0].enable_progress_bar()
-        if isinstance(error, ImportError):
+        if error is not None and packages.is_failed_import(error):
+            if packages.complaints():
+                return  # they are why: `needed` says so
             raise FlexEditError(
                 f"{self.folder} needs a package that is not installed ({_first_line(error)}). "
                 "Install it into the Python that runs FlexEdit, then start again."
@@ -272,6 +280,7 @@ def _first_line(error: BaseException) -> str:
     return str(error).strip().partition("\n")[0].rstrip(".")
 
 
+@packages.needed("transformers")
 def load_stock_vllm(
     folder: Path,
     dtype: torch.dtype = torch.float32,
@@ -294,6 +303,7 @@ def load_stock_vllm(
     return VLLM(llava, tokenizer, preprocess, num_edit_tokens, hidden_state).eval()
 
 
+@packages.needed("transformers")
 def load_chat_vllm(folder: Path, dtype: torch.dtype = torch.float32) -> ChatVLLM:
     """Any transformers image-text-to-text folder with its processor, to be asked in plain words."""
     from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
@@ -330,6 +340,7 @@ def _complete_llava(processor: Any, config: Any) -> None:
         processor.chat_template = LLAVA_CHAT
 
 
+@packages.needed("transformers")
 def load_image_encoder(folder: Path, dtype: torch.dtype = torch.float32) -> ImageEncoder:
     from transformers import CLIPVisionModelWithProjection
 
@@ -338,6 +349,7 @@ def load_image_encoder(folder: Path, dtype: torch.dtype = torch.float32) -> Imag
     return ImageEncoder(model.vision_model, model.visual_projection, preprocess).eval()
 
 
+@packages.needed("transformers")
 def load_text_encoder(folder: Path, dtype: torch.dtype = torch.float32) -> TextEncoder:
     from transformers import CLIPTextModelWithProjection
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from torch import Tensor
 
+from ..packages import needed
 from .candidates import Candidate, Resolution, distinct, halves
 from .prior import log_odds, probability, scribble_prior
 from .superpixels import Superpixels, merge, superpixels
@@ -45,6 +46,7 @@ CONFIDENCE: dict[str, float] = {
 }
 
 
+@needed("scikit-image")
 def resolve(scene: Tensor, mask: Tensor) -> Resolution:
     """scene (3, H, W) and mask (H, W) in 0..1, the mask not empty → what it may mean"""
     window, scribble = Window.around(scene, mask)

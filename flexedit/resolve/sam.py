@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from ..errors import FlexEditError
 from ..masks import extent
 from ..model_folder import load_pretrained, part_errors
+from ..packages import needed
 from .candidates import Candidate, Resolution, distinct, halves
 
 SIDE = 256  # pixels of the longer side at which scribbles and masks are compared
@@ -130,6 +131,7 @@ class Sam(nn.Module):
         return masks[0].numpy()
 
 
+@needed("transformers")
 def load_sam(folder: Path, dtype: torch.dtype = torch.float32) -> Sam:
     """Any transformers mask-generation folder with its processor."""
     import transformers

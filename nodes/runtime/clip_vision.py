@@ -15,6 +15,7 @@ from ...flexedit.errors import FlexEditError
 from ...flexedit.model_folder import ModelFolder, check_shapes
 from ...flexedit.models.clip import project_tokens
 from ...flexedit.models.preprocess import Preprocess
+from ...flexedit.packages import needed
 from ...flexedit.weights import read_weights
 from .lazy import Lazy
 from .parts import precision_dtype
@@ -32,6 +33,7 @@ class FolderClipVision(Lazy, comfy.clip_vision.ClipVisionModel):
 
 
 def load_clip_vision(folder: ModelFolder, precision: str) -> FolderClipVision:
+    @needed("transformers")
     def build(clip: FolderClipVision) -> None:
         from transformers import CLIPVisionConfig
 

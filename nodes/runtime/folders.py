@@ -5,14 +5,19 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
+import stat
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 
 import folder_paths
 
 from ...flexedit.errors import FlexEditError
 from ...flexedit.model_folder import CONFIG_FILE, EMBEDDED, ModelFolder
+
+log = logging.getLogger(__name__)
 
 MODELS = "flexedit"
 VLLMS = "LLM"
@@ -36,8 +41,9 @@ def model_folders() -> dict[str, Path]:
     """Name → folder of every model on this machine; of two with one name the first path wins."""
     found: dict[str, Path] = {}
     for root in folder_paths.get_folder_paths(MODELS):
-        for config in sorted(Path(root).glob(f"*/{CONFIG_FILE}")):
-            found.setdefault(config.parent.name, config.parent)
+        for folder in _folders_in(Path(root)):
+            if _has_file(folder, CONFIG_FILE):
+                found.setdefault(folder.name, folder)
     return found
 
 
@@ -80,19 +86,64 @@ def _stock_folders(place: str, fits: Callable[[dict[str, object]], bool]) -> dic
 
 def _configs(root: Path) -> Iterator[Path]:
     """A model's own folders are not looked into."""
-    for folder in sorted(root.glob("*/")):
-        if (folder / "config.json").is_file():
+    for folder in _folders_in(root):
+        if _has_file(folder, "config.json"):
             yield folder / "config.json"
         else:
-            yield from sorted(folder.glob("*/config.json"))
+            inner = _folders_in(folder)
+            yield from (below / "config.json" for below in inner if _has_file(below, "config.json"))
 
 
 def _read(config: Path) -> dict[str, object]:
     try:
         content = json.loads(config.read_text(encoding="utf-8"))
-    except (OSError, ValueError):  # no model that transformers could read
+    except (OSError, ValueError, RecursionError) as error:  # nor could transformers read it
+        _pass_over(config, error)
         return {}
     return content if isinstance(content, dict) else {}
+
+
+# What lies in these places is not ours: nothing that is wrong with it may take the nodes away.
+
+
+def _folders_in(place: Path) -> list[Path]:
+    """The folders in a place, by name."""
+    try:
+        inside = sorted(place.iterdir())
+    except FileNotFoundError:  # ComfyUI names places that nobody has made
+        return []
+    except OSError as error:
+        _pass_over(place, error)
+        return []
+    return [path for path in inside if _is_folder(path)]
+
+
+def _is_folder(path: Path) -> bool:
+    try:
+        return stat.S_ISDIR(path.stat().st_mode)
+    except OSError as error:  # a link to nowhere, or to itself
+        _pass_over(path, error)
+        return False
+
+
+def _has_file(folder: Path, name: str) -> bool:
+    try:
+        return stat.S_ISREG((folder / name).stat().st_mode)
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        _pass_over(folder, error)
+        return False
+
+
+def _pass_over(path: Path, error: Exception) -> None:
+    why = getattr(error, "strerror", None) or type(error).__name__
+    _say_once(f"FlexEdit passes over {path}: {why}")
+
+
+@cache  # the lists are reread at every look
+def _say_once(message: str) -> None:
+    log.warning(message)
 
 
 def open_vllm(name: str) -> Path:
@@ -126,5 +177,6 @@ def fingerprint(name: str) -> list[float]:
 
 
 def file_times(folder: Path) -> list[float]:
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    return [path.stat().st_mtime for path in files]
+    places = ((Path(place), names) for place, _, names in os.walk(folder))
+    files = sorted(place / name for place, names in places for name in names)
+    return [path.stat().st_mtime for path in files if os.path.isfile(path)]

@@ -1,5 +1,7 @@
 """python launch.py <ComfyUI>/main.py [arguments]: runs ComfyUI as `python main.py` would.
 
+The environment variable HIDDEN names packages that it shall not find.
+
 It ends with whoever started it: its standard input is a pipe that the parent keeps open, so that
 even a killed parent leaves no server behind.
 """
@@ -13,6 +15,7 @@ import threading
 from pathlib import Path
 
 import cpu_torch
+import hide
 
 
 def end_with_parent() -> None:
@@ -26,6 +29,7 @@ def end_with_parent() -> None:
 def main(script: str, *arguments: str) -> None:
     end_with_parent()
     cpu_torch.install()
+    hide.hide(*os.environ.get("HIDDEN", "").split())
     folder = Path(script).resolve().parent
     os.chdir(folder)
     sys.argv = [script, *arguments]

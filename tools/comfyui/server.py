@@ -23,7 +23,7 @@ import sys
 import tempfile
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,8 @@ Prompt = Mapping[str, Mapping[str, Any]]  # ComfyUI's API format: node id → {c
 OnProgress = Callable[[str, float, float], None]  # node id, value, maximum
 
 LAUNCHER = Path(__file__).with_name("launch.py")
+ITS_OWN = ("transformers", "einops", "scipy")  # ComfyUI cannot start without them: hidden from packs only
+HIDE_FIRST = "import hide\n\nhide.hide(*{})\nfrom .pack import comfy_entrypoint\n"
 FOLDERS = ("custom_nodes", "input", "models", "output", "temp", "user")
 LOG_TAIL = 6000  # characters
 IMPORT_TIME = re.compile(r" (\d+\.\d+) seconds( \(IMPORT FAILED\))?: (.+)$", re.MULTILINE)
@@ -77,16 +79,27 @@ class ComfyServer:
 
     `models` maps a name below ComfyUI's models folder to what shall lie there: {"flexedit/tiny":
     folder}. `arguments` are more of ComfyUI's command line: "--preview-method", "latent2rgb".
+    `pack` is the name of the pack's folder there. `hidden`: packages that the packs shall not find.
+    `search`: folders of packages that come before those installed. `launch_with`: a command that
+    runs commands, such as setpriv.
     """
 
     def __init__(
         self,
         *arguments: str,
         models: Mapping[str, str | Path] | None = None,
+        pack: str = "flexedit",
+        hidden: Sequence[str] = (),
+        search: Sequence[str | Path] = (),
+        launch_with: Sequence[str] = (),
         startup_timeout: float = 180,
     ):
         self.arguments = arguments
         self.models = dict(models or {})
+        self.pack = pack
+        self.hidden = hidden
+        self.search = search
+        self.launch_with = launch_with
         self.startup_timeout = startup_timeout
         self._http = requests.Session()
         self._http.trust_env = False  # no proxy stands between us and our own machine
@@ -109,7 +122,12 @@ class ComfyServer:
     def _prepare_folder(self) -> None:
         for name in FOLDERS:
             (self.folder / name).mkdir()
-        (self.folder / "custom_nodes" / "flexedit").symlink_to(PACK, target_is_directory=True)
+        place = self.folder / "custom_nodes" / self.pack
+        if later := [name for name in self.hidden if name in ITS_OWN]:
+            place.mkdir()
+            (place / "__init__.py").write_text(HIDE_FIRST.format(later))
+            place = place / "pack"
+        place.symlink_to(PACK, target_is_directory=True)
         for name, path in self.models.items():
             self.link_model(name, path)
 
@@ -117,14 +135,16 @@ class ComfyServer:
         host, port = "127.0.0.1", _free_port()
         self.address = f"{host}:{port}"
         comfyui = comfyui_path()
-        command = [sys.executable, LAUNCHER, comfyui / "main.py", "--cpu"]
+        command = [*self.launch_with, sys.executable, LAUNCHER, comfyui / "main.py", "--cpu"]
         command += ["--listen", host, "--port", port, "--base-directory", self.folder]
         command += ["--database-url", f"sqlite:///{self.folder}/comfyui.db"]
         command += ["--disable-auto-launch", "--disable-api-nodes", *self.arguments]
         if page := page_path(comfyui):
             command += ["--front-end-root", page]
         environment = os.environ | {"HF_HUB_OFFLINE": "1", "PYTHONUNBUFFERED": "1"}
-        environment.pop("PYTHONPATH", None)  # `import nodes` must find ComfyUI's, not ours
+        environment["HIDDEN"] = " ".join(set(self.hidden) - set(ITS_OWN))
+        # not what was there: `import nodes` must find ComfyUI's, not ours
+        environment["PYTHONPATH"] = os.pathsep.join(map(str, self.search))
         with open(self.folder / "comfyui.log", "wb") as log:
             self.process = subprocess.Popen(
                 [str(part) for part in command],
