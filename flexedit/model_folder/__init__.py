@@ -29,7 +29,7 @@ from ..models.preprocess import Preprocess
 from ..models.qformer import QFormer
 from ..models.unet import FlexEditUNet, build_unet, cross_attention_layers
 from ..models.vllm import VLLM
-from ..weights import is_portable, read_weights, unreadable
+from .weights import is_portable, read_weights, unreadable
 
 CONFIG_FILE = "flexedit.json"
 WEIGHTS_FILE = "flexedit.safetensors"

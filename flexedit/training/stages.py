@@ -29,8 +29,8 @@ from ..data.world import World
 from ..data.world.assets import CLASSES
 from ..errors import FlexEditError
 from ..model_folder import WEIGHTS_FILE, ModelFolder, load_stock_vllm, save_model_folder
+from ..model_folder.weights import portable_name, read_config
 from ..models.preprocess import Preprocess
-from ..weights import portable_name, read_config
 from . import mini
 from .batch import collate
 from .pretrain import (

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 
 from ...flexedit.errors import FlexEditError
 from ...flexedit.model_folder import ModelFolder, check_shapes
+from ...flexedit.model_folder.weights import read_weights
 from ...flexedit.models.clip import project_tokens
 from ...flexedit.models.preprocess import Preprocess
 from ...flexedit.packages import needed
-from ...flexedit.weights import read_weights
 from .lazy import Lazy
 from .parts import precision_dtype
 from .weights import require, shapes

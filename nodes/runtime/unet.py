@@ -22,7 +22,7 @@ from torch import Tensor
 from ...flexedit.config import DiffusionConfig
 from ...flexedit.errors import FlexEditError
 from ...flexedit.model_folder import ModelFolder, check_shapes
-from ...flexedit.weights import read_config
+from ...flexedit.model_folder.weights import read_config
 from . import subject
 from .parts import PRECISIONS, ManagedPart
 from .weights import Width, require, set_norm_groups, shapes

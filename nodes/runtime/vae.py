@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ...flexedit.errors import FlexEditError
 from ...flexedit.model_folder import ModelFolder, check_keys
-from ...flexedit.weights import read_config, read_weights
+from ...flexedit.model_folder.weights import read_config, read_weights
 from .lazy import Lazy
 from .parts import PRECISIONS
 from .weights import Width, require, set_norm_groups

@@ -37,7 +37,11 @@ Prompt = Mapping[str, Mapping[str, Any]]  # ComfyUI's API format: node id → {c
 OnProgress = Callable[[str, float, float], None]  # node id, value, maximum
 
 LAUNCHER = Path(__file__).with_name("launch.py")
-ITS_OWN = ("transformers", "einops", "scipy")  # ComfyUI cannot start without them: hidden from packs only
+ITS_OWN = (
+    "transformers",
+    "einops",
+    "scipy",
+)  # ComfyUI starts with them: hidden from packs
 HIDE_FIRST = "import hide\n\nhide.hide(*{})\nfrom .pack import comfy_entrypoint\n"
 FOLDERS = ("custom_nodes", "input", "models", "output", "temp", "user")
 LOG_TAIL = 6000  # characters

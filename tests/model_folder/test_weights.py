@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from flexedit.model_folder import PRETRAINED, load_image_encoder, load_stock_vllm
-from flexedit.weights import is_portable, portable_name, read_weights
+from flexedit.model_folder.weights import is_portable, portable_name, read_weights
 
 CLIP_LLAVA = {"model_type": "llava", "vision_config": {"model_type": "clip_vision_model"}}
 PIXTRAL_LLAVA = {"model_type": "llava", "vision_config": {"model_type": "pixtral"}}

@@ -17,7 +17,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from .errors import FlexEditError
+from ..errors import FlexEditError
 
 VISION_TOWERS = ("clip_vision_model", "siglip_vision_model")
 TEXT_TOWER = "clip_text_model"
