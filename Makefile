@@ -14,10 +14,14 @@ RUN := .venv/bin/python
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: test demo lint bench mini benchmark
+.PHONY: test test-installs demo lint bench mini benchmark
 
 test: $(READY)
 	$(RUN) -m pytest -q --durations=10 $(ARGS)
+
+# Each set of versions in an environment of its own; SETS="oldest newest": those only.
+test-installs: $(READY)
+	$(RUN) -m pytest -q -m installs -rP tests/install/test_sets.py $(ARGS)
 
 demo: $(READY)
 	$(RUN) -m tools.demo $(ARGS)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from transformers import (
     AutoProcessor,
     Idefics3Config,
@@ -16,11 +17,12 @@ from transformers import (
     Qwen2_5_VLConfig,
     Qwen2_5_VLForConditionalGeneration,
     Qwen2_5_VLProcessor,
+    Qwen2TokenizerFast,
     Qwen2VLImageProcessor,
     Qwen2VLVideoProcessor,
 )
 
-from flexedit.training.mini import build_vllm, train_tokenizer
+from flexedit.training.mini import SPECIAL, build_vllm, train_tokenizer
 from tests.tiny import TEXTS, TINY
 
 CHAT = (
@@ -67,8 +69,12 @@ def build_qwen(folder: Path) -> None:
     tokenizer, text = tokenizer_with(*names)
     start, end, image, video = tokenizer.convert_tokens_to_ids(list(names))
     rope = {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [2, 3, 3]}
+    rope_name = "rope_parameters"
+    if int(transformers.__version__.partition(".")[0]) < 5:
+        rope_name = "rope_scaling"
+        tokenizer = Qwen2TokenizerFast(tokenizer_object=tokenizer.backend_tokenizer, **SPECIAL)
     config = Qwen2_5_VLConfig(
-        text_config=TEXT | text | {"rope_parameters": rope},
+        text_config=TEXT | text | {rope_name: rope},
         vision_config=VISION
         | {"depth": 2, "num_heads": 2, "out_hidden_size": 32, "fullatt_block_indexes": [1]},
         vision_start_token_id=start,

@@ -128,13 +128,9 @@ class ModelFolder:
                     "Download or export it again."
                 )
             return folder
-        from huggingface_hub import snapshot_download
-
         assert source.repo is not None
         try:
-            return Path(
-                snapshot_download(source.repo, revision=source.revision, allow_patterns=DOWNLOADED)
-            )
+            return _snapshot(source.repo, source.revision)
         except Exception as error:  # the hub's errors share no base; all mean "not to be had"
             raise FlexEditError(
                 f"{name} ({source.repo}@{source.revision}) could not be fetched: {error}. "
@@ -239,6 +235,23 @@ class ModelFolder:
                 f"{self.path.name}: {what} is {found}, but {setting} in {CONFIG_FILE} is {wanted}. "
                 "These parts do not belong together."
             )
+
+
+def _snapshot(repo: str, revision: str | None) -> Path:
+    """A repository of the hub, or what an earlier download left of it where the hub is not to be
+    reached: some of its versions ask for a list of files even then.
+    """
+    from huggingface_hub import snapshot_download
+
+    options: dict[str, Any] = {"revision": revision, "allow_patterns": DOWNLOADED}
+    try:
+        return Path(snapshot_download(repo, **options))
+    except Exception:
+        try:
+            return Path(snapshot_download(repo, local_files_only=True, **options))
+        except Exception:
+            pass  # the first error says more
+        raise
 
 
 class part_errors:

@@ -1,9 +1,9 @@
 """A part's tensors on disk, under names that every version of transformers reads.
 
 transformers 5.6 dropped a level (``vision_model.``, ``text_model.``) from names inside CLIP's and
-SigLIP's towers, where they stand alone or in a LLaVA. It still reads the older names; but older
-versions find none of the newer ones, and make up random weights. So we write the older names, and
-hand a folder of newer ones to transformers under the older.
+SigLIP's towers, where they stand alone or in a LLaVA; 5.5 put ``model.`` before most of a LLaVA's.
+Both still read the older names; but older versions find none of the newer ones, and make up random
+weights. So we write the older names, and hand a folder of newer ones on under the older.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ..errors import FlexEditError
@@ -23,20 +24,31 @@ VISION_TOWERS = ("clip_vision_model", "siglip_vision_model")
 TEXT_TOWER = "clip_text_model"
 # what follows the level that went
 INSIDE = r"(?=(embeddings|encoder|pre_layrnorm|post_layernorm|final_layer_norm|head)\.)"
+# what follows the one that came
+LLAVA = r"(?=(language_model\.model|multi_modal_projector|vision_tower)\.)"
 
 
 def portable_name(name: str, config: Mapping[str, Any]) -> str:
     """A tensor's name as every version of transformers reads it; ``config``: its config.json."""
     kind, vision = config.get("model_type"), config.get("vision_config")
     if kind == TEXT_TOWER:
-        place, level = "", "text_model."
-    elif kind in VISION_TOWERS:
-        place, level = "", "vision_model."
-    elif isinstance(vision, Mapping) and vision.get("model_type") in VISION_TOWERS:
-        place, level = r"(model\.)?vision_tower\.", "vision_model."
-    else:
-        return name
-    return re.sub(rf"^{place}{INSIDE}", rf"\g<0>{level}", name)
+        return re.sub(f"^{INSIDE}", "text_model.", name)
+    if kind in VISION_TOWERS:
+        return re.sub(f"^{INSIDE}", "vision_model.", name)
+    if isinstance(vision, Mapping) and vision.get("model_type") in VISION_TOWERS:
+        name = re.sub(rf"^model\.{LLAVA}", "", name)
+        return re.sub(rf"^vision_tower\.{INSIDE}", "vision_tower.vision_model.", name)
+    return name
+
+
+def make_portable(folder: Path) -> None:
+    """Gives the tensors of a folder, as transformers has just written it, their portable names."""
+    if is_portable(folder):
+        return
+    config = read_config(folder)
+    for file in _files(folder):
+        tensors = {portable_name(name, config): t.clone() for name, t in load_file(file).items()}
+        save_file(tensors, file, metadata={"format": "pt"})  # not over what is mapped: clones
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -70,18 +82,22 @@ def read_weights(folder: Path, prefixes: tuple[str, ...] = ("",)) -> dict[str, T
 
 def _stored(folder: Path) -> Iterator[tuple[str, Callable[[str], Tensor]]]:
     """Every tensor's name, and what reads it by its name."""
-    files = sorted(folder.glob("*.safetensors"))
-    if plain := [file for file in files if ".fp16." not in file.name]:
-        files = plain  # a half-precision copy may lie beside the weights
-    if not files:
-        raise unreadable(folder, "there are no .safetensors files")
-    for file in files:
+    for file in _files(folder):
         try:
             with safe_open(file, framework="pt") as weights:
                 for name in weights.keys():  # noqa: SIM118 - not a dict
                     yield name, weights.get_tensor
         except (SafetensorError, OSError) as error:
             raise unreadable(folder, f"{file.name}: {error}") from error
+
+
+def _files(folder: Path) -> list[Path]:
+    files = sorted(folder.glob("*.safetensors"))
+    if plain := [file for file in files if ".fp16." not in file.name]:
+        files = plain  # a half-precision copy may lie beside the weights
+    if not files:
+        raise unreadable(folder, "there are no .safetensors files")
+    return files
 
 
 def unreadable(folder: Path, why: object) -> FlexEditError:

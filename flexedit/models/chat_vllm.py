@@ -7,6 +7,7 @@ B batch, H × W a picture's size in pixels
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -181,13 +182,17 @@ class ChatVLLM(nn.Module):
         begin = self.tokenizer.bos_token
         crops = getattr(self.processor.image_processor, "do_center_crop", False)
         shown = [[self._to_square(one) if crops else one for one in row] for row in pictures]
-        return self.processor(
+        inputs = self.processor(
             images=shown,
             text=texts,
             add_special_tokens=not (begin and texts[0].startswith(begin)),
             padding=True,
             return_tensors="pt",
         )
+        # the tokenizers of transformers 4 make these whether or not the model reads them
+        if "token_type_ids" not in inspect.signature(self.model.forward).parameters:
+            inputs.pop("token_type_ids", None)
+        return inputs
 
     def harmless(self, text: str) -> str:
         """Takes the power from whatever this model would read as a special token."""

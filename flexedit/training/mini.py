@@ -24,6 +24,7 @@ from ..config import (
     SamplingConfig,
     SystemConfig,
 )
+from ..model_folder.weights import make_portable
 
 
 @dataclass(frozen=True)
@@ -141,6 +142,7 @@ def build_vllm(shape: Shape, texts: Iterable[str], folder: Path) -> None:
     )
     assert isinstance(config.vision_config, CLIPVisionConfig)
     Llava(config).save_pretrained(folder)
+    make_portable(folder)
     save_tokenizer(tokenizer, folder)
     save_preprocessor(folder, shape.size)
 

@@ -29,7 +29,7 @@ from ..data.world import World
 from ..data.world.assets import CLASSES
 from ..errors import FlexEditError
 from ..model_folder import WEIGHTS_FILE, ModelFolder, load_stock_vllm, save_model_folder
-from ..model_folder.weights import portable_name, read_config
+from ..model_folder.weights import make_portable, portable_name, read_config
 from ..models.preprocess import Preprocess
 from . import mini
 from .batch import collate
@@ -227,6 +227,7 @@ class MiniTraining:
     def _save(self, part: Any, name: str) -> None:
         if self.processes.is_main_process:
             part.save_pretrained(self.model / name)
+            make_portable(self.model / name)
 
     # --- the stages ---
 

@@ -18,7 +18,8 @@ CLIP = {"model_type": "clip", "vision_config": {"model_type": "clip_vision_model
     ("config", "name", "portable"),
     [
         (CLIP_LLAVA, "vision_tower.encoder.x", "vision_tower.vision_model.encoder.x"),
-        (CLIP_LLAVA, "model.vision_tower.head.x", "model.vision_tower.vision_model.head.x"),
+        (CLIP_LLAVA, "model.vision_tower.vision_model.head.x", "vision_tower.vision_model.head.x"),
+        (CLIP_LLAVA, "model.language_model.model.norm.weight", "language_model.model.norm.weight"),
         ({"model_type": "clip_text_model"}, "embeddings.x", "text_model.embeddings.x"),
         ({"model_type": "siglip_vision_model"}, "encoder.x", "vision_model.encoder.x"),
     ],
@@ -31,7 +32,8 @@ def test_the_level_that_went_is_put_back(config, name, portable):
 @pytest.mark.parametrize(
     ("config", "name"),
     [
-        (CLIP_LLAVA, "language_model.model.norm.weight"),
+        (CLIP_LLAVA, "language_model.lm_head.weight"),
+        (CLIP_LLAVA, "model.language_model.layers.0.x"),
         (CLIP_LLAVA, "multi_modal_projector.linear_1.weight"),
         (PIXTRAL_LLAVA, "vision_tower.ln_pre.weight"),
         (CLIP, "vision_model.encoder.x"),

@@ -340,11 +340,12 @@ def test_quantised_weights_are_refused(folders, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "name", ["config.json", "model.safetensors", "processor_config.json", "tokenizer.json"]
+    "name", ["config.json", "model.safetensors", "*processor_config.json", "tokenizer.json"]
 )
 def test_an_incomplete_folder_is_named(name, folders, tmp_path):
     folder = spoiled(folders, tmp_path)
-    (folder / name).unlink()
+    for file in folder.glob(name):  # which files a processor has depends on transformers
+        file.unlink()
     with pytest.raises(FlexEditError, match=r"spoiled cannot be loaded"):
         load_chat_vllm(folder)
 

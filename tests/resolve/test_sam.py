@@ -99,8 +99,8 @@ def test_weights_that_lack_are_named(folder, tmp_path):
 
 
 def test_pickled_weights_and_other_models_are_refused(folder, tmp_path):
-    for name in ("config.json", "processor_config.json"):
-        (tmp_path / name).write_bytes((folder / name).read_bytes())
+    for file in folder.glob("*.json"):
+        (tmp_path / file.name).write_bytes(file.read_bytes())
     torch.save({}, tmp_path / "pytorch_model.bin")
     with pytest.raises(FlexEditError, match="safetensors"):
         load_sam(tmp_path)

@@ -9,12 +9,13 @@ import torch
 from transformers import (
     Sam2Config,
     Sam2HieraDetConfig,
-    Sam2ImageProcessor,
     Sam2Model,
     Sam2Processor,
     Sam2VideoConfig,
+    Sam2VideoMaskDecoderConfig,
     Sam2VideoModel,
     Sam2VideoProcessor,
+    Sam2VideoPromptEncoderConfig,
     Sam2VideoVideoProcessor,
     Sam2VisionConfig,
     SamConfig,
@@ -22,6 +23,11 @@ from transformers import (
     SamModel,
     SamProcessor,
 )
+
+try:
+    from transformers import Sam2ImageProcessor
+except ImportError:  # older versions have it by torchvision only
+    from transformers import Sam2ImageProcessorFast as Sam2ImageProcessor
 
 SIDE, WIDTH = 64, 32
 PROMPTS = {"hidden_size": WIDTH, "image_size": SIDE, "patch_size": 16, "mask_input_channels": 4}
@@ -97,8 +103,10 @@ def build_sam2_video(folder: Path) -> None:
     """As SAM 2's makers share it: with the parts that follow an object through a video."""
     config = Sam2VideoConfig(
         vision_config=sam2_vision(),
-        prompt_encoder_config=PROMPTS,
-        mask_decoder_config=DECODER,
+        prompt_encoder_config=Sam2VideoPromptEncoderConfig(**PROMPTS),
+        mask_decoder_config=Sam2VideoMaskDecoderConfig(
+            **DECODER
+        ),  # transformers 5.5 mistakes dicts
         image_size=SIDE,
         memory_attention_hidden_size=WIDTH,
         memory_attention_num_layers=1,
