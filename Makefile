@@ -6,6 +6,7 @@
 #   COMFYUI_VERSION  which one is downloaded: 0.30.0 (the default) or 0.3.75
 #   COMFYUI_PAGE     another comfyui-frontend-package than that ComfyUI asks for: 1.58.1
 #   ARGS             more arguments for the command: make test ARGS="-k mask"
+#   SETS             which versions of other packages, for make test-installs: SETS="oldest newest"
 #   CASES            how many, for make benchmark: CASES="--single 200 --multi 200"
 
 PYTHON ?= python3
@@ -13,13 +14,13 @@ READY := .venv/ready
 RUN := .venv/bin/python
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
+export SETS
 
 .PHONY: test test-installs demo lint bench mini benchmark
 
 test: $(READY)
 	$(RUN) -m pytest -q --durations=10 $(ARGS)
 
-# Each set of versions in an environment of its own; SETS="oldest newest": those only.
 test-installs: $(READY)
 	$(RUN) -m pytest -q -m installs -rP tests/install/test_sets.py $(ARGS)
 
