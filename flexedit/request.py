@@ -65,8 +65,8 @@ class EditRequest:
 
         scene, subject (B, C, H, W) or (C, H, W), 0..1, with 1, 3 or 4 channels ·
         mask (B, H, W) or (H, W), any size: it is resized to the scene.
-        Raises FlexEditError for an empty mask, NaN, an empty or endless instruction,
-        an unknown task, or batches that cannot be matched.
+        Raises FlexEditError for an empty mask, NaN, an instruction that is empty, endless or no
+        text, an unknown task, or batches that cannot be matched.
         """
         if task not in TASKS:
             raise FlexEditError(f"Unknown task {task!r}; choose one of {', '.join(TASKS)}.")
@@ -79,6 +79,11 @@ class EditRequest:
             raise FlexEditError(
                 f"The instruction has {len(instruction)} characters; at most {MAX_INSTRUCTION} "
                 "can be read. Say it in a few sentences."
+            )
+        if any("\ud800" <= character <= "\udfff" for character in instruction):
+            raise FlexEditError(
+                f"The instruction {instruction!a} has a half of a character (a lone surrogate), as "
+                "text has that was read in the wrong encoding. Write it anew."
             )
         scene = prepare_picture(scene, "scene")
         sizes = {"scene": scene.shape[0]}

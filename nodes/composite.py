@@ -5,7 +5,7 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from ..flexedit.masks import compositing
-from .runtime.options import one_of
+from .runtime.options import checked, one_of
 from .runtime.types import CATEGORY, CropBox, schema, to_bchw, to_bhwc
 
 
@@ -68,6 +68,7 @@ class Composite(io.ComfyNode):
         return one_of("region", region, compositing.REGIONS)
 
     @classmethod
+    @checked
     def execute(
         cls, scene, edited, mask, region, grow, feather, crop=None, color_match=False
     ) -> io.NodeOutput:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from ..flexedit.masks import compositing
+from .runtime.options import checked
 from .runtime.types import CATEGORY, CropBox, schema, to_bchw, to_bhwc
 
 
@@ -58,6 +59,7 @@ class Crop(io.ComfyNode):
         )
 
     @classmethod
+    @checked
     def execute(cls, scene, mask, size, context) -> io.NodeOutput:
         picture, cropped, crop = compositing.cut(to_bchw(scene), mask, size, context)
         return io.NodeOutput(to_bhwc(picture), cropped, crop)

@@ -6,7 +6,7 @@ from comfy_api.latest import io
 
 from ..flexedit import masks
 from ..flexedit.masks import strokes as drawing
-from .runtime.options import one_of
+from .runtime.options import checked, one_of
 from .runtime.preview import show
 from .runtime.types import CATEGORY, schema
 
@@ -101,6 +101,7 @@ class FreeShapeMask(io.ComfyNode):
         return one_of("kind", kind, KINDS)
 
     @classmethod
+    @checked
     def execute(
         cls, kind, seed, image_width, image_height, image=None, mask=None, strokes="", **shape
     ) -> io.NodeOutput:

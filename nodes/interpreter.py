@@ -10,7 +10,7 @@ from comfy_api.latest import io
 from ..flexedit import pipeline
 from ..flexedit.request import TASKS, EditRequest
 from .runtime.interrupt import step_callback
-from .runtime.options import one_of
+from .runtime.options import checked, one_of
 from .runtime.parts import on_cpu
 from .runtime.types import CATEGORY, Intent, Vllm, schema, to_bchw, to_bhwc
 
@@ -98,6 +98,7 @@ class MaskInterpreter(io.ComfyNode):
         return next((problem for problem in problems if problem is not True), True)
 
     @classmethod
+    @checked
     def execute(
         cls, vllm, scene, instruction, task, reply, mask=None, subject=None
     ) -> io.NodeOutput:

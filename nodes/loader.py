@@ -54,7 +54,7 @@ class Loader(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, model: str | None, precision: str | None) -> bool | str:
+    def validate_inputs(cls, model: str | None = None, precision: str | None = None) -> bool | str:
         try:
             if model is not None:  # None: it comes through a wire
                 folders.open_model(model)
@@ -63,7 +63,7 @@ class Loader(io.ComfyNode):
         return one_of("precision", precision, PRECISIONS)
 
     @classmethod
-    def fingerprint_inputs(cls, model: str | None, precision: str | None) -> Any:
+    def fingerprint_inputs(cls, model: str | None = None, precision: str | None = None) -> Any:
         return None if model is None else folders.fingerprint(model)
 
     @classmethod

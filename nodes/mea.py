@@ -8,6 +8,7 @@ from comfy_api.latest import io
 
 from ..flexedit.pipeline import Embeds
 from .runtime import conditioning
+from .runtime.options import checked
 from .runtime.parts import ManagedPart
 from .runtime.types import CATEGORY, Mea, schema
 from .runtime.types import Embeds as EmbedsType
@@ -52,6 +53,7 @@ class MEAConditioning(io.ComfyNode):
         )
 
     @classmethod
+    @checked
     def execute(
         cls, mea: ManagedPart, embeds: Embeds, clip_vision: Any, vae: Any, subject_strength: float
     ) -> io.NodeOutput:

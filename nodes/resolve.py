@@ -9,7 +9,7 @@ from comfy_api.latest import io
 from ..flexedit import masks
 from ..flexedit.resolve import resolver
 from .runtime.interrupt import step_callback
-from .runtime.options import one_of
+from .runtime.options import checked, one_of
 from .runtime.preview import show_candidates
 from .runtime.types import CATEGORY, Sam, schema, to_bchw, to_bhwc
 
@@ -99,6 +99,7 @@ class ResolveMask(io.ComfyNode):
         return one_of("method", method, resolver.METHODS)
 
     @classmethod
+    @checked
     def execute(cls, scene, mask, method, candidate, sam=None, **mending) -> io.NodeOutput:
         model = None
         if method == "sam" and sam is not None:

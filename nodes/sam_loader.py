@@ -44,7 +44,7 @@ class SAMLoader(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, model: str | None, precision: str | None) -> bool | str:
+    def validate_inputs(cls, model: str | None = None, precision: str | None = None) -> bool | str:
         try:
             if model is not None:  # None: it comes through a wire
                 folders.open_sam(model)
@@ -53,7 +53,7 @@ class SAMLoader(io.ComfyNode):
         return one_of("precision", precision, PRECISIONS)
 
     @classmethod
-    def fingerprint_inputs(cls, model: str | None, precision: str | None) -> Any:
+    def fingerprint_inputs(cls, model: str | None = None, precision: str | None = None) -> Any:
         return None if model is None else folders.file_times(folders.open_sam(model))
 
     @classmethod

@@ -8,7 +8,7 @@ import comfy.samplers
 from comfy_api.latest import io
 
 from .runtime import guider
-from .runtime.options import one_of
+from .runtime.options import checked, one_of
 from .runtime.types import CATEGORY, schema
 
 SAMPLERS = comfy.samplers.KSampler.SAMPLERS
@@ -92,11 +92,14 @@ class KSampler(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, sampler_name: str | None, scheduler: str | None) -> bool | str:
+    def validate_inputs(
+        cls, sampler_name: str | None = None, scheduler: str | None = None
+    ) -> bool | str:
         problem = one_of("sampler", sampler_name, SAMPLERS)
         return problem if problem is not True else one_of("scheduler", scheduler, SCHEDULERS)
 
     @classmethod
+    @checked
     def execute(
         cls,
         model: Any,

@@ -47,7 +47,7 @@ class VLLMLoader(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, model: str | None, precision: str | None) -> bool | str:
+    def validate_inputs(cls, model: str | None = None, precision: str | None = None) -> bool | str:
         try:
             if model is not None:  # None: it comes through a wire
                 folders.open_vllm(model)
@@ -56,7 +56,7 @@ class VLLMLoader(io.ComfyNode):
         return one_of("precision", precision, PRECISIONS)
 
     @classmethod
-    def fingerprint_inputs(cls, model: str | None, precision: str | None) -> Any:
+    def fingerprint_inputs(cls, model: str | None = None, precision: str | None = None) -> Any:
         return None if model is None else folders.file_times(folders.open_vllm(model))
 
     @classmethod

@@ -150,6 +150,12 @@ def test_painting_the_object_or_asking_about_it_needs_no_words(task):
     assert create(instruction=" ", task=task).instructions == ("",)
 
 
+def test_an_instruction_in_the_wrong_encoding_is_refused():
+    assert create(instruction="\N{BANANA}\x00").instructions[0] == "\N{BANANA}\x00"
+    with pytest.raises(FlexEditError, match=r"caf\\udce9.*lone surrogate"):
+        create(instruction="caf\udce9")
+
+
 def test_an_endless_instruction_is_refused_with_its_length():
     assert create(instruction="x" * MAX_INSTRUCTION).instructions[0] == "x" * MAX_INSTRUCTION
     with pytest.raises(FlexEditError, match=f"{MAX_INSTRUCTION + 1} characters"):

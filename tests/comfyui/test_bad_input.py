@@ -212,6 +212,18 @@ def test_a_question_carries_no_edit(comfy, model):
     refused(comfy, graph, "answers a question and carries no edit")
 
 
+def whole_road(comfy, model) -> tuple[Graph, dict]:
+    """A graph, and the inputs of each of its nodes by class."""
+    graph = Graph()
+    scene = load(graph, comfy, "scene.png", 32, 48)
+    mask = free_shape(graph)
+    edited = graph.edit(model, scene[0], mask)
+    graph.save(
+        graph.add("FlexEditComposite", scene=scene[0], edited=edited, mask=mask, **OPAQUE)[0]
+    )
+    return graph, {node["class_type"]: node["inputs"] for node in graph.values()}
+
+
 @pytest.mark.parametrize(
     ("node", "option"),
     [
@@ -224,15 +236,68 @@ def test_a_question_carries_no_edit(comfy, model):
     ],
 )
 def test_an_unknown_option_is_refused_before_anything_runs(node, option, comfy, model):
-    graph = Graph()
-    scene = load(graph, comfy, "scene.png", 32, 48)
-    mask = free_shape(graph)
-    edited = graph.edit(model, scene[0], mask)
-    result = graph.add("FlexEditComposite", scene=scene[0], edited=edited, mask=mask, **OPAQUE)
-    graph.save(result[0])
-    next(n for n in graph.values() if n["class_type"] == node)["inputs"][option] = "nonsense"
+    graph, inputs = whole_road(comfy, model)
+    inputs[node][option] = "nonsense"
     with pytest.raises(PromptFailed, match="nonsense") as failure:
         comfy.run(graph)
+    assert failure.value.node_type == node
+
+
+@pytest.mark.parametrize(
+    ("node", "name", "primitive", "value"),
+    [
+        ("FlexEditKSampler", "steps", "PrimitiveInt", -3),
+        ("FlexEditKSampler", "steps", "PrimitiveInt", 0),
+        ("FlexEditKSampler", "denoise", "PrimitiveFloat", 2.0),
+        ("FlexEditMEAConditioning", "subject_strength", "PrimitiveFloat", -1.0),
+        ("FlexEditComposite", "feather", "PrimitiveInt", -1),
+        ("FlexEditFreeShapeMask", "image_width", "PrimitiveInt", 0),
+    ],
+)
+def test_a_number_that_comes_by_wire_keeps_to_the_widgets_limits(
+    node, name, primitive, value, comfy, model
+):
+    graph, inputs = whole_road(comfy, model)
+    inputs[node][name] = graph.add(primitive, value=value)[0]
+    failure = refused(comfy, graph, rf"{name} is {value}\. Give a number from")
+    assert failure.node_type == node
+
+
+@pytest.mark.parametrize(
+    ("node", "name", "value", "message"),
+    [
+        ("FlexEditKSampler", "edit_cfg", float("nan"), "edit_cfg is nan. Give a number from 0.0"),
+        ("FlexEditMEAConditioning", "subject_strength", float("inf"), "subject_strength"),
+        ("FlexEditKSampler", "sampler_name", None, "sampler_name is None. Choose one of euler"),
+        ("FlexEditComposite", "mask", "mask.png", "mask is 'mask.png'. Connect an output of the"),
+        ("FlexEditMaskInterpreter", "instruction", "caf\udce9", "instruction .* lone surrogate"),
+    ],
+)
+def test_a_value_that_is_none_is_named(node, name, value, message, comfy, model):
+    graph, inputs = whole_road(comfy, model)
+    inputs[node][name] = value
+    with pytest.raises(PromptFailed, match=message) as failure:
+        comfy.run(graph)
+    assert failure.value.node_type == node
+
+
+@pytest.mark.parametrize(
+    ("node", "name"),
+    [
+        ("FlexEditLoader", "model"),
+        ("FlexEditLoader", "precision"),
+        ("FlexEditKSampler", "sampler_name"),
+        ("FlexEditKSampler", "scheduler"),
+        ("FlexEditComposite", "region"),
+    ],
+)
+def test_an_input_that_is_left_out_is_named(node, name, comfy, model):
+    """As of a node whose widget is filled by a muted one"""
+    graph, inputs = whole_road(comfy, model)
+    del inputs[node][name]
+    with pytest.raises(PromptFailed, match=name) as failure:
+        comfy.run(graph)
+    assert failure.value.exception_type == "required_input_missing"
     assert failure.value.node_type == node
 
 

@@ -245,7 +245,8 @@ class ComfyServer:
     def queue(self, prompt: Prompt, client_id: str = "") -> str:
         """Queues a prompt → its id. Raises PromptFailed if ComfyUI refuses any part of it."""
         client = {"client_id": client_id} if client_id else {}
-        answer = self.post("prompt", json={"prompt": prompt} | client).json()
+        content = json.dumps({"prompt": prompt} | client)  # requests itself would refuse NaN
+        answer = self.post("prompt", data=content).json()
         for node_id, refusal in (answer.get("node_errors") or {}).items():
             for error in refusal["errors"]:
                 raise PromptFailed(
