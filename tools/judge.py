@@ -42,6 +42,7 @@ from flexedit.data.world import Sample, World
 from flexedit.data.world.assets import CLASSES
 from flexedit.errors import FlexEditError
 from flexedit.prompts import BACKGROUND
+from flexedit.training.precision import fast_dtype
 from flexedit.training.trainer import TrainConfig, build_optimizer
 
 OPERATIONS = {"add": 1.0, "insert": 1.0, "replace": 1.0, "swap": 1.5, "remove": 2.5}
@@ -206,20 +207,21 @@ def train(
 
     Raises FlexEditError without timm.
     """
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    hardware = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     generator = torch.Generator().manual_seed(seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        network = Network().to(device).train()
+        network = Network().to(hardware).train()
     config = TrainConfig(steps, batch_size, learning_rate, "muon", weight_decay=0.02)
-    optimizer = build_optimizer(network, config)
+    optimizer = build_optimizer(network, config, hardware)
+    in_bf16 = fast_dtype(hardware) is torch.bfloat16
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, steps, pct_start=0.1)
     data, begin, losses = examples(seed), time.monotonic(), []
     for step in range(1, steps + 1):
         crops, answers = zip(*(next(data) for _ in range(batch_size)), strict=True)
-        seen = soften(torch.stack(crops), generator).to(device)
-        with torch.autocast(device, torch.bfloat16):
-            loss = F.cross_entropy(network(seen).float(), torch.tensor(answers, device=device))
+        seen = soften(torch.stack(crops), generator).to(hardware)
+        with torch.autocast(hardware.type, torch.bfloat16, enabled=in_bf16):
+            loss = F.cross_entropy(network(seen).float(), torch.tensor(answers, device=hardware))
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

@@ -21,6 +21,7 @@ from ..benchmark.systems import fingerprint
 from ..data.edits import INDEX, Edits
 from ..errors import FlexEditError
 from ..model_folder import CONFIG_FILE, WEIGHTS_FILE, ModelFolder, copy_part, save_model_folder
+from .precision import resolved
 from .system import PARTS, Recipe, System
 from .trainer import CHECKPOINT, TrainConfig, Trainer
 from .validation import PictureGrid
@@ -113,7 +114,8 @@ class OwnTraining:
         """Whether it is finished, and what it has made of the tensors it began with."""
         train = self.stages[name]
         torch.manual_seed(train.seed)
-        dtype = torch.bfloat16 if train.mixed_precision == "bf16" else torch.float32
+        half = resolved(train.mixed_precision) == "bf16"
+        dtype = torch.bfloat16 if half else torch.float32
         system = System(self.start, RECIPES[name], 0, train.seed, dtype)
         system.take_up(tensors)
         grid = None

@@ -75,7 +75,7 @@ def mini_train(
     steps: int, batch_size: int, lr: float, ema: float = 0.0, optimizer: Optimizer = "muon"
 ) -> TrainConfig:
     return TrainConfig(
-        steps, batch_size, lr, optimizer, ema=ema, mixed_precision="bf16", validate_every=1000
+        steps, batch_size, lr, optimizer, ema=ema, mixed_precision="auto", validate_every=1000
     )
 
 

@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Protocol, get_args
 
@@ -23,11 +25,13 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ..errors import FlexEditError
 from .batch import Batch, Samples, loader
+from .precision import Precision, fast_dtype, resolved
 
 CHECKPOINT = "checkpoint.pt"
 LOG = "log.jsonl"
 Optimizer = Literal["adamw", "muon"]
-# What a run keeps to its end; its length, its learning rates and its reports may change
+# What a run keeps to its end; its length, its learning rates and its reports may change, and a
+# precision of "auto", so that it may go on on another kind of machine
 KEPT = ("seed", "batch_size", "betas", "weight_decay", "mixed_precision")
 
 
@@ -44,7 +48,7 @@ class TrainConfig:
     max_grad_norm: float = 1.0
     accumulate: int = 1
     ema: float = 0.0  # decay of the averaged weights; 0 is off
-    mixed_precision: Literal["no", "bf16", "fp16"] = "no"
+    mixed_precision: Precision = "no"
     seed: int = 0
     checkpoint_every: int = 500
     log_every: int = 20  # steps; a row of the log has the losses of its own step
@@ -84,7 +88,7 @@ class Trainer:
 
         self.config, self.samples, self.folder, self.validate = config, samples, folder, validate
         self.accelerator = Accelerator(
-            mixed_precision=config.mixed_precision,
+            mixed_precision=resolved(config.mixed_precision),
             gradient_accumulation_steps=config.accumulate,
             kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
         )
@@ -96,7 +100,7 @@ class Trainer:
             )
         self.model = model
         self.trained = {n: p for n, p in model.named_parameters() if p.requires_grad}
-        optimizer = build_optimizer(model, config)
+        optimizer = build_optimizer(model, config, self.accelerator.device)
         self.prepared, self.optimizer = self.accelerator.prepare(model, optimizer)
         self.ema = EMAModel(self.trained.values(), decay=config.ema) if config.ema else None
         if self.ema is not None:
@@ -105,7 +109,8 @@ class Trainer:
 
     @property
     def kept(self) -> dict[str, Any]:
-        return {name: getattr(self.config, name) for name in KEPT}
+        values = {name: getattr(self.config, name) for name in KEPT}
+        return {name: value for name, value in values.items() if value != "auto"}
 
     @property
     def finished(self) -> bool:
@@ -301,9 +306,13 @@ def optimizer_class(name: str) -> Any:
     return Muon
 
 
-def build_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
+def build_optimizer(
+    model: nn.Module, config: TrainConfig, device: torch.device
+) -> torch.optim.Optimizer:
     """AdamW for all that is trained; or Muon for the weights of linear and convolution layers (each
     a matrix, whose step is made orthogonal and as long as AdamW's) and NAdamW for the others.
+
+    device: where it will train; Muon iterates in what is fast there.
 
     Raises what `optimizer_class` raises.
     """
@@ -324,7 +333,7 @@ def build_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimi
 
     matrices = weights(nn.Linear, nn.Conv2d) - weights(nn.Embedding)  # some share theirs
     decayed = groups[0]["params"]
-    return kind(
+    return iterating_in(fast_dtype(device), kind)(
         [
             {"params": [p for p in decayed if id(p) in matrices]},
             {"params": [p for p in decayed if id(p) not in matrices], "use_fallback": True},
@@ -334,6 +343,25 @@ def build_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimi
         adjust_lr_fn="match_rms_adamw",  # so that lr means what it does to AdamW
         **shared,
     )
+
+
+def iterating_in(dtype: torch.dtype, muon: Any) -> Any:
+    """timm's Muon with its iteration in another type than bfloat16, which it takes no argument for:
+    while it steps, the function that iterates has one.
+    """
+    module: Any = sys.modules[muon.__module__]
+
+    class Muon(muon):
+        @torch.no_grad()
+        def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:
+            iterate = module.zeropower_via_newtonschulz
+            module.zeropower_via_newtonschulz = partial(iterate, dtype=dtype)
+            try:
+                return super().step(closure)
+            finally:
+                module.zeropower_via_newtonschulz = iterate
+
+    return Muon
 
 
 def group_sizes(optimizer: dict[str, Any]) -> list[int]:

@@ -44,7 +44,7 @@ TRAIN = TrainConfig(
     lr=5e-4,
     optimizer="muon",
     ema=0.99,
-    mixed_precision="bf16",
+    mixed_precision="auto",
     checkpoint_every=100,
     log_every=10,
 )

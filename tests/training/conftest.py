@@ -3,7 +3,7 @@ import pytest
 from tests.training.plan import forget_precision
 
 
-@pytest.fixture(scope="module", autouse=True)
+@pytest.fixture(autouse=True)
 def fresh_accelerate():
-    """Each file has its own precision."""
+    """Each test has its own precision."""
     forget_precision()

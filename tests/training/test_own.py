@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from accelerate.state import AcceleratorState
 from PIL import Image
 
 from flexedit.cli import main
@@ -141,14 +140,12 @@ def test_a_vllm_in_half_the_memory_learns_too(folder, tmp_path, monkeypatch):
     monkeypatch.setattr(
         System, "take_up", lambda one, tensors: systems.append(one) or take_up(one, tensors)
     )
-    AcceleratorState._reset_state(reset_partial_state=True)  # it keeps the first precision
     train = replace(TRAIN, mixed_precision="bf16", validate_every=2)
     assert training(folder, tmp_path / "run", joint=train).run()
     dtypes = {p.requires_grad: p.dtype for p in systems[0].vllm.parameters()}
     assert dtypes == {True: torch.float32, False: torch.bfloat16}
     assert set(seen[0].values()) == {torch.float32}
     assert (tmp_path / "run" / "pictures" / "000002.png").is_file()
-    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 def test_a_model_without_a_vllm_is_trained_too(folder, tmp_path):

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from flexedit.data import CLASSES, World
 from flexedit.errors import FlexEditError
 from flexedit.model_folder import ModelFolder
+from flexedit.training import precision
 from flexedit.training.batch import Batch
 from flexedit.training.system import Draw, Recipe, System
 from flexedit.training.trainer import CHECKPOINT, LOG, TrainConfig, Trainer, build_optimizer
@@ -168,7 +169,7 @@ def test_muon_leaves_embeddings_alone_even_where_a_layer_shares_them():
     head.weight = embedding.weight
     config = dataclasses.replace(CONFIG, optimizer="muon")
     turned, plain, short = build_optimizer(
-        nn.ModuleList([embedding, layer, head]), config
+        nn.ModuleList([embedding, layer, head]), config, torch.device("cpu")
     ).param_groups
     assert turned["params"] == [layer.weight] and not turned.get("use_fallback")
     assert plain["params"] == [embedding.weight] and plain["use_fallback"]
@@ -362,6 +363,68 @@ def test_a_run_does_not_go_on_as_another(tmp_path, other_precision, setting, kep
     with pytest.raises(FlexEditError, match=re.escape(message)):
         train(tmp_path, steps=4, **{setting: other})
     assert (tmp_path / CHECKPOINT).read_bytes() == before
+
+
+# What it computes in
+
+
+@pytest.fixture
+def machine(monkeypatch, other_precision) -> Iterator[Callable[[torch.dtype], list[torch.dtype]]]:
+    """Makes this one that is fast in one type; what it returns grows by each type it measures."""
+
+    def becomes(fast: torch.dtype) -> list[torch.dtype]:
+        measured: list[torch.dtype] = []
+
+        def seconds(dtype: torch.dtype) -> float:
+            measured.append(dtype)
+            return 0.02 if dtype is fast else 2.4
+
+        monkeypatch.setattr(precision, "seconds", seconds)
+        precision.faster_on_cpu.cache_clear()
+        other_precision()
+        return measured
+
+    yield becomes
+    precision.faster_on_cpu.cache_clear()
+
+
+@pytest.mark.parametrize(("fast", "used"), [(torch.float32, "no"), (torch.bfloat16, "bf16")])
+def test_training_computes_in_what_the_machine_is_fast_at(
+    tmp_path, machine, monkeypatch, fast, used
+):
+    from timm.optim import Muon
+
+    module, iterated = sys.modules[Muon.__module__], set()
+    iterate = module.zeropower_via_newtonschulz
+
+    def recorded(*words, dtype, **settings):
+        iterated.add(dtype)
+        return iterate(*words, dtype=dtype, **settings)
+
+    monkeypatch.setattr(module, "zeropower_via_newtonschulz", recorded)
+    machine(fast)
+    trainer = train(tmp_path, steps=2, optimizer="muon", mixed_precision="auto")
+    assert trainer.accelerator.mixed_precision == used and iterated == {fast}
+    assert module.zeropower_via_newtonschulz is recorded  # others' Muon is as it was
+
+
+def test_a_machine_is_measured_once_and_what_was_chosen_is_logged(tmp_path, machine, caplog):
+    caplog.set_level("INFO")
+    measured = machine(torch.float32)
+    for name in ("first", "second"):
+        train(tmp_path / name, steps=1, optimizer="muon", mixed_precision="auto")
+    assert sorted(map(str, measured)) == ["torch.bfloat16", "torch.float32"]
+    assert caplog.text.count("Computing in float32: a product of 1024 × 1024 takes 0.020 s") == 1
+
+
+def test_a_run_goes_on_where_another_precision_is_faster(tmp_path, machine):
+    machine(torch.bfloat16)
+    train(tmp_path, steps=2, optimizer="muon", mixed_precision="bf16")  # as before there was auto
+    machine(torch.float32)
+    train(tmp_path, steps=4, optimizer="muon", mixed_precision="auto")
+    machine(torch.bfloat16)
+    assert train(tmp_path, steps=6, optimizer="muon", mixed_precision="auto").finished
+    assert [row["step"] for row in log(tmp_path)] == [1, 2, 3, 4, 5, 6]
 
 
 def rewrite(folder: Path, **changes: object) -> None:
