@@ -45,6 +45,7 @@ class Shape:
     qformer_layers: int = 3
     num_edit_tokens: int = 32
     vae_channels: tuple[int, ...] = (32, 32, 64)
+    latent_channels: int = 4
     unet_channels: tuple[int, ...] = (64, 96, 128)
     unet_cross: tuple[bool, ...] = (False, True, False)  # attention costs most at full resolution
     unet_layers: int = 1
@@ -100,8 +101,8 @@ def system_config(shape: Shape, name: str = "flexedit-mini") -> SystemConfig:
         diffusion=DiffusionConfig(prediction_type="sample"),
         unet={
             "sample_size": shape.size // 4,
-            "in_channels": 8,
-            "out_channels": 4,
+            "in_channels": 2 * shape.latent_channels,  # the noisy latent and the scene's
+            "out_channels": shape.latent_channels,
             "block_out_channels": list(shape.unet_channels),
             "layers_per_block": shape.unet_layers,
             "norm_num_groups": NORM_GROUPS,
@@ -216,7 +217,7 @@ def build_vae(shape: Shape, folder: Path) -> None:
         block_out_channels=shape.vae_channels,
         layers_per_block=1,
         norm_num_groups=NORM_GROUPS,
-        latent_channels=4,
+        latent_channels=shape.latent_channels,
         sample_size=shape.size,
         scaling_factor=1.0,
         force_upcast=False,
