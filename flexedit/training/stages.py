@@ -81,7 +81,7 @@ def mini_train(
 
 MINI_PLAN = Plan(
     stages={
-        "vae": Stage(mini_train(6000, 16, 1.5e-3, ema=0.997, optimizer="adamw")),
+        "vae": Stage(mini_train(6000, 16, 1.5e-3, ema=0.997)),
         "clip": Stage(mini_train(6000, 32, 1e-3, optimizer="adamw")),
         "vision": Stage(mini_train(32000, 32, 1.5e-3)),
         "vllm": Stage(mini_train(22500, 16, 1e-3)),
