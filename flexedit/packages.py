@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
-from importlib import metadata
+from importlib import import_module, metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,7 +19,8 @@ from .errors import FlexEditError
 if TYPE_CHECKING:
     from packaging.requirements import Requirement
 
-REQUIREMENTS = Path(__file__).resolve().parents[1] / "requirements.txt"
+ROOT = Path(__file__).resolve().parents[1]
+MODULES = {"scikit-image": "skimage"}  # by package, where the names differ
 SHOWN = ("torch", "transformers", "diffusers", "peft", "accelerate", "huggingface_hub")
 
 
@@ -27,11 +28,16 @@ SHOWN = ("torch", "transformers", "diffusers", "peft", "accelerate", "huggingfac
 def needed(*names: str) -> Iterator[None]:
     """Around (or on a function) what needs these packages, of those in requirements.txt.
 
-    Raises FlexEditError if one of them is missing or older than needed, or if an import fails
-    inside.
+    Raises FlexEditError if one of them is missing, older than needed or broken, or if an import
+    fails inside.
     """
     if wrong := [complaint for complaint in map(complaint_of, names) if complaint]:
         raise FlexEditError(" ".join(wrong))
+    for name in names:
+        try:
+            import_module(MODULES.get(name, name))
+        except Exception as error:  # whatever a broken package raises
+            raise FlexEditError(explain(error)) from error
     try:
         yield
     except (ImportError, RuntimeError) as error:
@@ -46,19 +52,18 @@ def is_failed_import(error: BaseException) -> bool:
 
 
 def explain(error: BaseException) -> str:
-    """What is wrong with the packages here, by an import that failed."""
-    if wrong := complaints():
-        return " ".join(wrong)
+    """Why an import failed, and what is wrong with the packages here."""
     cause = error.__cause__ or error
     why = str(cause).strip().partition("\n")[0].rstrip(".")
+    said = [f"A package that FlexEdit needs cannot be imported: {why}.", *complaints()]
+    if len(said) > 1:
+        return " ".join(said)
+    said.append(f"Here are {summary()}.")
     name = (getattr(cause, "name", None) or "").partition(".")[0]
-    if name in requirements():
-        advice = _advice(name, "--force-reinstall", "--no-deps")  # not torch with it
-        return f"{name} {version_of(name)} cannot be used: {why}. {advice}"
-    return (
-        f"A package that FlexEdit needs cannot be imported: {why}. Here are {summary()}. "
-        "Install again what FlexEdit's requirements.txt lists."
-    )
+    if isinstance(cause, ModuleNotFoundError) and name in requirements():  # a file of its own
+        options = f"--force-reinstall --no-deps {name}=={version_of(name)}"  # not torch with it
+        said.append(f"Install it again: {_pip()} {options}")
+    return " ".join(said)
 
 
 def complaints() -> list[str]:
@@ -76,12 +81,12 @@ def complaint_of(name: str) -> str | None:
         found = f"{name} {version} is installed"
     else:
         return None
-    return f"{found}, but FlexEdit needs {requirement}. {_advice(name)}"
+    return f'{found}, but FlexEdit needs {requirement}. Install it: {_pip()} "{requirement}"'
 
 
-def _advice(name: str, *options: str) -> str:
-    command = [sys.executable, "-m pip install", *options, f'"{requirements()[name]}"']
-    return f"Install it: {' '.join(command)}"
+def _pip() -> str:
+    python = f'"{sys.executable}"' if " " in sys.executable else sys.executable
+    return f"{python} -m pip install"
 
 
 @cache
@@ -90,23 +95,37 @@ def requirements() -> dict[str, Requirement]:
     and has none, as its metadata does. Nothing where neither can be read.
     """
     try:
-        from packaging.requirements import Requirement
+        from packaging.requirements import InvalidRequirement, Requirement
 
-        if REQUIREMENTS.is_file():
-            lines = REQUIREMENTS.read_text(encoding="utf-8").splitlines()
+        if (ROOT / "nodes").is_dir():  # else a file of that name is somebody else's
+            lines = (ROOT / "requirements.txt").read_text(encoding="utf-8-sig").splitlines()
         else:
             lines = metadata.requires("flexedit") or []
-    except (ImportError, OSError):  # PackageNotFoundError is an ImportError
+    except (ImportError, OSError, UnicodeDecodeError):  # PackageNotFoundError is an ImportError
         return {}
-    needs = map(Requirement, lines)
-    return {need.name: need for need in needs if "extra" not in str(need.marker)}
+    needs: dict[str, Requirement] = {}
+    for line in lines:
+        try:
+            need = Requirement(line.partition(" #")[0])
+        except InvalidRequirement:  # a comment, an option of pip's
+            continue
+        if "extra" not in str(need.marker):
+            needs[need.name] = need
+    return needs
 
 
 def version_of(name: str) -> str | None:
-    try:
-        return metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return None
+    """Where Python finds it first; the highest, if an interrupted upgrade left notes of several."""
+    from packaging.version import InvalidVersion, Version
+
+    found: dict[str, list[Version]] = {}
+    for distribution in metadata.distributions(name=name):
+        try:
+            version = Version(distribution.version)
+        except (InvalidVersion, TypeError):  # left over, and empty
+            continue
+        found.setdefault(str(distribution.locate_file("")), []).append(version)
+    return str(max(next(iter(found.values())))) if found else None
 
 
 def versions() -> dict[str, str]:

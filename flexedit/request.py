@@ -5,6 +5,7 @@ B batch, H × W the scene's size in pixels
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -80,10 +81,10 @@ class EditRequest:
                 f"The instruction has {len(instruction)} characters; at most {MAX_INSTRUCTION} "
                 "can be read. Say it in a few sentences."
             )
-        if any("\ud800" <= character <= "\udfff" for character in instruction):
+        if broken := re.search(".{,20}[\ud800-\udfff]", instruction):
             raise FlexEditError(
-                f"The instruction {instruction!a} has a half of a character (a lone surrogate), as "
-                "text has that was read in the wrong encoding. Write it anew."
+                f"The instruction contains a broken character (a lone surrogate): {broken[0]!a}. "
+                "It was read in the wrong encoding; type it again."
             )
         scene = prepare_picture(scene, "scene")
         sizes = {"scene": scene.shape[0]}

@@ -10,7 +10,7 @@ from ..flexedit.errors import FlexEditError
 from ..flexedit.model_folder import EMBEDDED
 from .runtime import folders
 from .runtime.clip_vision import load_clip_vision
-from .runtime.options import one_of
+from .runtime.options import checked, one_of
 from .runtime.parts import PRECISIONS, ManagedPart
 from .runtime.types import CATEGORY, Mea, Qformer, Vllm, schema
 from .runtime.unet import load_unet
@@ -67,6 +67,7 @@ class Loader(io.ComfyNode):
         return None if model is None else folders.fingerprint(model)
 
     @classmethod
+    @checked
     def execute(cls, model: str, precision: str) -> io.NodeOutput:
         folder = folders.open_model(model)
         config = folder.config

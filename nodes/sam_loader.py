@@ -10,7 +10,7 @@ from comfy_api.latest import io
 from ..flexedit.errors import FlexEditError
 from ..flexedit.resolve.sam import load_sam
 from .runtime import folders
-from .runtime.options import one_of
+from .runtime.options import checked, one_of
 from .runtime.parts import PRECISIONS, ManagedPart
 from .runtime.types import CATEGORY, Sam, schema
 
@@ -57,6 +57,7 @@ class SAMLoader(io.ComfyNode):
         return None if model is None else folders.file_times(folders.open_sam(model))
 
     @classmethod
+    @checked
     def execute(cls, model: str, precision: str) -> io.NodeOutput:
         return io.NodeOutput(
             ManagedPart("SAM", partial(load_sam, folders.open_sam(model)), precision)

@@ -12,7 +12,7 @@ from comfy_api.latest import io
 from ..flexedit.errors import FlexEditError
 from ..flexedit.model_folder import load_chat_vllm
 from .runtime import folders
-from .runtime.options import one_of
+from .runtime.options import checked, one_of
 from .runtime.parts import PRECISIONS, ManagedPart
 from .runtime.types import CATEGORY, Vllm, schema
 
@@ -60,6 +60,7 @@ class VLLMLoader(io.ComfyNode):
         return None if model is None else folders.file_times(folders.open_vllm(model))
 
     @classmethod
+    @checked
     def execute(cls, model: str, precision: str) -> io.NodeOutput:
         folder = folders.open_vllm(model)
         load = partial(load_chat_vllm, folder)

@@ -3,6 +3,7 @@
 import functools
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -81,11 +82,46 @@ def test_an_old_package_that_breaks_others_is_named(edit, tmp_path):
     assert "peft 0.17.1 is installed, but FlexEdit needs peft>=0.18" in said
 
 
-def test_a_package_of_the_right_version_that_is_broken_is_named(edit, tmp_path):
-    path = [fake(tmp_path / "site", "diffusers", "0.40.0", "from diffusers.missing import model")]
-    said = complaint(edit(path=path))
-    assert "diffusers 0.40.0 cannot be used: No module named 'diffusers.missing'" in said
-    assert "--force-reinstall --no-deps" in said  # not torch with it
+@pytest.mark.parametrize(
+    ("code", "why"),
+    [
+        ("from diffusers.missing import model", "No module named 'diffusers.missing'"),
+        ("import torch; torch.nothing", "module 'torch' has no attribute 'nothing'"),
+        ("raise ValueError('numpy.dtype size changed')", "numpy.dtype size changed"),
+    ],
+)
+def test_a_package_of_the_right_version_that_is_broken_is_named(code, why, edit, tmp_path):
+    said = complaint(edit(path=[fake(tmp_path / "site", "diffusers", "0.40.0", code)]))
+    assert f"cannot be imported: {why}" in said
+    assert "diffusers 0.40.0" in said
+    if "No module" in why:
+        assert "pip install --force-reinstall --no-deps diffusers==0.40.0" in said
+
+
+def test_notes_of_an_interrupted_upgrade_do_not_count(tmp_path, monkeypatch):
+    site = fake(tmp_path / "site", "transformers", "4.40.0", "")
+    shutil.rmtree(site / "transformers")
+    fake(site, "transformers", "5.1.0", "")
+    (site / "transformers-4.1.dist-info").mkdir()
+    monkeypatch.syspath_prepend(site)
+    assert packages.version_of("transformers") == "5.1.0"
+
+
+def test_a_cause_is_named_beside_what_else_is_wrong(monkeypatch):
+    monkeypatch.setattr(packages, "complaints", lambda: ["peft is not installed."])
+    error = ImportError("No module named 'num2words'", name="num2words")
+    said = packages.explain(error)
+    assert "No module named 'num2words'" in said and "peft is not installed" in said
+
+
+def test_requirements_are_read_like_pip_reads_them(tmp_path, monkeypatch):
+    (tmp_path / "nodes").mkdir()
+    lines = ["\ufeff# ours", "", "einops>=0.8 # why", "-r other.txt", "tqdm>=4.66"]
+    (tmp_path / "requirements.txt").write_text("\n".join(lines), encoding="utf-8")
+    monkeypatch.setattr(packages, "ROOT", tmp_path)
+    packages.requirements.cache_clear()
+    assert list(packages.requirements()) == ["einops", "tqdm"]
+    packages.requirements.cache_clear()
 
 
 def test_drawing_needs_no_model_library(tmp_path):

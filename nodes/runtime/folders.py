@@ -55,7 +55,7 @@ def open_model(name: str) -> ModelFolder:
     """A model by its name in the list; no other path can be reached."""
     if name == EMBEDDED:
         return ModelFolder.embedded()
-    folder = model_folders().get(name)
+    folder = model_folders().get(str(name))
     if folder is None:
         raise FlexEditError(
             f"There is no FlexEdit model {name!r}. Choose one of {', '.join(model_names())}, "
@@ -156,7 +156,7 @@ def open_sam(name: str) -> Path:
 
 def _open_stock(found: dict[str, Path], name: str, unknown: str, place: str) -> Path:
     """A stock model's folder by its name in the list; no other path can be reached."""
-    if name not in found:
+    if str(name) not in found:
         known = f"Choose one of {', '.join(found)}, or put" if found else "Put"
         raise FlexEditError(
             f"{unknown} {known} its folder (config.json, processor and "

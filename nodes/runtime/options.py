@@ -4,7 +4,7 @@ Our nodes check both themselves: ``validate_inputs`` before a prompt runs, `chec
 
 from __future__ import annotations
 
-import math
+import numbers
 from collections.abc import Callable, Collection
 from functools import wraps
 from typing import Any
@@ -14,17 +14,19 @@ from torch import Tensor
 
 from ...flexedit.errors import FlexEditError
 
+NO_WIRE = (type(None), str, numbers.Number)  # what nobody's output of an own type is
+
 
 def one_of(name: str, value: object, options: Collection[str]) -> bool | str:
     """True, or the message for the person; a linked input is not known yet (None) and passes."""
-    if value is None or value in options:
+    if value is None or value in list(options):
         return True
-    return f"Unknown {name} {value!r}; choose one of {', '.join(options)}."
+    return f"Unknown {name} {shown(value)}; choose one of {', '.join(options)}."
 
 
 def checked(execute: Callable[..., io.NodeOutput]) -> Callable[..., io.NodeOutput]:
     """A node's execute, which then raises FlexEditError for a number outside of its input's limits,
-    an unknown option, and anything else where a picture or a mask belongs.
+    an unknown option, and anything else of another type than its input's.
     """
 
     @wraps(execute)
@@ -38,18 +40,31 @@ def checked(execute: Callable[..., io.NodeOutput]) -> Callable[..., io.NodeOutpu
 
 
 def check(expected: io.Input, value: Any) -> None:
-    name = expected.id
+    if value is None and expected.optional:
+        return
     if isinstance(expected, (io.Int.Input, io.Float.Input)):
-        is_number = isinstance(value, (int, float)) and math.isfinite(value)
-        if not is_number or not expected.min <= value <= expected.max:
-            limits = f"a number from {expected.min} to {expected.max}"
-            raise FlexEditError(f"{name} is {value!r}. Give {limits}.")
+        kind = numbers.Integral if isinstance(expected, io.Int.Input) else numbers.Real
+        # no comparison holds for NaN
+        fits = isinstance(value, kind) and expected.min <= value <= expected.max
+        wanted = f"Give a number from {expected.min} to {expected.max}."
     elif isinstance(expected, io.Combo.Input):
-        if value not in expected.options:
-            options = ", ".join(expected.options)
-            raise FlexEditError(f"{name} is {value!r}. Choose one of {options}.")
-    elif isinstance(expected, (io.Image.Input, io.Mask.Input)):
-        is_missing = value is None and expected.optional
-        if not is_missing and not isinstance(value, Tensor):
-            kind = expected.get_io_type()
-            raise FlexEditError(f"{name} is {value!r}. Connect an output of the type {kind}.")
+        fits = value in list(expected.options)
+        wanted = f"Choose one of {', '.join(expected.options)}."
+    elif isinstance(expected, io.String.Input):
+        fits, wanted = isinstance(value, str), "Give a text."
+    elif isinstance(expected, io.Boolean.Input):
+        fits, wanted = isinstance(value, bool), "Give true or false."
+    else:
+        is_picture = isinstance(expected, (io.Image.Input, io.Mask.Input))
+        fits = isinstance(value, Tensor) if is_picture else not isinstance(value, NO_WIRE)
+        wanted = f"Connect an output of the type {expected.get_io_type()}."
+    if not fits:
+        raise FlexEditError(f"{expected.id} is {shown(value)}. {wanted}")
+
+
+def shown(value: object) -> str:
+    """A value in a message, which is one short line."""
+    if value is None or isinstance(value, (str, numbers.Number)):
+        text = repr(value)
+        return text if len(text) <= 80 else f"{text[:80]} …"
+    return f"of the type {type(value).__name__}"

@@ -271,9 +271,12 @@ def test_a_number_that_comes_by_wire_keeps_to_the_widgets_limits(
         ("FlexEditKSampler", "sampler_name", None, "sampler_name is None. Choose one of euler"),
         ("FlexEditComposite", "mask", "mask.png", "mask is 'mask.png'. Connect an output of the"),
         ("FlexEditMaskInterpreter", "instruction", "caf\udce9", "instruction .* lone surrogate"),
+        ("FlexEditMaskInterpreter", "vllm", "text", "vllm is 'text'. Connect an output of the"),
+        ("FlexEditComposite", "crop", "text", "crop is 'text'. Connect an output of the type"),
+        ("FlexEditLoader", "precision", {"a": 1}, "of the type dict"),
     ],
 )
-def test_a_value_that_is_none_is_named(node, name, value, message, comfy, model):
+def test_an_invalid_value_is_named(node, name, value, message, comfy, model):
     graph, inputs = whole_road(comfy, model)
     inputs[node][name] = value
     with pytest.raises(PromptFailed, match=message) as failure:
@@ -292,7 +295,7 @@ def test_a_value_that_is_none_is_named(node, name, value, message, comfy, model)
     ],
 )
 def test_an_input_that_is_left_out_is_named(node, name, comfy, model):
-    """As of a node whose widget is filled by a muted one"""
+    """As when the node that feeds a widget is muted"""
     graph, inputs = whole_road(comfy, model)
     del inputs[node][name]
     with pytest.raises(PromptFailed, match=name) as failure:

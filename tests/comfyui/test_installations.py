@@ -15,7 +15,7 @@ from tools import workflows
 from tools.comfyui.fetch import PACK
 from tools.comfyui.server import ComfyServer, PromptFailed
 
-NODES = {name for name in json.loads((PACK / "tests/comfyui/object_info.json").read_text())}
+NODES = set(json.loads((PACK / "tests/comfyui/object_info.json").read_text()))
 # root enters every folder, unless it lets go of these capabilities
 AS_OTHERS = ("setpriv", "--bounding-set=-dac_override,-dac_read_search") if os.getuid() == 0 else ()
 
@@ -82,7 +82,7 @@ SPOILT = ("locked", "loop", "dead")
 
 
 def spoil(place: Path) -> None:
-    """All that may lie in a folder of models and is none."""
+    """Puts things into a folder of models that are not models."""
     (place / "locked").mkdir(parents=True)
     (place / "locked").chmod(0)
     (place / "loop").symlink_to(place / "loop")
