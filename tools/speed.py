@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from flexedit import masks, prompts
@@ -19,11 +20,13 @@ from flexedit.benchmark.build import build
 from flexedit.benchmark.run import overhead, run
 from flexedit.benchmark.systems import FlexEdit
 from flexedit.data.world import World
+from flexedit.masks.strokes import Stroke, rasterise
 from flexedit.model_folder import ModelFolder
 from flexedit.models.vllm import VLLM
 from flexedit.pipeline import FlexEditPipeline
 from flexedit.training.batch import collate
 from tools.comfyui import inside
+from tools.comfyui.server import ComfyServer
 from tools.sd15 import make_sd15_folder
 
 PAIRS = 10
@@ -121,6 +124,40 @@ def free_shapes() -> None:
     report("free-shape masks a second, 512 × 512, slowest kind", min(rate), 300, at_least=True)
 
 
+def strokes() -> None:
+    """A crowded drawing, which takes not many times as long as one stroke of it."""
+    ways = 0.5 + np.cumsum(np.random.default_rng(0).normal(0, 0.01, (200, 100, 2)), 1)
+    drawing = [Stroke("brush", tuple(map(tuple, way)), True) for way in ways]
+    ratio = statistics.median(
+        timed(lambda: rasterise(drawing, 1024, 1024))
+        / timed(lambda: rasterise(drawing[:1], 1024, 1024))
+        for _ in range(PAIRS)
+    )
+    report("200 strokes / one stroke, 1024 × 1024", ratio, 100)
+
+
+def world() -> None:
+    """What a step of training waits for: its row is drawn much faster than a model reads it."""
+    pipeline, rows = FlexEditPipeline.from_pretrained(), World(64)
+    request = collate([rows[0]]).request
+    pipeline(request, num_steps=1)
+    ratio = statistics.median(
+        timed(lambda index=index: rows[index]) / timed(lambda: pipeline(request, num_steps=1))
+        for index in range(PAIRS)
+    )
+    report("drawing a row of the world / an edit of one step", ratio, 0.25)
+
+
+def startup() -> None:
+    """What the pack adds to ComfyUI's start."""
+    comfy = ComfyServer()
+    try:
+        seconds = timed(comfy.__enter__)
+        report("importing the pack / ComfyUI's start", comfy.import_seconds() / seconds, 0.1)
+    finally:
+        comfy.stop()
+
+
 def benchmark() -> None:
     """FSMI-Edit: how long its 205 cases take to build, and what the runner adds to a model."""
     with tempfile.TemporaryDirectory() as folder:
@@ -147,6 +184,9 @@ def report(what: str, figure: float, bar: float, note: str = "", *, at_least: bo
 
 BENCHMARKS = {
     "free_shapes": free_shapes,
+    "strokes": strokes,
+    "world": world,
+    "startup": startup,
     "benchmark": benchmark,
     "direct": direct,
     "edit": edit,

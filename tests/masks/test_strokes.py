@@ -2,7 +2,6 @@ import itertools
 import json
 import math
 import re
-import time
 from pathlib import Path
 
 import numpy as np
@@ -194,19 +193,6 @@ def test_an_empty_drawing_tells_the_person_to_draw():
 def test_a_drawing_of_which_nothing_is_left_says_so(drawing):
     with pytest.raises(FlexEditError, match="covers no pixel"):
         rasterise(drawing, 32, 32)
-
-
-def test_two_hundred_strokes_are_drawn_at_once():
-    rng = np.random.default_rng(0)
-    ways = 0.5 + np.cumsum(rng.normal(0, 0.01, (200, 100, 2)), 1)
-    kinds = [("brush", True), ("lasso", False), ("eraser", True), ("brush", False)]
-    drawing = [
-        Stroke(*kinds[i % 4][:1], tuple(map(tuple, way)), kinds[i % 4][1])
-        for i, way in enumerate(ways)
-    ]
-    start = time.process_time()
-    rasterise(drawing, 1024, 1024)
-    assert time.process_time() - start < 0.8
 
 
 # Reading the JSON

@@ -1,6 +1,5 @@
 import dataclasses
 import json
-import time
 
 import numpy as np
 import pytest
@@ -318,13 +317,3 @@ def test_samples_can_be_written_and_looked_at(tmp_path):
         assert (scene == world[row["index"]].scene).all()
         assert ("target" in row) == (row["task"] != "ask")
     assert contact_sheet([world[index] for index in range(3)]).size[0] > 300
-
-
-def test_the_world_is_fast_enough_to_train_on():
-    world = World()
-    for index in range(100):
-        world[index]
-    start = time.perf_counter()
-    for index in range(200):
-        world[index]
-    assert time.perf_counter() - start < 2.0
