@@ -48,6 +48,14 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def browser() -> str:
+    """Where Chromium is."""
+    from tests.chromium import chromium_path
+
+    return chromium_path()
+
+
+@pytest.fixture(scope="session")
 def comfy() -> Iterator[ComfyServer]:
     """The ComfyUI that all tests share, over HTTP and in the browser."""
     from tools.comfyui.server import ComfyServer

@@ -15,25 +15,16 @@ from flexedit.benchmark.review import ReviewServer
 from flexedit.benchmark.run import run
 from flexedit.benchmark.systems import ReturnScene
 from flexedit.benchmark.tables import METRICS
-
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
-ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+from tools.comfyui.editor import chromium
 
 
 @pytest.fixture(scope="module")
-def page() -> Iterator[Any]:
+def page(browser: str) -> Iterator[Any]:
     """A page of a browser; the test fails if a script of it does."""
-    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    chromium = next((found for name in BROWSERS if (found := shutil.which(name))), None)
-    if chromium is None:
-        pytest.skip(f"no browser is installed: {', '.join(BROWSERS)}")
     errors: list[str] = []
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium, args=ARGUMENTS)
-        page = browser.new_page(viewport={"width": 1280, "height": 900})
+    with chromium(browser, viewport={"width": 1280, "height": 900}) as page:
         page.on("pageerror", lambda error: errors.append(str(error)))
         yield page
-        browser.close()
     assert not errors
 
 
