@@ -16,8 +16,7 @@ if TYPE_CHECKING:
     from tools.comfyui.server import ComfyServer
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
-# Tiny models compute for less time than threads wait for one another on a busy machine; and a
-# process that has threads cannot be forked, as a test of two processes does.
+# Tiny models compute for less time than threads wait for one another on a busy machine.
 os.environ["OMP_NUM_THREADS"] = "1"
 cpu_torch.install()
 

@@ -1,6 +1,5 @@
 import dataclasses
 import json
-import multiprocessing
 import os
 import shutil
 import signal
@@ -27,18 +26,18 @@ from flexedit.benchmark.systems import (
 from flexedit.errors import FlexEditError
 from flexedit.pipeline import FlexEditPipeline
 from flexedit.prompts import BACKGROUND
+from tests.processes import started
 
 NUM_OBJECTS = 3  # of the tiny benchmark's five cases, those whose mask means an object
 
 
 class Painter(System):
-    """Covers the scene with noise of the case's seed, slowly if told so, and remembers batches."""
+    """Covers the scene with noise of the case's seed, and remembers batches."""
 
     name = "painter"
     paints = True
 
-    def __init__(self, pause: float = 0.0) -> None:
-        self.pause = pause
+    def __init__(self) -> None:
         self.batches: list[Work] = []
 
     def describe(self) -> dict:
@@ -46,7 +45,6 @@ class Painter(System):
 
     def answer(self, work: Work) -> list[Answer]:
         self.batches.append(work)
-        time.sleep(self.pause)
         return [self.paint(*row, work) for row in zip(work.cases, work.seeds, strict=True)]
 
     def paint(self, case: Case, seed: int, work: Work) -> Answer:
@@ -57,6 +55,15 @@ class Painter(System):
         if work.form == "full":
             noise = noise[::-1]
         return Answer(np.ascontiguousarray(noise), f"It's « {case.label} ».", case.label)
+
+
+class Stuck(Painter):
+    """Never answers its sixth batch, so that it can be killed there."""
+
+    def answer(self, work: Work) -> list[Answer]:
+        if len(self.batches) == 5:
+            time.sleep(3600)
+        return super().answer(work)
 
 
 class Unlucky(Painter):
@@ -250,14 +257,8 @@ def assert_same_run(done: Run, whole: Run) -> None:
         assert (done.folder / file).read_bytes() == (whole.folder / file).read_bytes()
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_a_killed_run_goes_on_as_if_nothing_had_happened(whole, tiny_benchmark, tmp_path):
-    process = multiprocessing.get_context("fork").Process(
-        target=work_through,
-        args=(tiny_benchmark, Painter(pause=0.1), tmp_path),
-        kwargs={"batch_size": 2},
-    )
-    process.start()
+    process = started(work_through, tiny_benchmark, Stuck(), tmp_path, batch_size=2)
     results = tmp_path / "painter" / RESULTS
     while not results.is_file() or results.read_bytes().count(b"\n") < 5:
         assert process.is_alive()

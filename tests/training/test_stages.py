@@ -3,7 +3,6 @@ import os
 import re
 import shutil
 import sys
-from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -22,6 +21,7 @@ from flexedit.training.batch import collate
 from flexedit.training.pretrain import RESTATE, VLLMPretraining
 from flexedit.training.stages import MAX_WORKERS, MINI_PLAN, ORDER, MiniTraining, curve, num_workers
 from flexedit.training.trainer import CHECKPOINT
+from tests.processes import in_two_processes
 from tests.training.plan import tiny_plan
 
 CARD = Path(__file__).parents[2] / "MODEL_CARD.md"
@@ -49,20 +49,14 @@ def test_every_stage_trains_in_its_order_and_leaves_a_curve(trained):
 
 
 def run_in_a_process(folder: Path) -> None:
-    from accelerate.state import AcceleratorState
-
-    AcceleratorState._reset_state(reset_partial_state=True)  # a forked process inherits one
     training = MiniTraining(folder, tiny_plan())
     assert training.processes.num_processes == 2
     training.run(max_seconds=0.0)  # stopped at once
     training.run()
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_two_processes_train_one_mini(trained, tmp_path):
-    from accelerate import debug_launcher
-
-    debug_launcher(partial(run_in_a_process, tmp_path), num_processes=2)
+    in_two_processes(run_in_a_process, tmp_path)
     for name in TRAINED:
         assert [row["step"] for row in curve(tmp_path / name)] == [1, 2]
     alone, shared = (ModelFolder(path / "flexedit-mini") for path in (trained, tmp_path))
