@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import gc
 import sys
 import weakref
 from typing import Any
 
 import inside
+from care import folders, in_the_end, model_management, models, names
 
-pack = inside.enter()
-
-import folder_paths  # noqa: E402
-import torch  # noqa: E402
-from comfy import model_management  # noqa: E402
-from flexedit_pack.flexedit.resolve import resolver  # noqa: E402
-from flexedit_pack.nodes.resolve import ResolveMask  # noqa: E402
-from flexedit_pack.nodes.runtime import folders  # noqa: E402
-from flexedit_pack.nodes.sam_loader import SAMLoader  # noqa: E402
+# isort: split
+import torch
+from flexedit_pack.flexedit.resolve import resolver
+from flexedit_pack.nodes.resolve import ResolveMask
+from flexedit_pack.nodes.sam_loader import SAMLoader
 
 MENDING = {"fill_holes": True, "min_area": 64, "grow": 0, "feather": 0}
 
@@ -26,22 +22,6 @@ def resolve(sam: Any, method: str = "sam") -> torch.Tensor:
     generator = torch.Generator().manual_seed(0)
     scene, mask = torch.rand(1, 32, 48, 3, generator=generator), torch.ones(1, 32, 48)
     return ResolveMask.execute(scene, mask, method, 1, sam, **MENDING).args[0]
-
-
-def names(root: str) -> dict[str, Any]:
-    """What is listed, with a place of other packs that was there before."""
-    folder_paths.folder_names_and_paths["sams"] = (["/elsewhere"], {".pth"})
-    folders.register()
-    before = SAMLoader.define_schema().inputs[0].options
-    folder_paths.add_model_folder_path("sams", root)
-    paths, extensions = folder_paths.folder_names_and_paths["sams"]
-    return {
-        "names": list(folders.sam_folders()),
-        "paths": paths,
-        "extensions": sorted(extensions),
-        "default": folder_paths.models_dir,
-        "before": before,
-    }
 
 
 def life(name: str) -> dict[str, Any]:
@@ -59,13 +39,7 @@ def life(name: str) -> dict[str, Any]:
         "same module again": sam.read().model is module(),
     }
     del sam
-    gc.collect()
-    model_management.cleanup_models_gc()
-    return figures | {"kept": module() is not None, "loaded in the end": len(models())}
-
-
-def models() -> list[Any]:
-    return [one for one in model_management.current_loaded_models if one.model is not None]
+    return figures | in_the_end(module)
 
 
 def cancelled() -> dict[str, bool]:
@@ -91,7 +65,7 @@ def cancelled() -> dict[str, bool]:
 
 def everything(root: str) -> dict[str, Any]:
     return {
-        "names": names(root),
+        "names": names("sams", ".pth", SAMLoader, folders.sam_folders, root),
         "sam": life("tiny-sam"),
         "sam2": life("maker/tiny-sam2"),
         "cancelled": cancelled(),

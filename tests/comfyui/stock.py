@@ -2,43 +2,23 @@
 
 from __future__ import annotations
 
-import gc
 import sys
 import weakref
 from typing import Any
 
 import inside
+from care import folders, in_the_end, model_management, models, names
 
-pack = inside.enter()
-
-import folder_paths  # noqa: E402
-import torch  # noqa: E402
-from comfy import model_management  # noqa: E402
-from flexedit_pack.nodes.interpreter import MaskInterpreter  # noqa: E402
-from flexedit_pack.nodes.runtime import folders  # noqa: E402
-from flexedit_pack.nodes.vllm_loader import VLLMLoader  # noqa: E402
+# isort: split
+import torch
+from flexedit_pack.nodes.interpreter import MaskInterpreter
+from flexedit_pack.nodes.vllm_loader import VLLMLoader
 
 
 def interpret(vllm: Any, task: str = "edit", **inputs: Any) -> tuple[Any, ...]:
     scene, mask = torch.rand(1, 32, 48, 3), torch.ones(1, 32, 48)
     request = {"instruction": "remove this", "task": task, "reply": "direct", "mask": mask}
     return MaskInterpreter.execute(vllm, scene, **(request | inputs)).args
-
-
-def names(root: str) -> dict[str, Any]:
-    """What is listed, with a place of other packs that was there before."""
-    folder_paths.folder_names_and_paths["LLM"] = (["/elsewhere"], {".gguf"})
-    folders.register()
-    before = VLLMLoader.define_schema().inputs[0].options
-    folder_paths.add_model_folder_path("LLM", root)
-    paths, extensions = folder_paths.folder_names_and_paths["LLM"]
-    return {
-        "names": list(folders.vllm_folders()),
-        "paths": paths,
-        "extensions": sorted(extensions),
-        "default": folder_paths.models_dir,
-        "before": before,
-    }
 
 
 def life(name: str) -> dict[str, Any]:
@@ -61,15 +41,7 @@ def life(name: str) -> dict[str, Any]:
     figures["same reply again"] = (again[1], again[2]) == (reply, label)
     figures["same module again"] = vllm.read().model is module()
     del vllm, again
-    gc.collect()
-    model_management.cleanup_models_gc()
-    figures["kept"] = module() is not None
-    figures["loaded in the end"] = len(models())
-    return figures
-
-
-def models() -> list[Any]:
-    return [one for one in model_management.current_loaded_models if one.model is not None]
+    return figures | in_the_end(module)
 
 
 def cancelled(name: str) -> dict[str, Any]:
@@ -94,7 +66,7 @@ def precisions(name: str, device_has_bf16: bool) -> dict[str, str]:
 
 def everything(root: str) -> dict[str, Any]:
     return {
-        "names": names(root),
+        "names": names("LLM", ".gguf", VLLMLoader, folders.vllm_folders, root),
         "life": life("tiny-llava"),
         "cancelled": cancelled("tiny-llava"),
         "bf16 weights": precisions("Qwen/tiny", True),
