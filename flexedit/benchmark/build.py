@@ -174,7 +174,7 @@ def refuse_to_harm(out: Path) -> None:
         return
     advice = "Choose another folder, or delete this one yourself."
     if not (out / META).is_file():
-        raise FlexEditError(f"{out} exists and is no benchmark. {advice}")
+        raise FlexEditError(f"{out} exists and is not a benchmark. {advice}")
     if foreign := {path.name for path in out.iterdir()} - {INDEX, META, *FILES}:
         raise FlexEditError(f"{out} also holds {', '.join(sorted(foreign))}. {advice}")
     reviewed = sum(bool(case.note) or case.review != "open" for case in Benchmark(out).cases)

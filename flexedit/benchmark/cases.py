@@ -111,7 +111,7 @@ class Benchmark:
             meta = json.loads((self.folder / META).read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise FlexEditError(
-                f"{self.folder} is no benchmark: {META} cannot be read ({error}). "
+                f"{self.folder} is not a benchmark: {META} cannot be read ({error}). "
                 "Make one with `python -m flexedit bench build`."
             ) from error
         found = meta.get("format") if isinstance(meta, dict) else None
@@ -133,7 +133,7 @@ class Benchmark:
                 yield Case(**json.loads(line))
             except (ValueError, TypeError) as error:
                 raise FlexEditError(
-                    f"Line {number} of {self.folder / INDEX} is no case ({error})."
+                    f"Line {number} of {self.folder / INDEX} is not a case ({error})."
                 ) from error
 
     @property

@@ -138,7 +138,7 @@ def texts(file: Path) -> Iterator[Row | None]:
     with parquet(file) as opened:
         if missing := {*TEXTS, *PICTURES} - set(opened.schema_arrow.names):
             raise FlexEditError(
-                f"{file} lacks the columns {', '.join(sorted(missing))}; it is no file of "
+                f"{file} lacks the columns {', '.join(sorted(missing))}; it is not a file of "
                 "MagicBrush."
             )
         for row_group in range(opened.num_row_groups):
@@ -184,7 +184,7 @@ def understand(instruction: str) -> tuple[str, str, str] | None:
 
 
 def short_name(phrase: str) -> str:
-    """ "the brown dog on the sofa" → "brown dog"; "" if it is no plain name"""
+    """ "the brown dog on the sofa" → "brown dog"; "" if it is not a plain name"""
     name = ARTICLE.sub("", WHERE.sub("", phrase.strip(" ,")))
     return "" if name in VAGUE or len(name.split()) > 3 else name
 

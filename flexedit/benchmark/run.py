@@ -31,7 +31,7 @@ from .systems import Answer, BenchmarkTask, System, Work, fingerprint, folder_na
 FORMAT = 1
 SYSTEM = "system.json"
 RESULTS = "results.jsonl"
-REVIEWED = ("review", "note")  # what a review says of a case is no part of it
+REVIEWED = ("review", "note")  # a review says something about a case and is not part of it
 PNG_LEVEL = 1  # a picture is read a few times only: fast beats small
 
 Key = tuple[str, str, str]  # case id, form, task
@@ -66,7 +66,7 @@ class Run:
             )
         except (OSError, ValueError) as error:
             raise FlexEditError(
-                f"{self.folder} is no run: {SYSTEM} cannot be read ({error}). "
+                f"{self.folder} is not a run: {SYSTEM} cannot be read ({error}). "
                 "Make one with `python -m flexedit bench run`."
             ) from error
         self.results = tuple(read_results(self.folder / RESULTS))
@@ -229,7 +229,8 @@ def read_results(path: Path) -> list[Result]:
             results.append(Result(**json.loads(line)))
         except (ValueError, TypeError) as error:
             raise FlexEditError(
-                f"Line {number} of {path} is no result ({error}). Delete {path.parent}, run again."
+                f"Line {number} of {path} is not a result ({error}). "
+                f"Delete {path.parent}, run again."
             ) from error
     return results
 
@@ -336,7 +337,8 @@ def attempt(work: Work, system: System, folder: Path) -> tuple[list[Result], flo
 
     A batch that fails is tried again case by case, so that one bad case takes no other with it.
     """
-    size = (work.request.height, work.request.width)  # read now: it is no part of the answering
+    # Read now, so that its time does not count as answering.
+    size = (work.request.height, work.request.width)
     failure: str | None = None
     begin = time.perf_counter()
     try:

@@ -204,8 +204,8 @@ def shape_over(
 def edited_region(scene: np.ndarray, truth: np.ndarray, full_mask: np.ndarray) -> np.ndarray:
     """full_mask joined with wherever two pictures (H, W, 3) uint8 really differ, bool (H, W).
 
-    What a lossy file or a VAE does to a pixel is no difference. Raises FlexEditError for pictures
-    of two sizes or without a difference.
+    What a lossy file or a VAE does to a pixel does not count as a difference. Raises FlexEditError
+    for pictures of two sizes or without a difference.
     """
     if scene.shape != truth.shape:
         raise FlexEditError(

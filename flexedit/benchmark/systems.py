@@ -71,7 +71,7 @@ class System(Protocol):
         return {"kind": type(self).__name__}
 
     def load(self) -> None:
-        """Called once before the first case; an error here ends the run and is no case's fault."""
+        """Called once before the first case; an error here ends the run and fails no case."""
         return None
 
     def answer(self, work: Work) -> list[Answer]:
@@ -368,7 +368,7 @@ def to_uint8(batch: Tensor) -> np.ndarray:
     """
     if batch.isnan().any():
         raise FlexEditError(
-            "The output is no picture: its numbers overflowed. Let it compute in a wider type."
+            "The output is not a picture: its numbers overflowed. Let it compute in a wider type."
         )
     return (batch * 255).round().clamp(0, 255).byte().permute(0, 2, 3, 1).numpy(force=True)
 

@@ -1,4 +1,4 @@
-"""Kinds of numbers that commands take; what is none of theirs is refused before anything runs."""
+"""The kinds of numbers that commands take; any other is refused before anything runs."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def positive(text: str) -> int:
 def finite(text: str) -> float:
     number = float(text)
     if not math.isfinite(number):
-        raise argparse.ArgumentTypeError(f"{number} is no finite number")
+        raise argparse.ArgumentTypeError(f"{number} is not finite")
     return number
 
 
@@ -54,5 +54,5 @@ def part(text: str) -> tuple[int, int]:
     first, _, count = text.partition("/")
     number, whole = int(first), int(count)
     if not 1 <= number <= whole:
-        raise argparse.ArgumentTypeError(f"{text} is no part, as 1/4 to 4/4 are")
+        raise argparse.ArgumentTypeError(f"{text} is not a part; parts are written like 1/4 to 4/4")
     return number, whole

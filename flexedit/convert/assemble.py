@@ -58,7 +58,7 @@ def assemble(
     others = [pipeline / name for name in ("unet", "scheduler", "text_encoder")]
     for folder in (*others, *sources.values()):
         if not any(folder.glob("*config.json")):
-            raise FlexEditError(f"{folder} is no folder of a model: it has no config. Download it.")
+            raise FlexEditError(f"{folder} is not a model folder: it has no config. Download it.")
     unet = load_unet(pipeline / "unet")
     text, image = load_text_encoder(clip), load_image_encoder(clip)
     width = text.text_model.config.hidden_size

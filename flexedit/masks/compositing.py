@@ -171,7 +171,7 @@ def put_edit(
         edited = fit(edited, height, width)
     else:
         edited = put_back(scene, edited, crop)
-        unedited = put_back(scene, extract(scene, crop), crop)  # detail lost is no change
+        unedited = put_back(scene, extract(scene, crop), crop)  # lost detail is not a change
         seen = box_mask(crop, batch).to(scene)
         if crop.holds(mask):
             cropped = prepare_mask(mask, crop.size, crop.size, batch).unsqueeze(1)

@@ -27,7 +27,7 @@ def connected_change(
     scene, edited (B, 3, H, W), mask (B, H, W); `threshold` is the change of a pixel and its
     neighbours, on average, that counts. What was added and outgrows the mask belongs to it, changes
     elsewhere do not. The fine detail that a VAE loses averages out, and the shift of colours that
-    it gives to the whole picture is no change; `seen` (B, H, W): where there is an edit at all.
+    it gives to the whole picture is not a change; `seen` (B, H, W): where there is an edit at all.
     """
     moved = edited.float() - scene.float()
     outside = mask == 0 if seen is None else (mask == 0) & (seen > 0)

@@ -18,7 +18,7 @@ from ..masks import resize
 
 CONTEXT = 3.0  # of the scribble's size: objects that reach farther are cut off
 SIDE = 224  # pixels of the longer side that is looked at
-RADIUS, EPSILON = 16, 1e-4  # of the guided filter: pixels, variance that is no edge
+RADIUS, EPSILON = 16, 1e-4  # of the guided filter: pixels, the variance of no edge
 SAME = 0.5  # IoU of a mask and its refinement
 
 

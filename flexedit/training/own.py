@@ -61,7 +61,8 @@ class OwnTraining:
             )
         if "align" in self.stages and not self.start.config.has_vllm:
             raise FlexEditError(
-                f"{self.start.path.name} has no VLLM, and no Q-Former to align. Train joint only."
+                f"{self.start.path.name} has neither a VLLM nor a Q-Former to align. "
+                "Train joint only."
             )
         from accelerate import PartialState
 

@@ -163,14 +163,14 @@ class MiniTraining:
         if dataclasses.replace(source.config, sampling=config.sampling) != config:
             raise FlexEditError(
                 f"{source.path.name} differs from flexedit-mini in more than its weights, so its "
-                "training cannot go on from it. Leave --start away."
+                "training cannot go on from it. Remove --start."
             )
         note, origin = self.folder / "start", str(source.path.resolve())
         begun = note.read_text(encoding="utf-8") if note.is_file() else "nothing"
         if self._done("parts").is_file() and begun != origin:
             raise FlexEditError(
                 f"{self.folder} holds a training from {begun}, which --start would not touch. "
-                "Choose another --out, or leave --start away."
+                "Choose another --out, or remove --start."
             )
         if self.processes.is_main_process and not self._done("parts").is_file():
             for part in config.sources:

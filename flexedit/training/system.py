@@ -146,7 +146,7 @@ class System(nn.Module):
         self.mea = MEA(config.mea, config.context_length, self.unet.layers)
         self.mea.start_from(self.unet.unet)
         self.helper = nn.Conv2d(config.unet["block_out_channels"][0], 2 * (num_classes + 1) + 1, 1)
-        nn.init.zeros_(self.helper.weight)  # no word on anything yet, and no gradient of a guess
+        nn.init.zeros_(self.helper.weight)  # it guesses nothing yet and sends back no gradient
         self.schedule = sampling.training_schedule(config.diffusion)
         for frozen in (self.text, self.clip, self.vae, self.vllm):
             if frozen is not None:

@@ -197,7 +197,7 @@ class Trainer:
     def require_finite(self, values: dict[str, Tensor]) -> None:
         """values: scalars, the same in every process, for all of them must leave a run together.
 
-        Raises FlexEditError for one that is no number, before it gets into weights and averages;
+        Raises FlexEditError for one that is not a number, before it gets into weights and averages;
         not in fp16, where the gradient scaler leaves out such a step.
         """
         if self.accelerator.scaler is not None:

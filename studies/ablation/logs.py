@@ -57,7 +57,7 @@ class Log:
 
     @classmethod
     def read(cls, path: Path) -> Log:
-        """FlexEditError for a file that is no log."""
+        """FlexEditError for a file that is not a log."""
         try:
             lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
             facts = lines[0]["facts"]
@@ -67,7 +67,8 @@ class Log:
             )
         except (OSError, ValueError, KeyError, IndexError, TypeError) as error:
             raise FlexEditError(
-                f"{path} is no log of the ablation ({error!r}). Delete it, run the variant again."
+                f"{path} is not a log of the ablation ({error!r}). "
+                "Delete it, run the variant again."
             ) from error
         return cls(facts, curve, rows)
 

@@ -160,7 +160,7 @@ def test_a_folder_with_anything_else_is_left_alone(tmp_path, file):
     mine = tmp_path / "mine"
     (mine / file).parent.mkdir(parents=True)
     (mine / file).write_text("mine")
-    with pytest.raises(FlexEditError, match="is no benchmark"):
+    with pytest.raises(FlexEditError, match="is not a benchmark"):
         build(mine, num_single=1, num_multi=0)
     (mine / META).write_text('{"format": 1}')
     with pytest.raises(FlexEditError, match=f"also holds {Path(file).parts[0]}"):

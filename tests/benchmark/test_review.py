@@ -279,7 +279,7 @@ def test_only_this_machine_can_reach_it(server):
 
 
 def test_a_folder_that_is_no_benchmark_is_told_at_once(tmp_path):
-    with pytest.raises(FlexEditError, match="is no benchmark"):
+    with pytest.raises(FlexEditError, match="is not a benchmark"):
         ReviewServer(tmp_path)
 
 

@@ -366,7 +366,7 @@ def test_a_case_that_is_reviewed_or_rejected_later_leaves_the_run_valid(benchmar
 
 
 def test_a_folder_that_is_no_run_is_named(tmp_path, tiny_benchmark):
-    with pytest.raises(FlexEditError, match=r"is no run: system.json cannot be read"):
+    with pytest.raises(FlexEditError, match=r"is not a run: system.json cannot be read"):
         Run(tmp_path)
     (tmp_path / "painter").mkdir()
     (tmp_path / "painter" / RESULTS).write_text("")
@@ -374,7 +374,7 @@ def test_a_folder_that_is_no_run_is_named(tmp_path, tiny_benchmark):
         work_through(tiny_benchmark, Painter(), tmp_path)
     (tmp_path / "painter" / SYSTEM).write_text("{}")
     (tmp_path / "painter" / RESULTS).write_text('{"case": "a"}\n')
-    with pytest.raises(FlexEditError, match=r"Line 1 of .*results.jsonl is no result"):
+    with pytest.raises(FlexEditError, match=r"Line 1 of .*results.jsonl is not a result"):
         Run(tmp_path / "painter")
 
 
@@ -392,7 +392,7 @@ def test_an_output_that_is_gone_is_named(whole, tmp_path):
     "system, complaint",
     [
         (Unlucky, "ValueError: no luck"),
-        (Overflowed, "The output is no picture: its numbers overflowed."),
+        (Overflowed, "The output is not a picture: its numbers overflowed."),
         (Misshapen, "The output is a uint8 array of shape (60, 64, 3); the scene's is uint8 and"),
     ],
 )

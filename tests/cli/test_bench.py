@@ -98,7 +98,7 @@ def test_what_measuring_needs_is_told_before_anything_is_run(built, tmp_path, mo
         (("run", "{built}", "--out", "{tmp}", "--system", "nonsense"), "Unknown system"),
         (("run", "{built}", "--out", "{tmp}", "--form", "half"), "Unknown mask form 'half'"),
         (("run", "{built}", "--out", "{tmp}", "--pictures", "-1"), "--pictures is '-1'"),
-        (("run", "{tmp}", "--out", "{tmp}"), "is no benchmark"),
+        (("run", "{tmp}", "--out", "{tmp}"), "is not a benchmark"),
         (("run", "{built}", "--out", "{built}/cases.jsonl"), "Not a directory"),
         (("run", "{built}", "--out", "{tmp}", "--device", "nonsense"), "'nonsense' cannot be used"),
         (("build", "--out", "{tmp}/x", "--single", "0", "--multi", "0"), "nothing to build"),

@@ -139,9 +139,9 @@ def test_a_unet_that_flexedit_cannot_drive_is_refused(unet, complaint, tmp_path)
 @pytest.mark.parametrize(
     ("missing", "complaint"),
     [
-        ("pipeline/unet", "unet is no folder of a model: it has no config"),
-        ("pipeline/scheduler", "scheduler is no folder of a model"),
-        ("vllm", "vllm is no folder of a model"),
+        ("pipeline/unet", "unet is not a model folder: it has no config"),
+        ("pipeline/scheduler", "scheduler is not a model folder"),
+        ("vllm", "vllm is not a model folder"),
         ("clip/model.safetensors", "clip cannot be loaded"),
         ("vllm/model.safetensors", "vllm cannot be loaded"),
         ("pipeline/unet/diffusion_pytorch_model.safetensors", "unet cannot be loaded"),

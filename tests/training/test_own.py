@@ -161,7 +161,7 @@ def test_a_model_without_a_vllm_is_trained_too(folder, tmp_path):
     })  # fmt: skip
     assert training(tmp_path, tmp_path / "run", joint=TRAIN).run()
     assert set(curve(tmp_path / "run" / "joint")[0]) == {"step", "seconds", "diffusion"}
-    with pytest.raises(FlexEditError, match="no VLLM, and no Q-Former to align"):
+    with pytest.raises(FlexEditError, match="neither a VLLM nor a Q-Former to align"):
         training(tmp_path, tmp_path / "other", align=TRAIN).run()
 
 

@@ -297,7 +297,7 @@ def test_where_a_process_cannot_be_bound_to_cores_all_of_them_count(monkeypatch)
 
 
 def test_a_model_of_other_sizes_is_not_trained_on(trained, tmp_path):
-    with pytest.raises(FlexEditError, match=r"flexedit-mini.* differs .*Leave --start away"):
+    with pytest.raises(FlexEditError, match=r"flexedit-mini.* differs .*Remove --start"):
         MiniTraining(tmp_path).take_up(ModelFolder(trained / "flexedit-mini"))
     assert not any(tmp_path.iterdir())
 

@@ -19,7 +19,7 @@ export function addPanel(node, key, content, show) {
   root.append(content);
   let height = 0;
   const widget = node.addDOMWidget(key, key, root, {
-    serialize: false, // it is no input of the node
+    serialize: false, // it is not an input of the node
     hideOnZoom: false,
     getMinHeight: () => height,
     getMaxHeight: () => height,

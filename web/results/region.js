@@ -1,7 +1,7 @@
 /** Where a candidate is in the scene, from a picture that is transparent everywhere else. */
 
 const STEPS = 16; // directions in which an outline is widened
-const LEAST_SHARE = 0.02; // of its area: a smaller part is no place for a number
+const LEAST_SHARE = 0.02; // of its area: a smaller part has no room for a number
 
 export class Region {
   /** Pixels that it covers. */

@@ -16,7 +16,7 @@ from .assets import MIP_BORDER, MIP_SIZES, mipmap
 from .backgrounds import column
 
 LUMINANCE = np.array([0.3, 0.59, 0.11], np.float32)
-FAINT = 8  # alpha below this is cleared: an edge nobody sees is no part of a region
+FAINT = 8  # alpha below this is cleared: an edge nobody sees does not belong to a region
 
 
 @dataclass(frozen=True)

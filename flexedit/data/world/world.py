@@ -75,7 +75,7 @@ class Sample:
     classes: np.ndarray  # (H, W) uint8: 0 background, 1 + index in CLASSES
     result_classes: np.ndarray  # the same of what the result shows
     subject_classes: np.ndarray | None  # the same of the subject picture
-    rotation: float | None  # degrees clockwise by which the mask is turned; None: it is no shape
+    rotation: float | None  # degrees clockwise by which the mask is turned; None: it is not a shape
     setting: str  # where the scene is: indoor, outdoor or none
     subject_setting: str | None  # "simple": the subject alone; "complex": busy background
     result_label: str  # what is at the place afterwards

@@ -190,7 +190,7 @@ def test_minutes_are_those_of_training_and_not_of_pauses():
 @pytest.mark.parametrize("text", ["", "[]", "{}", json.dumps({"curve": {}})])
 def test_a_file_that_is_no_log_is_named(tmp_path, text):
     (tmp_path / "full-0.jsonl").write_text(text)
-    with pytest.raises(FlexEditError, match=r"full-0.jsonl is no log of the ablation"):
+    with pytest.raises(FlexEditError, match=r"full-0.jsonl is not a log of the ablation"):
         read_logs(tmp_path)
 
 
