@@ -35,14 +35,14 @@ class NoDraw:
         return self
 
 
-class Deterministic(nn.Module):
-    """What is random in its losses comes from torch's own dice, which the trainer seeds."""
+class WithoutDraw(nn.Module):
+    """What is random in its losses comes from torch's own generator, which the trainer seeds."""
 
     def draw(self, step: int, batch_size: int) -> Any:
         return NoDraw()
 
 
-class VAEPretraining(Deterministic):
+class VAEPretraining(WithoutDraw):
     """Reconstruction of targets by a KL autoencoder: L1 + squared error + ``kl`` times the KL of
     all latents of a picture; with ten times this weight small things are lost.
     """
@@ -64,7 +64,7 @@ class VAEPretraining(Deterministic):
         return 1 / float(latents.std())
 
 
-class DecoderPretraining(Deterministic):
+class DecoderPretraining(WithoutDraw):
     """The VAE's decoder alone learns on, from latents that are off as those of a UNet are; the
     encoder, and with it every latent that was learned from, stays.
 
@@ -156,7 +156,7 @@ class DenseHead(nn.Module):
         }
 
 
-class VisionPretraining(Deterministic):
+class VisionPretraining(WithoutDraw):
     """A vision tower learns to see, patch by patch, what a picture shows."""
 
     def __init__(self, tower: nn.Module, preprocess: Preprocess, width: int, patches: int) -> None:
@@ -170,7 +170,7 @@ class VisionPretraining(Deterministic):
         return self.head(self.tower(pixel_values=pixels).last_hidden_state, views)
 
 
-class CLIPPretraining(Deterministic):
+class CLIPPretraining(WithoutDraw):
     """Contrast of pictures and sentences, beside the dense labels on the projected tokens."""
 
     def __init__(self, clip: Any, tokenizer: Any, preprocess: Preprocess, patches: int) -> None:
