@@ -34,8 +34,8 @@ from .tables import (
 
 FORMAT = 1
 JSON, MARKDOWN, HTML = "report.json", "report.md", "report.html"
-ROLES = {  # of the kinds of system that are there to compare with
-    "round-trip": "the ceiling: the scene through the VAE",
+ROLES = {  # of the classes of system that are there to compare with
+    "RoundTrip": "the ceiling: the scene through the VAE",
     "ReturnScene": "changes nothing",
     "Truth": "knows the answers",
 }
@@ -331,7 +331,7 @@ def load(path: str | Path) -> dict[str, Any]:
             "Make one with `python -m flexedit bench run`."
         ) from error
     if not isinstance(content, dict) or content.get("format") != FORMAT or "rows" not in content:
-        raise FlexEditError(f"{file} is no report of format {FORMAT}. Run the benchmark again.")
+        raise FlexEditError(f"{file} is not a report of format {FORMAT}. Run the benchmark again.")
     return content
 
 

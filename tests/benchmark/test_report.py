@@ -18,7 +18,7 @@ from flexedit.benchmark.cases import FORMS, NAMES, Benchmark
 from flexedit.benchmark.page import LARGEST, data_uri
 from flexedit.benchmark.report import compare, report
 from flexedit.benchmark.run import Run, run
-from flexedit.benchmark.systems import Answer, ReturnScene, System, Work
+from flexedit.benchmark.systems import Answer, ReturnScene, RoundTrip, System, Work
 from flexedit.benchmark.tables import METRICS
 from flexedit.errors import FlexEditError
 
@@ -456,6 +456,13 @@ def test_reports_on_other_benchmarks_are_not_compared(written, tmp_path):
     (tmp_path / "report.json").write_text(json.dumps(other), encoding="utf-8")
     with pytest.raises(FlexEditError, match="no case in common"):
         compare(written, tmp_path)
+
+
+def test_a_system_to_compare_with_is_called_so(tiny_benchmark, tmp_path):
+    system = {"name": "round-trip", "settings": {"kind": RoundTrip.__name__}}
+    rows = known_rows(tiny_benchmark, name="round-trip")
+    report(tiny_benchmark, rows, UNAVAILABLE, [system], tmp_path, [], JUDGE)
+    assert "the ceiling: the scene through the VAE" in (tmp_path / "report.md").read_text()
 
 
 # The documentation
