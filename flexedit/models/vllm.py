@@ -90,9 +90,12 @@ class VLLM(nn.Module):
     def num_image_tokens(self) -> int:
         """How many tokens one picture becomes."""
         vision = self.config.vision_config
-        patches = (vision.image_size // vision.patch_size) ** 2
-        class_token = vision.model_type == "clip_vision_model"  # SigLIP, the other one, has none
-        return patches + class_token - (self.config.vision_feature_select_strategy == "default")
+        count = (vision.image_size // vision.patch_size) ** 2
+        if vision.model_type == "clip_vision_model":  # it has a class token; SigLIP has none
+            count += 1
+        if self.config.vision_feature_select_strategy == "default":  # without the first token
+            count -= 1
+        return count
 
     def memory_required(self, num_rows: int, num_pictures: int) -> int:
         """About how many bytes it takes to read a request with so many rows, of so many pictures"""

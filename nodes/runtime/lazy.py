@@ -6,7 +6,9 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-# These look at every output only to keep books: what a prompt uses, what memory holds.
+# These look for ``patcher`` in every output only to keep books: what a prompt uses, what memory
+# holds. Others ask for it to compute, as ClipVisionModel.encode_image does first of all. Nothing
+# but the asking module tells the two apart, so __getattr__ looks at its caller's frame.
 BOOKKEEPERS = ("comfy.model_patcher", "comfy_execution.caching")
 
 
