@@ -11,15 +11,20 @@
 
 PYTHON ?= python3
 READY := .venv/ready
+SLOW := tests/comfyui tests/browser tests/install tests/benchmark/test_pages.py
 RUN := .venv/bin/python
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export SETS
 
-.PHONY: test test-installs demo lint bench mini benchmark
+.PHONY: test test-fast test-installs demo lint bench mini benchmark
 
 test: $(READY)
 	$(RUN) -m pytest -q --durations=10 $(ARGS)
+
+# What needs no ComfyUI, no browser and no installation.
+test-fast: $(READY)
+	$(RUN) -m pytest -q --durations=15 $(addprefix --ignore=,$(SLOW)) $(ARGS)
 
 test-installs: $(READY)
 	$(RUN) -m pytest -q -m installs -rP tests/install/test_sets.py $(ARGS)
