@@ -1,3 +1,5 @@
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -14,13 +16,13 @@ def overlap(one, other) -> float:
 
 
 def test_scribbles_on_photographs_become_masks_much_nearer_to_the_object():
-    """All of docs/resolving.md's scribbles on photographs that a test can have at hand."""
+    """Every seventh of docs/resolving.md's scribbles on the photographs that a test has at hand."""
     gains = []
-    for case in annotated():
+    for case in itertools.islice(annotated(), 0, None, 7):
         (thing,) = case.objects
         found = classic.resolve(case.scene, torch.from_numpy(case.scribble).float())
         gains.append(overlap(found.candidates[0].mask, thing) - overlap(case.scribble, thing))
-    assert len(gains) >= 200 and np.mean(gains) >= 0.15
+    assert len(gains) >= 30 and np.mean(gains) >= 0.15
 
 
 @pytest.mark.parametrize("center", [LEFT, RIGHT])
