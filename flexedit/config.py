@@ -158,11 +158,7 @@ class SystemConfig:
                 )
         if not 0.0 < self.mark_alpha <= 1.0:
             raise FlexEditError(f"mark_alpha is {self.mark_alpha}; it must lie in (0, 1].")
-        if self.unet.get("in_channels") != 8:
-            raise FlexEditError(
-                f"The UNet has in_channels={self.unet.get('in_channels')}; FlexEdit needs 8: "
-                "the noisy latent beside the scene's (eq. 4)."
-            )
+        self._check_channels()
         self._check_widths()
         self._check_heads()
 
@@ -170,6 +166,14 @@ class SystemConfig:
         for name in names:
             if getattr(self, name) is None:
                 raise FlexEditError(f"System {self.name!r} needs a {name!r} section in its config.")
+
+    def _check_channels(self) -> None:
+        reads, makes = self.unet.get("in_channels"), self.latent_channels
+        if not isinstance(makes, int) or reads != 2 * makes:
+            raise FlexEditError(
+                f"The UNet has in_channels={reads} and out_channels={makes}; FlexEdit needs twice "
+                "as many in as out: the noisy latent beside the scene's (eq. 4)."
+            )
 
     def _check_widths(self) -> None:
         context = self.unet.get("cross_attention_dim")
@@ -196,6 +200,11 @@ class SystemConfig:
     @property
     def has_vllm(self) -> bool:
         return self.num_edit_tokens > 0
+
+    @property
+    def latent_channels(self) -> int:
+        """Channels of a latent of its VAE: as many as the UNet makes, by default diffusers' 4."""
+        return self.unet.get("out_channels", 4)
 
     @property
     def context_length(self) -> int:

@@ -90,7 +90,9 @@ def test_a_file_that_is_no_json_object_is_named(text):
     ("changes", "message"),
     [
         ({"format": 2}, "format 2; this version reads format 1"),
-        ({"unet__in_channels": 4}, "in_channels=4; FlexEdit needs 8"),
+        ({"unet__in_channels": 4}, "in_channels=4 and out_channels=4; FlexEdit needs twice"),
+        ({"unet__out_channels": 16}, "in_channels=8 and out_channels=16; FlexEdit needs twice"),
+        ({"unet__out_channels": None}, "out_channels=None"),
         ({"qformer__width": 100}, "qformer.width is 100 but the UNet reads a context 128 wide"),
         ({"mea__width": 64}, "mea.width is 64 but the UNet reads a context 128 wide"),
         ({"mea__num_heads": 3}, "mea.width 128 cannot be shared by mea.num_heads 3"),

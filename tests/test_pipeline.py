@@ -56,7 +56,7 @@ def edit(pipeline: FlexEditPipeline, asked: EditRequest, start: torch.Tensor) ->
 
 
 def test_an_edit_that_overflowed_is_no_picture(pipeline):
-    latent = torch.zeros(1, pipeline.config.unet["out_channels"], 8, 8)
+    latent = torch.zeros(1, pipeline.config.latent_channels, 8, 8)
     latent[..., 0, 0] = torch.inf
     with pytest.raises(FlexEditError, match="overflowed"):
         decode(pipeline.vae, latent)

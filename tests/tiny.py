@@ -40,9 +40,9 @@ TEXTS = [
 ]
 
 
-def make_tiny_folder(path: Path, seed: int = 0, **changes: object) -> Path:
+def make_tiny_folder(path: Path, seed: int = 0, shape: Shape = TINY, **changes: object) -> Path:
     """Every trained tensor is random, also those that start at zero, so that each can be felt."""
-    config = build_parts(TINY, TEXTS, path, seed)
+    config = build_parts(shape, TEXTS, path, seed)
     vae = path / "vae" / "config.json"
     vae.write_text(vae.read_text().replace('"scaling_factor": 1.0', '"scaling_factor": 0.7'))
     config = dataclasses.replace(config, name="flexedit-tiny", **changes)  # type: ignore[arg-type]

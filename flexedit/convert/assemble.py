@@ -82,7 +82,8 @@ def assemble(
         ),
         lora=LoRAConfig(),
         diffusion=diffusion_config(pipeline / "scheduler" / "scheduler_config.json"),
-        unet={k: v for k, v in unet.config.items() if k[0] != "_"} | {"in_channels": 8},
+        unet={k: v for k, v in unet.config.items() if k[0] != "_"}
+        | {"in_channels": 2 * unet.config.out_channels},
         sources={part: PartSource(folder=part) for part in sources},
         sampling=SamplingConfig(num_steps=NUM_STEPS, size=size),
     )
@@ -117,11 +118,12 @@ def load_unet(folder: Path) -> Any:
     require_all(info, folder)
     config = unet.config
     others = config.addition_embed_type or config.class_embed_type or config.encoder_hid_dim_type
-    if others or config.out_channels != 4 or config.in_channels not in (4, 8):
+    reads, makes = config.in_channels, config.out_channels
+    if others or reads not in (makes, 2 * makes):
         raise FlexEditError(
-            f"{folder} has {config.in_channels} channels in and {config.out_channels} out"
+            f"{folder} has {reads} channels in and {makes} out"
             f"{f', and reads {others} besides' if others else ''}. FlexEdit trains UNets as "
-            "Stable Diffusion 1's (4 in) and InstructPix2Pix's (8 in)."
+            "Stable Diffusion 1's (as many in as out) and InstructPix2Pix's (twice as many in)."
         )
     return unet
 
@@ -130,7 +132,7 @@ def with_scene(unet: Any) -> dict[str, Tensor]:
     """Its weights, with an input for the scene's latent beside that of the noisy one (eq. 4)."""
     weights = unet.state_dict()
     first = weights["conv_in.weight"]
-    if first.shape[1] == 4:
+    if first.shape[1] == unet.config.out_channels:
         weights["conv_in.weight"] = torch.cat([first, torch.zeros_like(first)], dim=1)
     return weights
 

@@ -223,6 +223,9 @@ class ModelFolder:
                 output_loading_info=True,
             )
         require_all(info, folder)
+        channels = vae.config.latent_channels
+        wanted = self.config.latent_channels
+        self._check("VAE's number of latent channels", channels, "unet.out_channels", wanted)
         return vae.eval()
 
     def _load(self, module: Any, prefix: str, dtype: torch.dtype) -> Any:

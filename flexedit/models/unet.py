@@ -1,4 +1,5 @@
-"""The 8-channel diffusion UNet with decoupled cross-attention (eq. 4 and 7).
+"""The diffusion UNet that reads the scene's latent beside the noisy one, with decoupled
+cross-attention (eq. 4 and 7).
 
 B batch, L query positions, Q edit embeddings, T subject tokens, D context width, C layer width
 """

@@ -1,7 +1,7 @@
 """``flexedit-mini``: FlexEdit's own classes in tiny sizes, from tokenizers to an untrained folder.
 
-The parts are real: a LLaVA, a CLIP, a factor-4 KL VAE and an 8-channel UNet, saved by
-``save_pretrained`` into a model folder like any other.
+The parts are real: a LLaVA, a CLIP, a factor-4 KL VAE and a UNet that reads two of its latents,
+saved by ``save_pretrained`` into a model folder like any other.
 """
 
 from __future__ import annotations

@@ -189,7 +189,7 @@ class System(nn.Module):
 
     def draw(self, step: int, batch_size: int) -> Draw:
         side = self.config.sampling.size // vae_ratio(self.vae)
-        shape = (batch_size, self.vae.config.latent_channels, side, side)
+        shape = (batch_size, self.config.latent_channels, side, side)
         num_timesteps = self.config.diffusion.num_train_timesteps
         return Draw.make(self.seed, step, shape, self.recipe, num_timesteps)
 

@@ -77,9 +77,9 @@ def pack(branches: Branches) -> tuple[Packed, Packed, Packed]:
 
 def scene_latent(vae: comfy.sd.VAE, picture: Tensor, config: SystemConfig) -> Tensor:
     """picture (B, 3, H, W) → latent (B, C, h, w), unscaled; padded to the VAE's ratio."""
-    if vae.latent_channels != config.unet["out_channels"]:
+    if vae.latent_channels != config.latent_channels:
         raise FlexEditError(
             f"This VAE's latents have {vae.latent_channels} channels, but the model works on "
-            f"{config.unet['out_channels']}. Connect the vae output of the same FlexEdit Loader."
+            f"{config.latent_channels}. Connect the vae output of the same FlexEdit Loader."
         )
     return autoencoder.encode(vae, masks.pad_to_multiple(picture, autoencoder.ratio(vae)))

@@ -120,10 +120,12 @@ def without_edited(samples: Tensor, noise_mask: Tensor | None) -> Tensor:
 def check_pairing(model: ModelPatcher, positive: Packed, samples: Tensor) -> None:
     """Says in words what would otherwise fail as a matrix product inside the UNet."""
     config = getattr(getattr(model.model, "model_config", None), "unet_config", {})
-    if config.get("in_channels") != 8:
+    reads, makes = config.get("in_channels"), config.get("out_channels")
+    if makes is None or reads != 2 * makes:
         raise FlexEditError(
-            f"This model reads {config.get('in_channels')} latent channels; FlexEdit samples a "
-            "UNet with 8, the noise beside the scene. Connect the model output of FlexEdit Loader."
+            f"This model reads {reads} channels and makes {makes}; FlexEdit samples a UNet that "
+            "reads twice what it makes, the noise beside the scene. "
+            "Connect the model output of FlexEdit Loader."
         )
     width = positive[0][0].shape[-1]
     if config.get("context_dim") != width:
@@ -131,8 +133,8 @@ def check_pairing(model: ModelPatcher, positive: Packed, samples: Tensor) -> Non
             f"The conditioning is {width} wide, but this model reads {config.get('context_dim')}. "
             "Take the model and the MEA from the same FlexEdit Loader."
         )
-    if samples.shape[1] != config["out_channels"] and samples.any():
+    if samples.shape[1] != makes and samples.any():
         raise FlexEditError(
-            f"The latent has {samples.shape[1]} channels, but this model makes "
-            f"{config['out_channels']}. Encode the scene with the VAE of the same FlexEdit Loader."
+            f"The latent has {samples.shape[1]} channels, but this model makes {makes}. "
+            "Encode the scene with the VAE of the same FlexEdit Loader."
         )

@@ -171,7 +171,7 @@ class LatentFormat(comfy.latent_formats.LatentFormat):
     """
 
     def __init__(self, folder: ModelFolder) -> None:
-        self.latent_channels = folder.config.unet["out_channels"]
+        self.latent_channels = folder.config.latent_channels
         self._folder = folder
 
     @cached_property

@@ -1,5 +1,6 @@
 """FlexEdit's guider and attention among ComfyUI's samplers, LoRAs, patches and masks."""
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -7,9 +8,13 @@ import pytest
 from PIL import Image
 
 from flexedit import cli
-from flexedit.model_folder import EMBEDDED
+from flexedit.data import World, write
+from flexedit.data.edits import Edits
+from flexedit.model_folder import EMBEDDED, ModelFolder
+from flexedit.training.own import OwnTraining
+from flexedit.training.trainer import TrainConfig
 from tests.comfyui.graph import Graph, free_shape, load, pictures
-from tests.tiny import embedded
+from tests.tiny import TINY, embedded, make_tiny_folder
 from tools.comfyui import inside
 
 TOLERANCE = 1e-4
@@ -117,9 +122,23 @@ def test_half_precision_gives_nearly_the_same(behaviour):
     assert 0 < behaviour["precision"]["bf16"] < 0.2
 
 
-@pytest.mark.parametrize("name", ["tiny", EMBEDDED])
-def test_the_graph_gives_the_picture_of_the_command_line(name, comfy, model, tiny, tmp_path):
-    folder = tiny if name == "tiny" else embedded()
+@pytest.fixture(scope="module")
+def deep(comfy, tmp_path_factory) -> Path:
+    """A model whose latents have 16 channels, trained for a step from random weights"""
+    folder = tmp_path_factory.mktemp("deep")
+    shape = dataclasses.replace(TINY, latent_channels=16)
+    start = ModelFolder(make_tiny_folder(folder / "start", shape=shape))
+    write(World(64, seed=7), range(4), folder / "edits")
+    edits, train = Edits(folder / "edits", 64), TrainConfig(steps=1, batch_size=4, lr=1e-3)
+    assert OwnTraining(folder / "own", start, edits, edits, {"joint": train}).run()
+    model = folder / "own" / "model"
+    comfy.link_model("flexedit/deep", model)
+    return model
+
+
+@pytest.mark.parametrize("name", ["tiny", "deep", EMBEDDED])
+def test_the_graph_gives_the_picture_of_the_command_line(name, request, comfy, model, tmp_path):
+    folder = embedded() if name == EMBEDDED else request.getfixturevalue(name)
     graph = Graph()
     scene = load(graph, comfy, "parity_scene.png", 50, 70)[0]
     subject = load(graph, comfy, "parity_subject.png", 40, 30, seed=1)[0]

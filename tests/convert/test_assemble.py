@@ -127,6 +127,7 @@ def refused(folder: Path, out: Path, complaint: str) -> None:
             "9 channels in and 4 out. FlexEdit trains UNets as Stable Diffusion 1's",
         ),
         ({"out_channels": 8}, "4 channels in and 8 out"),
+        ({"in_channels": 16, "out_channels": 16}, "latent channels is 4, but unet.out_channels"),
         ({"class_embed_type": "timestep"}, "and reads timestep besides"),
         ({"cross_attention_dim": 64}, "qformer.width is 32 but the UNet reads a context 64 wide"),
     ],

@@ -31,7 +31,7 @@ class Model:
         self.folder = ModelFolder(path)
         self.config = self.folder.config
         self.mea = ManagedPart("MEA", self.folder.load_mea, "fp32", self.config, encoder=False)
-        self.shape = (batch, self.config.unet["out_channels"], size, size)
+        self.shape = (batch, self.config.latent_channels, size, size)
 
     def branches(self, strength: float | list[float] = 1.0, num_tokens: int = 17) -> Branches:
         batch, width = self.shape[0], self.config.mea.width
