@@ -6,7 +6,6 @@ UNet has no input for the scene's latent, it gets one that starts at zero, as In
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -27,13 +26,14 @@ from ..config import (
 from ..errors import FlexEditError
 from ..model_folder import (
     ModelFolder,
+    by_library,
     copy_part,
+    load_diffusers,
     load_image_encoder,
     load_text_encoder,
-    part_errors,
-    require_all,
     save_model_folder,
 )
+from ..model_folder.weights import read_config, unreadable
 from ..training.system import PARTS, Recipe, System
 
 NUM_EDIT_TOKENS = 32
@@ -87,8 +87,9 @@ def assemble(
         sources={part: PartSource(folder=part) for part in sources},
         sampling=SamplingConfig(num_steps=NUM_STEPS, size=size),
     )
-    with part_errors(pipeline / "vae") as vae:
-        levels = json.loads((vae / "config.json").read_text(encoding="utf-8"))["block_out_channels"]
+    levels = read_config(pipeline / "vae").get("block_out_channels")
+    if not isinstance(levels, list):
+        raise unreadable(pipeline / "vae", "config.json names no block_out_channels")
     if size % 2 ** (len(levels) - 1):
         raise FlexEditError(f"The size is {size}; choose a multiple of {2 ** (len(levels) - 1)}.")
     unfinished = out.with_name(out.name + ".unfinished")
@@ -111,11 +112,7 @@ def load_unet(folder: Path) -> Any:
     """Raises FlexEditError for one that FlexEdit cannot drive: SDXL's, an inpainting model's, …"""
     from diffusers import UNet2DConditionModel
 
-    with part_errors(folder):
-        unet, info = UNet2DConditionModel.from_pretrained(
-            folder, use_safetensors=True, low_cpu_mem_usage=False, output_loading_info=True
-        )
-    require_all(info, folder)
+    unet = load_diffusers(UNet2DConditionModel, folder)
     config = unet.config
     others = config.addition_embed_type or config.class_embed_type or config.encoder_hid_dim_type
     reads, makes = config.in_channels, config.out_channels
@@ -141,8 +138,7 @@ def require_its_clip(text: Any, folder: Path) -> None:
     """Raises FlexEditError if a CLIP's text encoder (its config) is not the pipeline's own."""
     from transformers import CLIPTextConfig
 
-    with part_errors(folder):
-        own = CLIPTextConfig.from_pretrained(folder)
+    own = by_library(folder, CLIPTextConfig.from_pretrained, folder)
     for name in ("hidden_size", "num_hidden_layers", "max_position_embeddings"):
         found, wanted = getattr(text, name), getattr(own, name)
         if found != wanted:
@@ -156,8 +152,7 @@ def require_its_clip(text: Any, folder: Path) -> None:
 def hidden_width(vllm: Path) -> int:
     from transformers import AutoConfig
 
-    with part_errors(vllm):
-        config = AutoConfig.from_pretrained(vllm, local_files_only=True)
+    config = by_library(vllm, AutoConfig.from_pretrained, vllm, local_files_only=True)
     if config.model_type != "llava":
         raise FlexEditError(
             f"{vllm} holds a {config.model_type}; FlexEdit trains LLaVA 1.5's class."
@@ -167,8 +162,7 @@ def hidden_width(vllm: Path) -> int:
 
 def diffusion_config(file: Path) -> DiffusionConfig:
     """What a pipeline's scheduler says of the noise it was trained with."""
-    with part_errors(file.parent):
-        says = json.loads(file.read_text(encoding="utf-8"))
+    says = read_config(file.parent, file.name)
     if says.get("trained_betas") or says.get("rescale_betas_zero_snr"):
         raise FlexEditError(
             f"{file} has a noise schedule of its own, which FlexEdit cannot follow."

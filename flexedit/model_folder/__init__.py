@@ -9,7 +9,8 @@ Each part is read when it is asked for, and strictly: a missing or unexpected ke
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,8 @@ PREFIXES = ("unet", "qformer", "mea", "lora", "tokens", "null")
 EMBEDDED = "flexedit-mini"
 # not the other formats of the weights that many repositories hold as well
 DOWNLOADED = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]
+# what transformers and diffusers raise for a folder that they cannot read
+COMPLAINTS = (ImportError, KeyError, OSError, RuntimeError, SafetensorError, TypeError, ValueError)
 PRETRAINED = Path(__file__).parents[1] / "pretrained"
 
 
@@ -214,15 +217,7 @@ class ModelFolder:
     def load_vae(self, dtype: torch.dtype = torch.float32) -> Any:
         from diffusers import AutoencoderKL
 
-        with part_errors(self.part("vae")) as folder:
-            vae, info = AutoencoderKL.from_pretrained(
-                folder,
-                torch_dtype=dtype,
-                use_safetensors=True,
-                low_cpu_mem_usage=False,
-                output_loading_info=True,
-            )
-        require_all(info, folder)
+        vae = load_diffusers(AutoencoderKL, self.part("vae"), dtype)
         channels = vae.config.latent_channels
         wanted = self.config.latent_channels
         self._check("VAE's number of latent channels", channels, "unet.out_channels", wanted)
@@ -257,39 +252,47 @@ def _snapshot(repo: str, revision: str | None) -> Path:
         raise
 
 
-class part_errors:
-    """Loads a part quietly, and turns a library's complaint into one sentence for the user."""
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without the warnings and progress bars of transformers and diffusers."""
+    from diffusers.utils import logging as diffusers_logging
+    from transformers.utils import logging
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    def __enter__(self) -> Path:
-        from diffusers.utils import logging as diffusers_logging
-        from transformers.utils import logging
-
-        self.logs = (logging, diffusers_logging)
-        self.levels = [log.get_verbosity() for log in self.logs]
-        self.bars = logging.is_progress_bar_enabled()
-        for log in self.logs:
-            log.set_verbosity(log.CRITICAL)
-        logging.disable_progress_bar()
-        return self.folder
-
-    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        for log, level in zip(self.logs, self.levels, strict=True):
+    logs = (logging, diffusers_logging)
+    levels = [log.get_verbosity() for log in logs]
+    bars = logging.is_progress_bar_enabled()
+    for log in logs:
+        log.set_verbosity(log.CRITICAL)
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        for log, level in zip(logs, levels, strict=True):
             log.set_verbosity(level)
-        if self.bars:
-            self.logs[0].enable_progress_bar()
-        if error is not None and packages.is_failed_import(error):
+        if bars:
+            logging.enable_progress_bar()
+
+
+def by_library(folder: Path, read: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+    """What a library's function ``read`` makes of a folder, quietly; its complaint becomes one
+    sentence for the user.
+
+    Nothing of ours runs in here: a mistake of our own must not tell people to download again.
+    """
+    with quiet():
+        try:
+            return read(*arguments, **options)
+        except torch.OutOfMemoryError:
+            raise
+        except COMPLAINTS as error:
+            if not packages.is_failed_import(error):
+                raise unreadable(folder, _first_line(error)) from error
             if packages.complaints():
-                return  # they are why: `needed` says so
+                raise  # they are why: `needed` says so
             raise FlexEditError(
-                f"{self.folder} needs a package that is not installed ({_first_line(error)}). "
+                f"{folder} needs a package that is not installed ({_first_line(error)}). "
                 "Install it into the Python that runs FlexEdit, then start again."
             ) from error
-        complaints = (OSError, ValueError, KeyError, TypeError, SafetensorError, RuntimeError)
-        if isinstance(error, complaints) and not isinstance(error, torch.OutOfMemoryError):
-            raise unreadable(self.folder, _first_line(error)) from error
 
 
 def _first_line(error: BaseException) -> str:
@@ -308,8 +311,7 @@ def load_stock_vllm(
     from transformers import AutoModelForImageTextToText
 
     llava = load_pretrained(AutoModelForImageTextToText, folder, dtype)
-    with part_errors(folder):
-        tokenizer = _load_tokenizer(folder)
+    tokenizer = _load_tokenizer(folder)
     if llava.config.model_type != "llava":
         raise FlexEditError(
             f"{folder} holds a {type(llava).__name__}; FlexEdit reads LLaVA 1.5's class only "
@@ -324,17 +326,15 @@ def load_chat_vllm(folder: Path, dtype: torch.dtype = torch.float32) -> ChatVLLM
     """Any transformers image-text-to-text folder with its processor, to be asked in plain words."""
     from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
-    with part_errors(folder):
-        config = AutoConfig.from_pretrained(folder, local_files_only=True)
-        if getattr(config, "quantization_config", None) is not None:
-            raise FlexEditError(
-                f"{folder} holds quantised weights, which ComfyUI cannot place. Choose a folder "
-                "with plain fp16, bf16 or fp32 weights, and the precision in the node."
-            )
+    config = by_library(folder, AutoConfig.from_pretrained, folder, local_files_only=True)
+    if getattr(config, "quantization_config", None) is not None:
+        raise FlexEditError(
+            f"{folder} holds quantised weights, which ComfyUI cannot place. Choose a folder "
+            "with plain fp16, bf16 or fp32 weights, and the precision in the node."
+        )
     model = load_pretrained(AutoModelForImageTextToText, folder, dtype)
-    with part_errors(folder):
-        _require_tokenizer(folder)
-        processor = AutoProcessor.from_pretrained(folder, local_files_only=True)
+    _require_tokenizer(folder)
+    processor = by_library(folder, AutoProcessor.from_pretrained, folder, local_files_only=True)
     if model.config.model_type == "llava":
         _complete_llava(processor, model.config)
     if processor.chat_template is None or model.config.is_encoder_decoder:
@@ -370,31 +370,21 @@ def load_text_encoder(folder: Path, dtype: torch.dtype = torch.float32) -> TextE
     from transformers import CLIPTextModelWithProjection
 
     model = load_pretrained(CLIPTextModelWithProjection, folder, dtype)
-    with part_errors(folder):
-        tokenizer = _load_tokenizer(folder)
-    return TextEncoder(model.text_model, tokenizer).eval()
+    return TextEncoder(model.text_model, _load_tokenizer(folder)).eval()
 
 
 def _load_tokenizer(folder: Path) -> Any:
     from transformers import AutoTokenizer
 
     _require_tokenizer(folder)
-    return AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    return by_library(folder, AutoTokenizer.from_pretrained, folder, local_files_only=True)
 
 
 def _require_tokenizer(folder: Path) -> None:
     """transformers makes up an empty vocabulary where some tokenizers' files are missing."""
     names = ("tokenizer.json", "vocab.json", "tokenizer.model")
     if not any((folder / name).is_file() for name in names):
-        raise OSError("there is no tokenizer.json")
-
-
-def require_all(info: dict[str, Any], folder: Path) -> None:
-    """A library fills what a folder lacks with random weights; here it is an error."""
-    if missing := sorted(info["missing_keys"]):
-        raise FlexEditError(
-            f"{folder} lacks weights for {_shorten(missing)}. Download or export the folder again."
-        )
+        raise unreadable(folder, "there is no tokenizer.json")
 
 
 def load_pretrained(kind: Any, folder: Path, dtype: torch.dtype) -> Any:
@@ -404,18 +394,33 @@ def load_pretrained(kind: Any, folder: Path, dtype: torch.dtype) -> Any:
     """
     from transformers import AutoConfig, PreTrainedModel
 
-    options = {"dtype": dtype, "use_safetensors": True, "output_loading_info": True}
-    with part_errors(folder):
-        if is_portable(folder):
-            model, info = kind.from_pretrained(folder, local_files_only=True, **options)
-        else:
-            config = AutoConfig.from_pretrained(folder, local_files_only=True)
-            if not issubclass(kind, PreTrainedModel):  # one of the Auto classes, which choose
-                with torch.device("meta"):
-                    kind = type(kind.from_config(config))
-            weights = read_weights(folder)
-            model, info = kind.from_pretrained(None, config=config, state_dict=weights, **options)
-    require_all(info, folder)
+    if is_portable(folder):
+        return load_whole(folder, kind.from_pretrained, folder, dtype=dtype, local_files_only=True)
+    config = by_library(folder, AutoConfig.from_pretrained, folder, local_files_only=True)
+    if not issubclass(kind, PreTrainedModel):  # one of the Auto classes, which choose
+        with torch.device("meta"):
+            kind = type(by_library(folder, kind.from_config, config))
+    given = {"config": config, "state_dict": read_weights(folder)}
+    return load_whole(folder, kind.from_pretrained, None, dtype=dtype, **given)
+
+
+def load_diffusers(kind: Any, folder: Path, dtype: torch.dtype = torch.float32) -> Any:
+    """A folder's model as diffusers' class ``kind``, every weight of it from the folder."""
+    options = {"torch_dtype": dtype, "low_cpu_mem_usage": False}
+    return load_whole(folder, kind.from_pretrained, folder, **options)
+
+
+def load_whole(folder: Path, read: Callable[..., Any], source: Path | None, **options: Any) -> Any:
+    """A folder's model by a library's ``from_pretrained``.
+
+    Raises FlexEditError for weights that it lacks: a library would make up random ones.
+    """
+    options |= {"use_safetensors": True, "output_loading_info": True}
+    model, info = by_library(folder, read, source, **options)
+    if missing := sorted(info["missing_keys"]):
+        raise FlexEditError(
+            f"{folder} lacks weights for {_shorten(missing)}. Download or export the folder again."
+        )
     return model
 
 

@@ -51,14 +51,14 @@ def make_portable(folder: Path) -> None:
         save_file(tensors, file, metadata={"format": "pt"})  # not over what is mapped: clones
 
 
-def read_config(folder: Path) -> dict[str, Any]:
-    """config.json. Raises FlexEditError if it cannot be read or holds anything but settings."""
+def read_config(folder: Path, name: str = "config.json") -> dict[str, Any]:
+    """Raises FlexEditError for a file that cannot be read or holds anything but settings."""
     try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        config = json.loads((folder / name).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise unreadable(folder, f"config.json: {error}") from error
+        raise unreadable(folder, f"{name}: {error}") from error
     if not isinstance(config, dict):
-        raise unreadable(folder, "config.json holds no settings")
+        raise unreadable(folder, f"{name} holds no settings")
     return config
 
 

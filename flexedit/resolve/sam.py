@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from ..errors import FlexEditError
 from ..masks import extent
-from ..model_folder import load_pretrained, part_errors
+from ..model_folder import by_library, load_pretrained
 from ..packages import needed
 from .candidates import Candidate, Resolution, distinct, halves
 
@@ -138,9 +138,8 @@ def load_sam(folder: Path, dtype: torch.dtype = torch.float32) -> Sam:
     from transformers import AutoModelForMaskGeneration
 
     model = load_pretrained(AutoModelForMaskGeneration, folder, dtype)
-    with part_errors(folder):
-        kind = getattr(transformers, PROCESSORS.get(type(model).__name__, "Sam2Processor"))
-        processor = kind.from_pretrained(folder, local_files_only=True)
+    kind = getattr(transformers, PROCESSORS.get(type(model).__name__, "Sam2Processor"))
+    processor = by_library(folder, kind.from_pretrained, folder, local_files_only=True)
     return Sam(model, processor).eval()
 
 

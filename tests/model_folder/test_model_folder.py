@@ -388,6 +388,16 @@ def test_what_is_wrong_with_a_model_folder_is_named(folder, part, spoil, message
     assert said() == []
 
 
+@pytest.mark.parametrize("error", [KeyError, TypeError])
+def test_a_mistake_of_ours_is_not_blamed_on_the_folder(error, tiny, monkeypatch):
+    def mistaken(*_):
+        raise error("ours")
+
+    monkeypatch.setattr("flexedit.model_folder.weights.portable_name", mistaken)
+    with pytest.raises(error, match="ours"):
+        load(tiny, "clip")
+
+
 def test_a_folder_that_is_not_there_is_named(tmp_path):
     with pytest.raises(FlexEditError, match=r"no model folder .*chair"):
         ModelFolder(tmp_path / "chair")
