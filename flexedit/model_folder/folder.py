@@ -21,7 +21,7 @@ from ..models.mea import MEA
 from ..models.qformer import QFormer
 from ..models.unet import FlexEditUNet, build_unet, cross_attention_layers
 from ..models.vllm import VLLM
-from .keys import PREFIXES, check_keys, check_shapes, load_strict, shorten
+from .keys import check_keys, check_shapes, load_strict, part_of, shorten
 from .reading import load_diffusers, load_image_encoder, load_stock_vllm, load_text_encoder
 
 CONFIG_FILE = "flexedit.json"
@@ -75,7 +75,7 @@ class ModelFolder:
     def keys(self) -> tuple[str, ...]:
         with self._open() as file:
             keys = tuple(file.keys())
-        if unknown := sorted(key for key in keys if key.partition(".")[0] not in PREFIXES):
+        if unknown := sorted(key for key in keys if part_of(key) is None):
             raise FlexEditError(
                 f"{self.path.name}/{WEIGHTS_FILE} has unexpected {shorten(unknown)}. It was "
                 "written for another config or a newer FlexEdit."

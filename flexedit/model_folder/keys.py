@@ -17,7 +17,26 @@ from ..models.mea import MEA
 from ..models.qformer import QFormer
 from ..models.unet import FlexEditUNet
 
-PREFIXES = ("unet", "qformer", "mea", "lora", "tokens", "null")
+# What a key begins with → the part that has it; of the VLLM its LoRA and edit tokens are trained
+PART_OF = {
+    "unet": "unet",
+    "mea": "mea",
+    "null": "mea",
+    "qformer": "qformer",
+    "lora": "vllm",
+    "tokens": "vllm",
+}
+
+
+def part_of(key: str) -> str | None:
+    """The part that has a key, None if it is none of ours."""
+    return PART_OF.get(key.partition(".")[0])
+
+
+def under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors whose keys begin with ``prefix.``, which is cut off."""
+    start = prefix + "."
+    return {key[len(start) :]: value for key, value in tensors.items() if key.startswith(start)}
 
 
 def trained_tensors(
@@ -28,14 +47,16 @@ def trained_tensors(
     lora: Mapping[str, Tensor] | None = None,
 ) -> dict[str, Tensor]:
     """All that FlexEdit trained, under the checkpoint's names."""
-    named = {f"unet.{key}": value for key, value in unet.unet.state_dict().items()}
-    named |= {f"mea.{key}": value for key, value in mea.state_dict().items()}
-    named["null.edit"] = named.pop("mea.null_edit")
-    if qformer is not None:
-        named |= {f"qformer.{key}": value for key, value in qformer.state_dict().items()}
-    named |= {f"tokens.{key}": value for key, value in (tokens or {}).items()}
-    named |= {f"lora.{key}": value for key, value in (lora or {}).items()}
-    return named
+    adapter = mea.state_dict()
+    states: dict[str, Mapping[str, Tensor]] = {
+        "unet": unet.unet.state_dict(),
+        "null": {"edit": adapter.pop("null_edit")},
+        "mea": adapter,
+        "qformer": {} if qformer is None else qformer.state_dict(),
+        "tokens": tokens or {},
+        "lora": lora or {},
+    }
+    return {f"{prefix}.{key}": state[key] for prefix, state in states.items() for key in state}
 
 
 def load_strict(module: nn.Module, tensors: Mapping[str, Tensor], what: str) -> Any:

@@ -29,6 +29,7 @@ from ..data.world import World
 from ..data.world.assets import CLASSES
 from ..errors import FlexEditError
 from ..model_folder import WEIGHTS_FILE, ModelFolder, load_stock_vllm, save_model_folder
+from ..model_folder.keys import part_of
 from ..model_folder.weights import make_portable, portable_name, read_config
 from ..models.preprocess import Preprocess
 from . import mini
@@ -112,8 +113,7 @@ NEEDS: dict[str, tuple[str, ...]] = {
 ORDER = tuple(NEEDS)
 MAX_WORKERS = 16  # of one loader, however many cores there are
 SEED_STRIDE = 10_000  # beyond the seeds of stages, validation and ablation
-# What `joint` starts from, by prefixes of the checkpoint's names
-TRAINED_BY = {"base": ("unet", "mea", "null"), "align": ("qformer", "lora", "tokens")}
+TRAINED_BY = {"base": ("unet", "mea"), "align": ("qformer", "vllm")}  # what `joint` starts from
 
 
 class MiniTraining:
@@ -176,8 +176,8 @@ class MiniTraining:
             for part in config.sources:
                 shutil.copytree(source.part(part), self.model / part, dirs_exist_ok=True)
             tensors = source.all_tensors()
-            for stage, prefixes in TRAINED_BY.items():
-                own = {k: v for k, v in tensors.items() if k.partition(".")[0] in prefixes}
+            for stage, parts in TRAINED_BY.items():
+                own = {key: value for key, value in tensors.items() if part_of(key) in parts}
                 (self.folder / stage).mkdir(parents=True, exist_ok=True)
                 save_file(own, self.folder / stage / WEIGHTS_FILE)
             note.write_text(origin, encoding="utf-8")

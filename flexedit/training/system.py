@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from .. import prompts, sampling
 from ..model_folder import ModelFolder, load_stock_vllm, trained_tensors
+from ..model_folder.keys import PART_OF, under
 from ..models.clip import ImageEncoder, TextEncoder
 from ..models.mea import MEA, Branches, Conditioning
 from ..models.qformer import QFormer
@@ -30,7 +31,7 @@ from .batch import Batch
 # Latent pixels around the edited region that weigh as it does. Where it ends is what a prediction
 # has to guess: a weight that ended there too would make it guess too wide.
 MARGIN = 2
-PARTS = ("unet", "mea", "qformer", "vllm")  # of the VLLM its LoRA and edit tokens
+PARTS = tuple(dict.fromkeys(PART_OF.values()))  # of the VLLM its LoRA and edit tokens
 
 
 @dataclass(frozen=True)
@@ -172,20 +173,16 @@ class System(nn.Module):
 
     def take_up(self, tensors: Mapping[str, Tensor]) -> None:
         """Starts from what an earlier stage trained; parts it did not have keep their start."""
-
-        def under(prefix: str) -> dict[str, Tensor]:
-            start = prefix + "."
-            return {k[len(start) :]: v for k, v in tensors.items() if k.startswith(start)}
-
-        self.unet.unet.load_state_dict(under("unet"))
-        if under("mea"):
-            self.mea.load_state_dict(under("mea") | {"null_edit": tensors["null.edit"]})
+        parts = {prefix: under(prefix, tensors) for prefix in PART_OF}
+        self.unet.unet.load_state_dict(parts["unet"])
+        if parts["mea"]:
+            self.mea.load_state_dict(parts["mea"] | {"null_edit": tensors["null.edit"]})
         else:
             self.mea.start_from(self.unet.unet)
-        if self.qformer is not None and under("qformer"):
-            self.qformer.load_state_dict(under("qformer"))
-        if self.vllm is not None and under("lora"):
-            lora.load(self.vllm, under("lora"), under("tokens"))
+        if self.qformer is not None and parts["qformer"]:
+            self.qformer.load_state_dict(parts["qformer"])
+        if self.vllm is not None and parts["lora"]:
+            lora.load(self.vllm, parts["lora"], parts["tokens"])
 
     def draw(self, step: int, batch_size: int) -> Draw:
         side = self.config.sampling.size // vae_ratio(self.vae)
