@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import shutil
 from collections.abc import Mapping
 from functools import cached_property
@@ -225,20 +226,21 @@ class ModelFolder:
 
 
 def _snapshot(repo: str, revision: str | None) -> Path:
-    """A repository of the hub, or what an earlier download left of it where the hub is not to be
-    reached: some of its versions ask for a list of files even then.
+    """A repository of the hub or, where the hub cannot be reached, what was downloaded before: some
+    versions of huggingface_hub ask for a list of files even then.
     """
     from huggingface_hub import snapshot_download
 
     options: dict[str, Any] = {"revision": revision, "allow_patterns": DOWNLOADED}
     try:
         return Path(snapshot_download(repo, **options))
-    except Exception:
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EACCES, errno.EROFS):
+            raise  # it is this machine that fails
         try:
             return Path(snapshot_download(repo, local_files_only=True, **options))
         except Exception:
-            pass  # the first error says more
-        raise
+            raise error from None  # which says more
 
 
 def unet_layers(config: SystemConfig) -> dict[str, int]:

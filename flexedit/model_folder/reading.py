@@ -4,8 +4,10 @@ all, quietly, and with one sentence where they cannot be read.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -118,32 +120,34 @@ def load_pretrained(kind: Any, folder: Path, dtype: torch.dtype) -> Any:
 
     What the class has no use for is left out: a CLIP folder holds both towers.
     """
-    from transformers import AutoConfig, PreTrainedModel
-
-    if is_portable(folder):
-        return load_whole(folder, kind.from_pretrained, folder, dtype=dtype, local_files_only=True)
-    config = by_library(folder, AutoConfig.from_pretrained, folder, local_files_only=True)
-    if not issubclass(kind, PreTrainedModel):  # one of the Auto classes, which choose
-        with torch.device("meta"):
-            kind = type(by_library(folder, kind.from_config, config))
-    given = {"config": config, "state_dict": read_weights(folder)}
-    return load_whole(folder, kind.from_pretrained, None, dtype=dtype, **given)
+    read, options = kind.from_pretrained, {"dtype": dtype, "local_files_only": True}
+    model, missing = _load(folder, read, folder, **options)
+    if missing and not is_portable(folder):  # under names that newer versions alone know
+        read, options = type(model).from_pretrained, {"dtype": dtype, "config": model.config}
+        settings = getattr(model, "generation_config", None)
+        model, missing = _load(folder, read, None, state_dict=read_weights(folder), **options)
+        model.generation_config = settings  # of the folder, which was not read this time
+    return _require_whole(folder, model, missing)
 
 
 def load_diffusers(kind: Any, folder: Path, dtype: torch.dtype = torch.float32) -> Any:
     """A folder's model as diffusers' class ``kind``, every weight of it from the folder."""
     options = {"torch_dtype": dtype, "low_cpu_mem_usage": False}
-    return load_whole(folder, kind.from_pretrained, folder, **options)
+    return _require_whole(folder, *_load(folder, kind.from_pretrained, folder, **options))
 
 
-def load_whole(folder: Path, read: Callable[..., Any], source: Path | None, **options: Any) -> Any:
-    """A folder's model by a library's ``from_pretrained``.
-
-    Raises FlexEditError for weights that it lacks: a library would make up random ones.
-    """
+def _load(
+    folder: Path, read: Callable[..., Any], source: Path | None, **options: Any
+) -> tuple[Any, list[str]]:
+    """A model by a library's ``from_pretrained``, and the weights that were missing."""
     options |= {"use_safetensors": True, "output_loading_info": True}
     model, info = by_library(folder, read, source, **options)
-    if missing := sorted(info["missing_keys"]):
+    return model, sorted(info["missing_keys"])
+
+
+def _require_whole(folder: Path, model: Any, missing: list[str]) -> Any:
+    """A library makes up random weights for what a folder lacks; here it is an error."""
+    if missing:
         raise FlexEditError(
             f"{folder} lacks weights for {shorten(missing)}. Download or export the folder again."
         )
@@ -153,22 +157,19 @@ def load_whole(folder: Path, read: Callable[..., Any], source: Path | None, **op
 @contextmanager
 def quiet() -> Iterator[None]:
     """Without the warnings and progress bars of transformers and diffusers."""
-    from diffusers.utils import logging as diffusers_logging
-    from transformers.utils import logging
-
-    logs = (logging, diffusers_logging)
-    levels = [log.get_verbosity() for log in logs]
-    bars = logging.is_progress_bar_enabled()
+    libraries = [name for name in ("transformers", "diffusers") if name in sys.modules]
+    logs = [import_module(f"{name}.utils.logging") for name in libraries]
+    before = [(log.get_verbosity(), log.is_progress_bar_enabled()) for log in logs]
     for log in logs:
         log.set_verbosity(log.CRITICAL)
-    logging.disable_progress_bar()
+        log.disable_progress_bar()
     try:
         yield
     finally:
-        for log, level in zip(logs, levels, strict=True):
+        for log, (level, bars) in zip(logs, before, strict=True):
             log.set_verbosity(level)
-        if bars:
-            logging.enable_progress_bar()
+            if bars:
+                log.enable_progress_bar()
 
 
 def by_library(folder: Path, read: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
@@ -185,11 +186,9 @@ def by_library(folder: Path, read: Callable[..., Any], *arguments: Any, **option
         except COMPLAINTS as error:
             if not packages.is_failed_import(error):
                 raise unreadable(folder, _first_line(error)) from error
-            if packages.complaints():
-                raise  # they are why: `needed` says so
+            advice = " ".join(packages.complaints()) or "Install it into the Python that runs this."
             raise FlexEditError(
-                f"{folder} needs a package that is not installed ({_first_line(error)}). "
-                "Install it into the Python that runs FlexEdit, then start again."
+                f"{folder} needs a package that cannot be imported ({_first_line(error)}). {advice}"
             ) from error
 
 

@@ -1,7 +1,7 @@
 """A part's tensors on disk, under names that every version of transformers reads.
 
-transformers 5.6 dropped a level (``vision_model.``, ``text_model.``) from names inside CLIP's and
-SigLIP's towers, where they stand alone or in a LLaVA; 5.5 put ``model.`` before most of a LLaVA's.
+transformers 5.6 dropped a level (``vision_model.``) from names inside CLIP's and SigLIP's vision
+towers, where they stand alone or in a LLaVA; 5.5 put ``model.`` before most of a LLaVA's.
 Both still read the older names; but older versions find none of the newer ones, and make up random
 weights. So we write the older names, and hand a folder of newer ones on under the older.
 """
@@ -21,9 +21,8 @@ from torch import Tensor
 from ..errors import FlexEditError
 
 VISION_TOWERS = ("clip_vision_model", "siglip_vision_model")
-TEXT_TOWER = "clip_text_model"
 # what follows the level that went
-INSIDE = r"(?=(embeddings|encoder|pre_layrnorm|post_layernorm|final_layer_norm|head)\.)"
+INSIDE = r"(?=(embeddings|encoder|pre_layrnorm|post_layernorm|head)\.)"
 # what follows the one that came
 LLAVA = r"(?=(language_model\.model|multi_modal_projector|vision_tower)\.)"
 
@@ -31,18 +30,17 @@ LLAVA = r"(?=(language_model\.model|multi_modal_projector|vision_tower)\.)"
 def portable_name(name: str, config: Mapping[str, Any]) -> str:
     """A tensor's name as every version of transformers reads it; ``config``: its config.json."""
     kind, vision = config.get("model_type"), config.get("vision_config")
-    if kind == TEXT_TOWER:
-        return re.sub(f"^{INSIDE}", "text_model.", name)
     if kind in VISION_TOWERS:
         return re.sub(f"^{INSIDE}", "vision_model.", name)
-    if isinstance(vision, Mapping) and vision.get("model_type") in VISION_TOWERS:
+    if isinstance(vision, Mapping):
         name = re.sub(rf"^model\.{LLAVA}", "", name)
-        return re.sub(rf"^vision_tower\.{INSIDE}", "vision_tower.vision_model.", name)
+        if vision.get("model_type") in VISION_TOWERS:
+            name = re.sub(rf"^vision_tower\.{INSIDE}", "vision_tower.vision_model.", name)
     return name
 
 
 def make_portable(folder: Path) -> None:
-    """Gives the tensors of a folder, as transformers has just written it, their portable names."""
+    """Gives the tensors of a folder whose weights are one file their portable names."""
     if is_portable(folder):
         return
     config = read_config(folder)

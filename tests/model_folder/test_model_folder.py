@@ -393,7 +393,7 @@ def test_a_mistake_of_ours_is_not_blamed_on_the_folder(error, tiny, monkeypatch)
     def mistaken(*_):
         raise error("ours")
 
-    monkeypatch.setattr("flexedit.model_folder.weights.portable_name", mistaken)
+    monkeypatch.setattr("flexedit.model_folder.reading.Preprocess.from_folder", mistaken)
     with pytest.raises(error, match="ours"):
         load(tiny, "clip")
 

@@ -1,13 +1,17 @@
 """Names of tensors that every version of transformers reads, and reading under them."""
 
+import json
 import shutil
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from flexedit.model_folder import PRETRAINED, load_image_encoder, load_stock_vllm
+from flexedit.errors import FlexEditError
+from flexedit.model_folder import ModelFolder, load_image_encoder, load_stock_vllm, weights
+from flexedit.model_folder.folder import PRETRAINED
 from flexedit.model_folder.weights import is_portable, portable_name, read_weights
+from flexedit.training.stages import export_folder
 
 CLIP_LLAVA = {"model_type": "llava", "vision_config": {"model_type": "clip_vision_model"}}
 PIXTRAL_LLAVA = {"model_type": "llava", "vision_config": {"model_type": "pixtral"}}
@@ -20,7 +24,7 @@ CLIP = {"model_type": "clip", "vision_config": {"model_type": "clip_vision_model
         (CLIP_LLAVA, "vision_tower.encoder.x", "vision_tower.vision_model.encoder.x"),
         (CLIP_LLAVA, "model.vision_tower.vision_model.head.x", "vision_tower.vision_model.head.x"),
         (CLIP_LLAVA, "model.language_model.model.norm.weight", "language_model.model.norm.weight"),
-        ({"model_type": "clip_text_model"}, "embeddings.x", "text_model.embeddings.x"),
+        (PIXTRAL_LLAVA, "model.language_model.model.norm.x", "language_model.model.norm.x"),
         ({"model_type": "siglip_vision_model"}, "encoder.x", "vision_model.encoder.x"),
     ],
 )
@@ -38,7 +42,6 @@ def test_the_level_that_went_is_put_back(config, name, portable):
         (PIXTRAL_LLAVA, "vision_tower.ln_pre.weight"),
         (CLIP, "vision_model.encoder.x"),
         (CLIP, "logit_scale"),
-        ({"model_type": "clip_text_model"}, "text_projection.weight"),
         ({"model_type": "sam"}, "vision_encoder.x"),
     ],
 )
@@ -66,10 +69,37 @@ def under_both_names(source, target):
     return portable, newer
 
 
+def under_names_of_no_version(folder):
+    """Stands in for names that are newer than the transformers here."""
+    for file in folder.glob("*.safetensors"):
+        tensors = {
+            k.replace("vision_tower", "vision_tower_"): v for k, v in load_file(file).items()
+        }
+        save_file({k: v.clone() for k, v in tensors.items()}, file, metadata={"format": "pt"})
+
+
 def test_a_vllm_is_the_same_under_newer_names(tiny, tmp_path):
     one, other = map(load_stock_vllm, under_both_names(tiny / "vllm", tmp_path))
     assert one.state_dict().keys() == other.state_dict().keys()
     assert all(map(torch.equal, one.state_dict().values(), other.state_dict().values()))
+
+
+def test_names_that_this_transformers_does_not_know_are_read_with_the_folders_settings(
+    tiny, tmp_path, monkeypatch
+):
+    folder = tmp_path / "vllm"
+    shutil.copytree(tiny / "vllm", folder)
+    under_names_of_no_version(folder)
+    settings = json.loads((folder / "generation_config.json").read_text())
+    (folder / "generation_config.json").write_text(json.dumps(settings | {"eos_token_id": [2, 7]}))
+    with pytest.raises(FlexEditError, match="lacks weights"):
+        load_stock_vllm(folder)
+    monkeypatch.setattr(
+        weights, "portable_name", lambda name, _: name.replace("vision_tower_", "vision_tower")
+    )
+    vllm, stock = load_stock_vllm(folder), load_stock_vllm(tiny / "vllm")
+    assert vllm.llava.generation_config.eos_token_id == [2, 7]
+    assert all(map(torch.equal, vllm.state_dict().values(), stock.state_dict().values()))
 
 
 def test_a_vision_tower_alone_is_the_same_under_newer_names(tiny, tmp_path):
@@ -85,9 +115,10 @@ def test_a_vision_tower_alone_is_the_same_under_newer_names(tiny, tmp_path):
 
 
 def test_what_is_written_is_portable(tiny, tmp_path):
-    from flexedit.model_folder import ModelFolder
-    from flexedit.training.stages import export_folder
-
+    model = tmp_path / "model"
+    shutil.copytree(tiny, model)
+    _, newer = under_both_names(tiny / "vllm", tmp_path)
+    shutil.copy(newer / "model.safetensors", model / "vllm")
     trained = load_file(tiny / "flexedit.safetensors")
-    export_folder(tiny, tmp_path / "out", ModelFolder(tiny).config, trained)
+    export_folder(model, tmp_path / "out", ModelFolder(tiny).config, trained)
     assert is_portable(tmp_path / "out" / "vllm")
