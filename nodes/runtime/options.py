@@ -7,6 +7,7 @@ from __future__ import annotations
 import numbers
 from collections.abc import Callable, Collection
 from functools import wraps
+from inspect import signature
 from typing import Any
 
 from comfy_api.latest import io
@@ -29,12 +30,15 @@ def checked(execute: Callable[..., io.NodeOutput]) -> Callable[..., io.NodeOutpu
     an unknown option, and anything else of another type than its input's.
     """
 
+    names = list(signature(execute).parameters)[1:]
+
     @wraps(execute)
-    def execute_checked(cls: Any, **values: Any) -> io.NodeOutput:
+    def execute_checked(cls: Any, *values: Any, **named: Any) -> io.NodeOutput:
+        given = dict(zip(names, values, strict=False)) | named
         for expected in cls.define_schema().inputs:
-            if expected.id in values:
-                check(expected, values[expected.id])
-        return execute(cls, **values)
+            if expected.id in given:
+                check(expected, given[expected.id])
+        return execute(cls, **given)
 
     return execute_checked
 
