@@ -116,10 +116,13 @@ def requirements() -> dict[str, Requirement]:
 
 def version_of(name: str) -> str | None:
     """Where Python finds it first; the highest, if an interrupted upgrade left notes of several."""
-    from packaging.version import InvalidVersion, Version
-
+    distributions = list(metadata.distributions(name=name))
+    try:
+        from packaging.version import InvalidVersion, Version
+    except ImportError:  # then nothing can be compared
+        return distributions[0].version if distributions else None
     found: dict[str, list[Version]] = {}
-    for distribution in metadata.distributions(name=name):
+    for distribution in distributions:
         try:
             version = Version(distribution.version)
         except (InvalidVersion, TypeError):  # left over, and empty

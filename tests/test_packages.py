@@ -142,6 +142,16 @@ def test_info_shows_the_versions_and_what_is_wrong_with_them(tmp_path):
     assert "peft 0.17.1 is installed, but FlexEdit needs peft>=0.18" in done.stderr
 
 
+def test_versions_are_shown_without_the_package_that_compares_them():
+    code = "from flexedit import packages; print(packages.summary(), packages.complaints())"
+    hidden = "from tools.comfyui.hide import hide; hide('packaging'); "
+    command = [sys.executable, "-c", hidden + code]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    assert f"transformers {packages.version_of('transformers')}" in done.stdout
+    assert done.stdout.rstrip().endswith("[]")
+
+
 def test_pre_releases_count_by_their_number(monkeypatch):
     needs = {"einops": Requirement("einops>=0.1")}
     monkeypatch.setattr(packages, "requirements", lambda: needs)
