@@ -36,6 +36,7 @@ SETS = {
         "scikit-image==0.22.0",
         "tqdm==4.66.0",
         "packaging==23.0",
+        "pydantic==2.8.0",
         "numpy==1.26.4",  # which the oldest scipy needs
     ],
     "transformers-4": ["transformers==4.57.6", "diffusers==0.35.2", "huggingface_hub==0.36.0"],
