@@ -1,21 +1,28 @@
-"""Picture files: whatever kind of pixels they hold, as 8 bits a channel; and written again.
+"""Files: pictures with whatever kind of pixels, as 8 bits a channel; records and results as JSONL.
 
 H × W the picture's size, C channels
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
+import os
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 
 import numpy as np
 from PIL import ExifTags, Image, ImageOps
 
 from .errors import FlexEditError
+from .validation import validated
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+T = TypeVar("T")
 
 READING_ERRORS = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)  # of Pillow
 WHITE = 2**16 - 1  # of 16 bits
@@ -113,3 +120,89 @@ def write_picture(picture: Tensor, path: Path) -> None:
         Image.fromarray(array).save(path)
     except (OSError, ValueError) as error:
         raise FlexEditError(f"{path} cannot be written ({error}).") from error
+
+
+# JSON lines
+
+
+def read_records(kind: type[T], file: Path) -> dict[int, T]:
+    """A record of every line of a JSONL file that is not blank, by its number; null is left out.
+
+    Raises FlexEditError for a file that cannot be read or has no lines, and for a bad line.
+    """
+    try:
+        text = file.read_text(encoding="utf-8-sig")  # some programs begin with a mark
+    except (OSError, UnicodeDecodeError) as error:
+        raise FlexEditError(f"{file} cannot be read ({error}).") from error
+    records = {}
+    for number, line in enumerate(text.split("\n"), 1):
+        if not line.strip():
+            continue
+        where = line_of(file, number)
+        try:
+            data = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise FlexEditError(f"{where}: this is not valid JSON ({error}).") from error
+        if isinstance(data, dict):
+            data = {name: value for name, value in data.items() if value is not None}
+        records[number] = validated(kind, data, where)
+    if not records:
+        raise FlexEditError(f"{file} is empty: it needs a JSON object a line.")
+    return records
+
+
+def line_of(file: Path, number: int) -> str:
+    """What errors call a line."""
+    return f"{file.name}, line {number}"
+
+
+class Ledger:
+    """What is done, a JSON object a line; several processes may add to it at once.
+
+    A process that is killed may leave half a line, which counts as not written.
+    """
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+
+    def rows(self) -> list[dict[str, Any]]:
+        rows = []
+        for line in self.file.read_bytes().split(b"\n") if self.file.is_file() else ():
+            try:
+                rows.append(json.loads(line))
+            except ValueError:
+                continue
+        return [row for row in rows if isinstance(row, dict)]
+
+    def add(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        """All of them in one write, which other processes cannot cut in two."""
+        lines = "".join(json.dumps(row) + "\n" for row in rows).encode()
+        with self.file.open("a+b") as file:
+            if file.tell():
+                file.seek(-1, os.SEEK_END)
+                lines = lines if file.read() == b"\n" else b"\n" + lines
+            file.write(lines)
+            file.flush()
+            os.fsync(file.fileno())
+
+
+def fingerprint(files: Iterable[Path], words: str = "") -> str:
+    """16 hex digits that change with any byte of the files, their order, or the words.
+
+    Raises FlexEditError for a file that cannot be read.
+    """
+    total = hashlib.sha256(words.encode())
+    for file in files:
+        content = hashlib.sha256()
+        try:
+            with file.open("rb") as stream:
+                while block := stream.read(1 << 20):
+                    content.update(block)
+        except OSError as error:
+            raise FlexEditError(f"{file} cannot be read ({error}).") from error
+        total.update(content.digest())
+    return total.hexdigest()[:16]
+
+
+def weights(folder: Path) -> list[Path]:
+    return sorted(folder.rglob("*.safetensors"))

@@ -9,37 +9,31 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from .config import build_lines
+from .data.record import Record
 from .errors import FlexEditError
+from .files import Ledger, line_of, read_records
 
 RESULTS = "results.jsonl"
+GIVEN = ("scene", "instruction", "mask", "subject", "task", "seed", "out")  # what makes an edit
 
 
-@dataclass(frozen=True)
-class Job:
-    """One edit. Scene, mask and subject are paths, from the list's folder on; "" is none."""
-
-    scene: str
-    instruction: str = ""
-    mask: str = ""
-    subject: str = ""
-    task: Literal["edit", "segment"] = "edit"
-    seed: int = 0
-    out: str = ""  # the picture's name; default: the edit's number and the scene's name
-
-
-def read_jobs(file: Path) -> list[Job]:
+def read_jobs(file: Path) -> list[Record]:
     """Raises FlexEditError for a list that cannot be read, and for two pictures of one name."""
-    jobs: list[Job] = []
+    jobs: list[Record] = []
     taken: dict[str, str] = {}
-    for number, (where, job) in enumerate(build_lines(Job, file), 1):
+    for number, (line, job) in enumerate(read_records(Record, file).items(), 1):
+        where = line_of(file, line)
+        out = job.out or f"{number:06d}_{Path(job.scene).stem}.png"
+        if job.complaint:
+            raise FlexEditError(f"{where}: {job.complaint}")
+        if job.task == "ask":
+            raise FlexEditError(f"{where}: task is 'ask'; choose one of edit, segment.")
         if not 0 <= job.seed < 2**63:
             raise FlexEditError(f"{where}: seed is {job.seed}; it must be in 0 … 2^63 - 1.")
-        out = job.out or f"{number:06d}_{Path(job.scene).stem}.png"
         if Path(out).name != out or out == RESULTS:
             raise FlexEditError(f"{where}: out is {out!r}; give the name of a picture, no path.")
         if out in taken:
@@ -55,11 +49,15 @@ class JobRun:
     picture depends on, as JSON.
     """
 
-    jobs: Sequence[Job]
+    jobs: Sequence[Record]
     out: Path
     settings: Mapping[str, Any]
 
-    def run(self, edit: Callable[[Job, Path], dict[str, Any]]) -> dict[str, int]:
+    @property
+    def ledger(self) -> Ledger:
+        return Ledger(self.out / RESULTS)
+
+    def run(self, edit: Callable[[Record, Path], dict[str, Any]]) -> dict[str, int]:
         """Calls ``edit(job, path of its picture)`` for what is not done yet; what that returns goes
         into the results, and so does a FlexEditError, which ends no other edit.
 
@@ -78,37 +76,22 @@ class JobRun:
             except (FlexEditError, OSError) as error:
                 result, failed = {"error": str(error)}, failed + 1
             seconds = round(time.monotonic() - began, 3)
-            self.write(self.record(job) | result | {"seconds": seconds})
+            self.ledger.add([self.asked(job) | result | {"seconds": seconds}])
         return {"done": len(left) - failed, "failed": failed, "before": len(self.jobs) - len(left)}
 
-    def record(self, job: Job) -> dict[str, Any]:
-        return json.loads(json.dumps({**asdict(job), "settings": self.settings}))
-
-    def write(self, row: dict[str, Any]) -> None:
-        with (self.out / RESULTS).open("a", encoding="utf-8") as file:
-            file.write(json.dumps(row) + "\n")  # one write: several processes may share the file
+    def asked(self, job: Record) -> dict[str, Any]:
+        """What a line of the results says about an edit whatever became of it."""
+        given = {name: getattr(job, name) for name in GIVEN}
+        return json.loads(json.dumps({**given, "settings": self.settings}))
 
     def done(self) -> set[str]:
         """Pictures that are there, made of the same job with the same settings."""
-        file = self.out / RESULTS
-        if not file.is_file():
-            return set()
-        text = file.read_text(encoding="utf-8")
-        if text and not text.endswith("\n"):  # torn when a process was killed
-            with file.open("a", encoding="utf-8") as torn:
-                torn.write("\n")
-        last: dict[str, dict[str, Any]] = {}
-        for line in text.splitlines():
-            try:
-                row = json.loads(line)
-                last[row["out"]] = row
-            except (ValueError, KeyError, TypeError):
-                continue
+        last = {row.get("out"): row for row in self.ledger.rows()}
         return {
             job.out
             for job in self.jobs
             if (row := last.get(job.out))
             and "error" not in row
-            and self.record(job).items() <= row.items()
+            and self.asked(job).items() <= row.items()
             and (self.out / job.out).is_file()
         }

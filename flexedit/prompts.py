@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, get_args
 
 if TYPE_CHECKING:
     from .request import EditRequest
+
+Task = Literal["edit", "segment", "ask"]
+TASKS: tuple[str, ...] = get_args(Task)
 
 IMAGE = "<image>"  # one picture; the VLLM expands it to its image tokens
 POSITIONAL = "Utilizing the white mask as a positional benchmark, "

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -15,9 +14,8 @@ from torch import Tensor
 from . import masks
 from .errors import FlexEditError
 from .masks import common_batch, prepare_picture
+from .prompts import TASKS
 
-Task = Literal["edit", "segment", "ask"]
-TASKS: tuple[str, ...] = get_args(Task)
 MAX_INSTRUCTION = 4000  # characters; a VLLM's context is finite
 
 

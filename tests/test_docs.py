@@ -10,7 +10,7 @@ import pytest
 
 from flexedit.benchmark.judge import FACTS, FOLDER, WEIGHTS
 from flexedit.benchmark.report import as_markdown
-from flexedit.benchmark.systems import fingerprint
+from flexedit.files import fingerprint
 from studies.ablation.__main__ import HERE, PACKED
 from studies.ablation.logs import read_logs
 from studies.ablation.tables import tables

@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from flexedit.errors import FlexEditError
-from flexedit.files import picture_size, read_mask, read_picture, same_shape
+from flexedit.files import fingerprint, picture_size, read_mask, read_picture, same_shape
 
 GREYS = np.array([[0, 257, 1000], [20000, 40000, 65535]])
 EXPECTED = np.array([[0, 1, 4], [78, 156, 255]])
@@ -102,3 +102,13 @@ def test_a_mask_is_what_is_opaque_or_else_white(tmp_path):
 def test_shapes_may_differ_by_a_rounding_only():
     assert same_shape((512, 768), (64, 96)) and same_shape((100, 101), (100, 100))
     assert not same_shape((512, 768), (768, 512)) and not same_shape((100, 103), (100, 100))
+
+
+def test_fingerprints_tell_files_words_and_their_order_apart(tmp_path):
+    for name, content in (("a", b"12"), ("b", b"3"), ("c", b"1"), ("d", b"23")):
+        (tmp_path / name).write_bytes(content)
+    a, b, c, d = (tmp_path / name for name in "abcd")
+    found = [fingerprint(*given) for given in (([a, b],), ([b, a],), ([c, d],), ([a, b], "x"))]
+    assert len(set(found)) == 4 and all(len(one) == 16 for one in found)
+    with pytest.raises(FlexEditError, match="cannot be read"):
+        fingerprint([tmp_path / "nothing"])

@@ -1,7 +1,7 @@
 import pytest
 
 from flexedit import prompts
-from flexedit.data import CLASSES
+from flexedit.data.world import CLASSES
 
 
 def test_a_prompt_shows_the_marked_scene_and_points_at_the_mask():

@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from flexedit.data.world import Sample, World
+from flexedit.data.sample import Sample
+from flexedit.data.world import World
 from flexedit.errors import FlexEditError
 from flexedit.model_folder import EMBEDDED, PRETRAINED, ModelFolder
 from tools import workflows

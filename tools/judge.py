@@ -38,7 +38,8 @@ from flexedit.benchmark.judge import (
     crops_of,
     window_around,
 )
-from flexedit.data.world import Sample, World
+from flexedit.data.sample import Sample
+from flexedit.data.world import World
 from flexedit.data.world.assets import CLASSES
 from flexedit.errors import FlexEditError
 from flexedit.prompts import BACKGROUND

@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,14 +16,15 @@ import numpy as np
 from PIL import Image
 
 from .. import __version__
+from ..data.readers import DATA_SETS, USAGE, reader_from
+from ..data.sample import Sample
 from ..data.world.words import article
 from ..errors import FlexEditError
 from ..masks import KINDS
 from ..prompts import BACKGROUND
+from ..validation import validated
 from .cases import FILES, FORMAT, INDEX, META, OPERATIONS, Benchmark, Case, write_index
-from .coco import CocoSource
-from .magicbrush import MagicBrushSource
-from .sources import SUBJECT_SETTINGS, Draft, Skipped, Slot, Source, WorldSource
+from .sources import SUBJECT_SETTINGS, ReaderSource, Slot, Source, WorldSource
 
 NUM_SINGLE, NUM_MULTI = 80, 125
 
@@ -74,17 +74,11 @@ def source_from(text: str, size: int = 64) -> Source:
     ``magicbrush:FOLDER``
     """
     name, _, where = text.partition(":")
-    paths = where.split(",")
     if text == "world" or (name == "world" and where):
         return WorldSource(size, where or None)
-    if name == "coco" and len(paths) == 3 and all(paths):
-        return CocoSource(*paths)
-    if name == "magicbrush" and where:
-        return MagicBrushSource(where)
-    raise FlexEditError(
-        f"Unknown source {text!r}; give world, world:STYLE, "
-        "coco:ANNOTATIONS.json,PICTURES,EDITS.jsonl or magicbrush:FOLDER."
-    )
+    if DATA_SETS.fullmatch(text):
+        return ReaderSource(reader_from(text))
+    raise FlexEditError(f"Unknown source {text!r}; give world, world:STYLE, {USAGE}.")
 
 
 def plan(num_single: int, num_multi: int) -> list[Slot]:
@@ -106,19 +100,10 @@ def rounds(group: str, count: int, operations: Sequence[str]) -> Iterator[Slot]:
 
 
 def write(folder: Path, source: Source, slots: Sequence[Slot], seed: int) -> None:
-    cases: list[Case] = []
-    skipped: dict[str, str] = {}
-    for made in source.drafts(slots, seed):
-        if isinstance(made, Skipped):
-            skipped[made.row] = made.because
-        else:
-            cases.append(write_case(folder, source.name, slots[len(cases)], made))
-    assert len(cases) == len(slots)
-    twice = [name for name, count in Counter(case.id for case in cases).items() if count > 1]
-    if twice:
-        raise FlexEditError(f"The source has two rows that are both called {twice[0]}.")
+    samples = zip(slots, source.samples(slots, seed), strict=True)
+    cases = [write_case(folder, source.name, slot, sample) for slot, sample in samples]
     write_index(folder, cases)
-    meta: dict[str, Any] = {
+    meta = {
         "format": FORMAT,
         "made_by": f"flexedit {__version__}",
         "source": source.name,
@@ -127,38 +112,47 @@ def write(folder: Path, source: Source, slots: Sequence[Slot], seed: int) -> Non
         "num_multi": sum(case.group == "multi" for case in cases),
         **source.describe(),
     }
-    if skipped:
-        meta["skipped"] = skipped
     text = json.dumps(meta, indent=1, ensure_ascii=False) + "\n"
     (folder / META).write_text(text, encoding="utf-8", newline="\n")
 
 
-def write_case(folder: Path, source: str, slot: Slot, draft: Draft) -> Case:
+def write_case(folder: Path, source: str, slot: Slot, sample: Sample) -> Case:
     """Writes the pictures of a case."""
-    name = f"{source}-{draft.name}"
+    name = f"{source}-{sample.name}"
+    pictures = {
+        "scene": sample.scene,
+        "mask": sample.mask,
+        "full_mask": sample.object_mask,
+        "truth": sample.target,
+        "region": sample.region,
+        "subject": sample.subject,
+    }
     files: dict[str, Any] = {}
-    for part in FILES:
-        array = getattr(draft, part)
-        files[part] = None if array is None else f"{part}/{name}.png"
-        if array is not None:
-            array = array.astype(np.uint8) * 255 if array.dtype == bool else array
-            (folder / part).mkdir(exist_ok=True)
-            Image.fromarray(array).save(folder / files[part])
-    return Case(
-        id=name,
-        group=slot.group,
-        operation=draft.operation,
-        kind=slot.kind,
-        orientation=round(draft.orientation % 360, 1),
-        setting=draft.setting,
-        subject_setting=draft.subject_setting,
-        instruction=draft.instruction,
-        label=draft.label,
-        result_label=draft.result_label,
-        caption=caption(draft.result_label),
-        source=source,
-        **files,
-    )
+    for part, array in pictures.items():
+        if array is None:
+            continue
+        array = array.astype(np.uint8) * 255 if array.dtype == bool else array
+        files[part] = f"{part}/{name}.png"
+        (folder / part).mkdir(exist_ok=True)
+        if (folder / files[part]).exists():
+            raise FlexEditError(f"The source has two rows that are both called {name}.")
+        Image.fromarray(array).save(folder / files[part])
+    assert sample.rotation is not None
+    row = {
+        "id": name,
+        "group": slot.group,
+        "operation": sample.operation,
+        "kind": slot.kind,
+        "orientation": round(sample.rotation % 360, 1),
+        "setting": sample.setting,
+        "subject_setting": sample.subject_setting,
+        "instruction": sample.instruction,
+        "label": sample.label,
+        "result_label": sample.result_label,
+        "caption": caption(sample.result_label),
+        "source": source,
+    }
+    return validated(Case, row | files, name)
 
 
 def caption(result_label: str) -> str:

@@ -12,32 +12,35 @@ import json
 import os
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
+from pydantic.dataclasses import dataclass
 
+from ..data.sample import pictures
 from ..errors import FlexEditError
-from ..files import read_picture
+from ..files import read_picture, read_records
 from ..masks import KINDS
 from ..request import EditRequest
-from ..training.batch import pictures
+from ..validation import STRICT
 
 FORMAT = 1
 SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")  # an id becomes a file's name
 INDEX = "cases.jsonl"
 META = "benchmark.json"
-OPERATIONS = ("add", "replace", "remove")
-SETTINGS = ("indoor", "outdoor", "none")  # none: a texture, or not known
-REVIEWS = ("open", "accepted", "redrawn", "rejected")
 
+Operation = Literal["add", "replace", "remove"]
+Review = Literal["open", "accepted", "redrawn", "rejected"]
 MaskForm = Literal["free", "full"]
+OPERATIONS: tuple[str, ...] = get_args(Operation)
+REVIEWS: tuple[str, ...] = get_args(Review)
 FORMS: tuple[str, ...] = get_args(MaskForm)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True, config=STRICT)
 class Case:
     """One edit and its truth. Pictures and masks are PNG files; a mask is white where it holds.
 
@@ -46,50 +49,37 @@ class Case:
     """
 
     id: str  # unique in the benchmark, also the name of a system's output: <id>.png
-    group: str  # "single", or "multi" with a subject
-    operation: str  # one of OPERATIONS
+    group: Literal["single", "multi"]  # multi: with a subject
+    operation: Operation
     kind: str  # one of masks.KINDS
     orientation: float  # degrees clockwise by which the free shape is turned
-    setting: str  # one of SETTINGS
+    setting: Literal["indoor", "outdoor", "none"]  # none: a texture, or not known
     scene: str
     mask: str
     full_mask: str
     truth: str
     region: str
-    subject: str | None
-    subject_setting: str | None  # "simple": the subject alone; "complex": busy background
+    subject: str | None = None
+    subject_setting: str | None = None  # "simple": the subject alone; "complex": busy background
     instruction: str  # what a person says; rarely names the object meant
     label: str  # what the mask means; "background" for an empty place
     result_label: str  # what is there after the edit; "background" after a removal
     caption: str  # what the edited region shows afterwards, for CLIP-T
     source: str  # where the case is from: "world", "coco", "magicbrush", …
-    review: str = "open"  # one of REVIEWS
+    review: Review = "open"
     note: str = ""  # a reviewer's remark
 
     def __post_init__(self) -> None:
-        if not isinstance(self.id, str) or not SAFE_NAME.fullmatch(self.id):
-            raise FlexEditError(
-                f"The id {self.id!r} cannot name a file. Use letters, digits, '.', '_' and '-', "
-                "and begin with a letter or digit."
+        if not SAFE_NAME.fullmatch(self.id):
+            raise ValueError(
+                f"the id {self.id!r} cannot name a file. Use letters, digits, '.', '_' and '-', "
+                "and begin with a letter or digit"
             )
-        allowed = {
-            "group": ("single", "multi"),
-            "operation": OPERATIONS,
-            "kind": KINDS,
-            "setting": SETTINGS,
-            "review": REVIEWS,
-        }
-        for name, values in allowed.items():
-            if (value := getattr(self, name)) not in values:
-                raise FlexEditError(
-                    f"The case {self.id!r} has {name} {value!r}; it must be one of "
-                    f"{', '.join(values)}."
-                )
+        if self.kind not in KINDS:
+            raise ValueError(f"kind is {self.kind!r}; choose one of {', '.join(KINDS)}")
         if (self.group == "multi") != (self.subject is not None):
-            raise FlexEditError(
-                f"The case {self.id!r} is {self.group} but has "
-                f"{'no' if self.subject is None else 'a'} subject."
-            )
+            has = "no" if self.subject is None else "a"
+            raise ValueError(f"the case {self.id!r} is {self.group} but has {has} subject")
 
 
 FILES = ("scene", "mask", "full_mask", "truth", "region", "subject")
@@ -102,7 +92,7 @@ class Benchmark:
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
         self.meta = self._meta()
-        self.cases = tuple(self._rows())
+        self.cases = tuple(read_records(Case, self.folder / INDEX).values())
         if len({case.id for case in self.cases}) < len(self.cases):
             raise FlexEditError(f"{self.folder / INDEX} has two cases with the same id.")
 
@@ -120,21 +110,6 @@ class Benchmark:
                 f"{self.folder} has format {found!r}; this FlexEdit reads {FORMAT}."
             )
         return meta
-
-    def _rows(self) -> Iterable[Case]:
-        try:
-            lines = (self.folder / INDEX).read_text(encoding="utf-8").split("\n")
-        except OSError as error:
-            raise FlexEditError(f"{self.folder / INDEX} cannot be read ({error}).") from error
-        for number, line in enumerate(lines, 1):
-            if not line:
-                continue
-            try:
-                yield Case(**json.loads(line))
-            except (ValueError, TypeError) as error:
-                raise FlexEditError(
-                    f"Line {number} of {self.folder / INDEX} is not a case ({error})."
-                ) from error
 
     @property
     def kept(self) -> tuple[Case, ...]:
@@ -159,21 +134,21 @@ class Benchmark:
     ) -> EditRequest:
         """A batch of cases whose scenes have one size, and whose subjects have one size."""
         masks = [self.picture(case, "mask" if form == "free" else "full_mask") for case in cases]
-        subject, has_subject = None, tuple(case.subject is not None for case in cases)
-        if any(has_subject) and task == "edit":
-            known = next(self.picture(case, "subject") for case in cases if case.subject)
-            subject = pictures(
-                self.picture(case, "subject") if case.subject else known for case in cases
-            )
-        else:
-            has_subject = (False,) * len(cases)
+        subjects = {
+            case.id: self.picture(case, "subject")
+            for case in cases
+            if case.subject is not None and task == "edit"
+        }
+        any_picture = next(iter(subjects.values()), None)
         return EditRequest(
             scene=pictures(self.picture(case, "scene") for case in cases),
             mask=torch.from_numpy(np.stack(masks)).float(),
             instructions=tuple(case.instruction if task == "edit" else "" for case in cases),
             tasks=(task,) * len(cases),
-            subject=subject,
-            has_subject=has_subject,
+            subject=None
+            if any_picture is None
+            else pictures(subjects.get(case.id, any_picture) for case in cases),
+            has_subject=tuple(case.id in subjects for case in cases),
         )
 
     def rewrite(self, cases: Iterable[Case]) -> None:

@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..data.sample import pictures
 from ..errors import FlexEditError
 from ..masks import bounding_crop, read_painted
 from ..prompts import BACKGROUND
-from ..training.batch import pictures
 from .cases import FORMS, Benchmark, Case
 from .encoders import CLIP, DINO, Encoders
 from .judge import Judge

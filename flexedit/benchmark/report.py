@@ -9,11 +9,11 @@ from typing import Any
 
 from .. import __version__
 from ..errors import FlexEditError
+from ..files import fingerprint
 from . import page
 from .cases import FILES, FORMS, Benchmark
 from .run import Run
 from .statistics import FEWEST
-from .systems import fingerprint
 from .tables import (
     FORM_NAMES,
     METRICS,

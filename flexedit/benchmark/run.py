@@ -13,20 +13,22 @@ import time
 import zlib
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import numpy as np
 from PIL import Image
+from pydantic.dataclasses import dataclass
 
 from .. import __version__
 from ..errors import FlexEditError
-from ..files import read_picture
+from ..files import Ledger, fingerprint, read_picture
 from ..prompts import BACKGROUND
+from ..validation import STRICT, validated
 from .cases import FILES, FORMS, Benchmark, Case, MaskForm
-from .systems import Answer, BenchmarkTask, System, Work, fingerprint, folder_name, one_line
+from .systems import Answer, BenchmarkTask, System, Work, folder_name, one_line
 
 FORMAT = 1
 SYSTEM = "system.json"
@@ -37,18 +39,18 @@ PNG_LEVEL = 1  # a picture is read a few times only: fast beats small
 Key = tuple[str, str, str]  # case id, form, task
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True, config=STRICT)
 class Result:
     """What became of one case, for one form of mask and one task; its picture lies beside."""
 
     case: str
-    form: str  # one of FORMS
-    task: str  # "edit" or "segment"
-    status: str  # "ok" or "failed"
-    error: str  # one line, "" if ok
+    form: MaskForm
+    task: BenchmarkTask
+    status: Literal["ok", "failed"]
+    error: str = ""  # one line, "" if ok
     seconds: float  # its share of the time that the system took for its batch
-    reply: str
-    label: str
+    reply: str = ""
+    label: str = ""
 
     @property
     def key(self) -> Key:
@@ -69,7 +71,7 @@ class Run:
                 f"{self.folder} is not a run: {SYSTEM} cannot be read ({error}). "
                 "Make one with `python -m flexedit bench run`."
             ) from error
-        self.results = tuple(read_results(self.folder / RESULTS))
+        self.results = tuple(read_results(self.folder))
 
     @cached_property
     def _by_key(self) -> dict[Key, Result]:
@@ -130,7 +132,7 @@ def run(
         )
     folder = Path(out) / system.name
     about = open_folder(folder, identity(benchmark, system, seed))
-    done = {result.key for result in read_results(folder / RESULTS)}
+    done = {result.key for result in read_results(folder)}
     distinct = [form for form in FORMS if form in forms]
     works = pending(benchmark, system, distinct, seed, batch_size, done)
     if works:
@@ -200,7 +202,6 @@ def open_folder(folder: Path, about: dict[str, Any]) -> dict[str, Any]:
             f"{folder} holds another run: {'; '.join(changed)}. Choose another folder for the "
             "results or another name for the system, or delete this folder."
         )
-    cut_torn_line(folder / RESULTS)
     return known
 
 
@@ -219,26 +220,11 @@ def write_json(path: Path, value: dict[str, Any]) -> None:
     os.replace(temporary, path)
 
 
-def read_results(path: Path) -> list[Result]:
-    """The whole lines of a results file; [] if there is none."""
-    if not path.exists():
-        return []
-    results = []
-    for number, line in enumerate(path.read_bytes().split(b"\n")[:-1], 1):
-        try:
-            results.append(Result(**json.loads(line)))
-        except (ValueError, TypeError) as error:
-            raise FlexEditError(
-                f"Line {number} of {path} is not a result ({error}). "
-                f"Delete {path.parent}, run again."
-            ) from error
-    return results
-
-
-def cut_torn_line(path: Path) -> None:
-    """Cuts off what follows the last whole line: a run was killed while it wrote."""
-    if path.exists():
-        os.truncate(path, path.read_bytes().rfind(b"\n") + 1)
+def read_results(folder: Path) -> list[Result]:
+    """[] if there are none."""
+    file = folder / RESULTS
+    where = f"{file} is not of a run: delete {folder} and run again. One of its lines"
+    return [validated(Result, row, where) for row in Ledger(file).rows()]
 
 
 def picture_path(folder: Path, key: Key) -> Path:
@@ -317,16 +303,14 @@ def carry_out(
     total = num_done + sum(len(work.cases) for work in works)
     bar = tqdm(desc=system.name, total=total, initial=num_done, unit="case", disable=not progress)
     num_failed = 0
-    with bar, (folder / RESULTS).open("ab") as file:
+    ledger = Ledger(folder / RESULTS)
+    with bar:
         while works:
             results, seconds = attempt(works.popleft(), system, folder)
             spent["answer"] += seconds
-            lines = (json.dumps(asdict(result)) + "\n" for result in results)
-            file.write("".join(lines).encode())
-            file.flush()
-            os.fsync(file.fileno())
+            ledger.add(asdict(result) for result in results)
             bar.update(len(results))
-            num_failed += sum(result.status == "failed" for result in results)
+            num_failed += len([result for result in results if result.status == "failed"])
             if num_failed:
                 bar.set_postfix(failed=num_failed)
     return spent
@@ -350,7 +334,15 @@ def attempt(work: Work, system: System, folder: Path) -> tuple[list[Result], flo
     if failure is None:
         return keep(answers, work, seconds, folder), seconds
     if len(work.cases) == 1:
-        return [Result(*key_of(work, 0), "failed", failure, seconds, "", "")], seconds
+        failed = Result(
+            case=work.cases[0].id,
+            form=work.form,
+            task=work.task,
+            status="failed",
+            error=failure,
+            seconds=seconds,
+        )
+        return [failed], seconds
     results = []
     for case, seed in zip(work.cases, work.seeds, strict=True):
         alone, more = attempt(replace(work, cases=(case,), seeds=(seed,)), system, folder)
@@ -362,17 +354,21 @@ def attempt(work: Work, system: System, folder: Path) -> tuple[list[Result], flo
 def keep(answers: Sequence[Answer], work: Work, seconds: float, folder: Path) -> list[Result]:
     """Writes the pictures of a batch that took ``seconds``."""
     results = []
-    for index, answer in enumerate(answers):
-        key, share = key_of(work, index), seconds / len(answers)
-        path = picture_path(folder, key)
+    for case, answer in zip(work.cases, answers, strict=True):
+        result = Result(
+            case=case.id,
+            form=work.form,
+            task=work.task,
+            status="ok",
+            seconds=seconds / len(answers),
+            reply=answer.reply,
+            label=answer.label,
+        )
+        path = picture_path(folder, result.key)
         path.parent.mkdir(exist_ok=True)
         Image.fromarray(answer.picture).save(path, compress_level=PNG_LEVEL)
-        results.append(Result(*key, "ok", "", share, answer.reply, answer.label))
+        results.append(result)
     return results
-
-
-def key_of(work: Work, index: int) -> Key:
-    return work.cases[index].id, work.form, work.task
 
 
 def check(answers: Sequence[Answer], count: int, size: tuple[int, int]) -> None:

@@ -6,9 +6,8 @@ B cases of one size, H × W their scenes' size, h × w a model's working size
 
 from __future__ import annotations
 
-import hashlib
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache, cached_property
 from pathlib import Path
@@ -19,13 +18,13 @@ import torch
 from torch import Tensor
 
 from .. import masks, prompts
+from ..data.sample import pictures
 from ..errors import FlexEditError
-from ..files import read_picture, same_shape
+from ..files import fingerprint, read_picture, same_shape, weights
 from ..masks import compositing
 from ..model_folder import CONFIG_FILE
 from ..pipeline import FlexEditPipeline, ReplyMode, decode, scene_latent, usable_device, vae_ratio
 from ..request import EditRequest
-from ..training.batch import pictures
 from .cases import Benchmark, Case, MaskForm
 
 if TYPE_CHECKING:
@@ -381,28 +380,6 @@ def described(pipeline: FlexEditPipeline) -> dict[str, Any]:
         "device": pipeline.device.type,
         "dtype": str(pipeline.dtype).removeprefix("torch."),
     }
-
-
-def weights(folder: Path) -> list[Path]:
-    return sorted(folder.rglob("*.safetensors"))
-
-
-def fingerprint(files: Iterable[Path], words: str = "") -> str:
-    """16 hex digits that change with any byte of the files, their order, or the words.
-
-    Raises FlexEditError for a file that cannot be read.
-    """
-    total = hashlib.sha256(words.encode())
-    for file in files:
-        content = hashlib.sha256()
-        try:
-            with file.open("rb") as stream:
-                while block := stream.read(1 << 20):
-                    content.update(block)
-        except OSError as error:
-            raise FlexEditError(f"{file} cannot be read ({error}).") from error
-        total.update(content.digest())
-    return total.hexdigest()[:16]
 
 
 def folder_name(path: Path) -> str:

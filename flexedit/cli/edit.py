@@ -13,13 +13,12 @@ from .arguments import finite, part, seed
 from .messages import NO_MEMORY, lacks_memory, progress, warn
 
 if TYPE_CHECKING:
-    from ..jobs import Job
+    from ..data.record import Record
     from ..pipeline import FlexEditPipeline
 
 # as in the template large_photo
 CROP_CONTEXT, CROP_FEATHER, CROP_REGION = 2.0, 2, "mask + connected change"
-# what an edit is made of besides its words, and what a whole batch of them shares
-FILES = ("scene", "mask", "subject")
+# what all edits of a batch share
 SETTINGS = ("reply", "steps", "edit_cfg", "scene_cfg", "subject_strength", "crop")
 
 
@@ -82,10 +81,16 @@ def _model(command: argparse.ArgumentParser) -> None:
 
 
 def run_edit(options: argparse.Namespace) -> dict[str, Any]:
-    from ..jobs import Job
+    from ..data.record import Record
 
-    files = {name: str(path) for name in FILES if (path := getattr(options, name))}
-    job = Job(**files, instruction=options.instruction, task=options.task, seed=options.seed)
+    job = Record(
+        scene=str(options.scene),
+        instruction=options.instruction,
+        mask=str(options.mask or ""),
+        subject=str(options.subject or ""),
+        task=options.task,
+        seed=options.seed,
+    )
     return _edit(_pipeline(options), job, Path(), options.out, options, warn, progress)
 
 
@@ -99,7 +104,7 @@ def run_batch(options: argparse.Namespace) -> dict[str, Any]:
     pipeline.load()  # what is wrong with it is wrong with every edit
     settings = {name: getattr(options, name) for name in SETTINGS} | described(pipeline)
 
-    def edit(job: Job, out: Path) -> dict[str, Any]:
+    def edit(job: Record, out: Path) -> dict[str, Any]:
         notes: list[str] = []
         try:
             report = _edit(pipeline, job, options.list.parent, out, options, notes.append)
@@ -120,7 +125,7 @@ def run_batch(options: argparse.Namespace) -> dict[str, Any]:
 
 def _edit(
     pipeline: FlexEditPipeline,
-    job: Job,
+    job: Record,
     folder: Path,
     out: Path,
     options: argparse.Namespace,
@@ -135,7 +140,7 @@ def _edit(
 
     scene, crop = load_picture(folder / job.scene), None
     mask = load_mask(folder / job.mask) if job.mask else None
-    subject = load_picture(folder / job.subject) if job.subject else None
+    subject = load_picture(folder / job.subjects[0]) if job.subjects else None
     seen, seen_mask = scene, mask
     if options.crop:
         if mask is None:

@@ -1,17 +1,3 @@
-"""Data to train and measure on: a synthetic world whose edits have exact truths. One's own are in
-`edits`.
+"""Edits to train and measure on. One of them: `sample` in memory, `record` on disk. Where they are
+from: `world`, which makes them with exact truths, and `readers` of data sets.
 """
-
-from .world import CLASSES, FULL_MASK, OPERATIONS, Sample, World, all_styles
-from .world.export import contact_sheet, write
-
-__all__ = [
-    "CLASSES",
-    "FULL_MASK",
-    "OPERATIONS",
-    "Sample",
-    "World",
-    "all_styles",
-    "contact_sheet",
-    "write",
-]

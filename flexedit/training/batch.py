@@ -7,15 +7,15 @@ shared by several processes, sees the same data.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset
 
-from ..data.world import Sample
+from ..data.sample import Sample, pictures
 from ..errors import FlexEditError
 from ..request import EditRequest
 
@@ -32,6 +32,8 @@ class Batch:
     has_target (B,), 0 for questions · region (B, H, W), where the target differs ·
     object_mask (B, H, W) · classes, result_classes, subject_classes (B, H, W) of scene, target and
     the request's subject, 0 background
+
+    What a sample's source does not know of masks and classes is 0.
     """
 
     request: EditRequest
@@ -47,100 +49,65 @@ class Batch:
     samples: tuple[Sample, ...]
 
     def to(self, device: torch.device) -> Batch:
-        return Batch(
-            self.request.to(device),
-            self.captions,
-            self.replies,
-            self.target.to(device),
-            self.has_target.to(device),
-            self.region.to(device),
-            self.object_mask.to(device),
-            self.classes.to(device),
-            self.result_classes.to(device),
-            self.subject_classes.to(device),
-            self.samples,
-        )
+        moved: dict[str, Any] = {
+            name: value.to(device)
+            for name, value in vars(self).items()
+            if isinstance(value, Tensor | EditRequest)
+        }
+        return replace(self, **moved)
 
 
 def collate(samples: Sequence[Sample]) -> Batch:
-    scenes = pictures(sample.scene for sample in samples)
     has_subject = tuple(sample.subject is not None for sample in samples)
-    subject = None
-    if any(has_subject):
-        subject = pictures(
-            sample.scene if sample.subject is None else sample.subject for sample in samples
-        )
     request = EditRequest(
-        scene=scenes,
-        mask=stack(sample.mask for sample in samples),
+        scene=pictures(sample.scene for sample in samples),
+        mask=stack(sample.mask for sample in samples).float(),
         instructions=tuple(sample.instruction for sample in samples),
         tasks=tuple(sample.task for sample in samples),
-        subject=subject,
+        subject=pictures(known(sample.subject, sample.scene) for sample in samples)
+        if any(has_subject)
+        else None,
         has_subject=has_subject,
     )
+    nothing = np.zeros(samples[0].scene.shape[:2], np.uint8)
+    shown = [known(sample.classes, nothing) for sample in samples]
     return Batch(
         request=request,
         captions=tuple(sample.caption for sample in samples),
         replies=tuple(sample.reply for sample in samples),
-        target=pictures(
-            sample.scene if sample.target is None else sample.target for sample in samples
-        ),
+        target=pictures(known(sample.target, sample.scene) for sample in samples),
         has_target=torch.tensor([float(sample.target is not None) for sample in samples]),
-        region=stack(
-            np.zeros_like(sample.object_mask) if sample.region is None else sample.region
-            for sample in samples
-        ),
-        object_mask=stack(sample.object_mask for sample in samples),
-        classes=class_maps(sample.classes for sample in samples),
-        result_classes=class_maps(sample.result_classes for sample in samples),
-        subject_classes=class_maps(
-            sample.classes if sample.subject_classes is None else sample.subject_classes
-            for sample in samples
-        ),
+        region=stack(known(sample.region, nothing) for sample in samples).float(),
+        object_mask=stack(known(sample.object_mask, nothing) for sample in samples).float(),
+        classes=stack(shown).long(),
+        result_classes=stack(known(sample.result_classes, nothing) for sample in samples).long(),
+        subject_classes=stack(
+            known(sample.subject_classes, scene)
+            for sample, scene in zip(samples, shown, strict=True)
+        ).long(),
         samples=tuple(samples),
     )
 
 
-def pictures(arrays: Any) -> Tensor:
-    """uint8 (H, W, 3) arrays → (B, 3, H, W) in 0..1"""
-    stacked = torch.from_numpy(np.stack(list(arrays)))
-    return stacked.permute(0, 3, 1, 2).float() / 255
+def known(array: np.ndarray | None, default: np.ndarray) -> np.ndarray:
+    return default if array is None else array
 
 
-def stack(masks: Any) -> Tensor:
-    return torch.from_numpy(np.stack(list(masks))).float()
-
-
-def class_maps(arrays: Any) -> Tensor:
-    return torch.from_numpy(np.stack(list(arrays))).long()
+def stack(arrays: Any) -> Tensor:
+    return torch.from_numpy(np.stack(list(arrays)))
 
 
 class _Rows(Dataset):
+    """Samples; an error is handed on as one, for a worker would raise it with its traceback."""
+
     def __init__(self, samples: Samples) -> None:
         self.samples = samples
 
     def __getitem__(self, index: int) -> Sample | FlexEditError:
         try:
             return self.samples[index]
-        except FlexEditError as error:  # raised in a worker, it would come as its traceback
+        except FlexEditError as error:
             return error
-
-
-class _Steps(Sampler):
-    """Sample indices of this process's share of every step, from ``first_step`` on."""
-
-    def __init__(self, first_step: int, last_step: int, batch: int, rank: int, ranks: int) -> None:
-        self.steps = range(first_step, last_step)
-        self.batch, self.rank, self.ranks = batch, rank, ranks
-
-    def __len__(self) -> int:
-        return len(self.steps)
-
-    def __iter__(self) -> Iterator[list[int]]:
-        share = self.batch // self.ranks
-        for step in self.steps:
-            start = step * self.batch + self.rank * share
-            yield list(range(start, start + share))
 
 
 def loader(
@@ -158,9 +125,11 @@ def loader(
     Raises the FlexEditError of a sample that cannot be made.
     """
     assert batch_size % ranks == 0
+    share = batch_size // ranks
+    starts = (step * batch_size + rank * share for step in range(first_step, last_step))
     batches = DataLoader(
         _Rows(samples),
-        batch_sampler=_Steps(first_step, last_step, batch_size, rank, ranks),
+        batch_sampler=(list(range(start, start + share)) for start in starts),
         collate_fn=_collate_or_error,
         num_workers=num_workers,
         persistent_workers=num_workers > 0,
@@ -175,8 +144,6 @@ def _or_error(batches: Iterator[Batch | FlexEditError]) -> Iterator[Batch]:
         yield batch
 
 
-def _collate_or_error(samples: Sequence[Sample | FlexEditError]) -> Batch | FlexEditError:
-    good = [sample for sample in samples if isinstance(sample, Sample)]
-    if len(good) == len(samples):
-        return collate(good)
-    return next(sample for sample in samples if isinstance(sample, FlexEditError))
+def _collate_or_error(samples: Sequence[Any]) -> Batch | FlexEditError:
+    error = next((sample for sample in samples if isinstance(sample, FlexEditError)), None)
+    return collate(samples) if error is None else error

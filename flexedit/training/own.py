@@ -17,9 +17,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..benchmark.systems import fingerprint
-from ..data.edits import INDEX, Edits
+from ..data.edits import Edits
 from ..errors import FlexEditError
+from ..files import fingerprint
 from ..model_folder import CONFIG_FILE, WEIGHTS_FILE, ModelFolder, copy_part, save_model_folder
 from .precision import resolved
 from .system import PARTS, Recipe, System
@@ -90,7 +90,7 @@ class OwnTraining:
     @cached_property
     def origin(self) -> str:
         files = [self.start.path / name for name in (CONFIG_FILE, WEIGHTS_FILE)]
-        return fingerprint([*files, self.data.folder / INDEX], " ".join(self.stages))
+        return fingerprint([*files, *self.data.reader.files], " ".join(self.stages))
 
     def check_folder(self) -> None:
         note = self.folder / ORIGIN

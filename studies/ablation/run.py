@@ -23,11 +23,12 @@ from flexedit.benchmark.encoders import Encoders
 from flexedit.benchmark.judge import FACTS, FOLDER, WEIGHTS, Judge
 from flexedit.benchmark.metrics import require_torchmetrics, score
 from flexedit.benchmark.run import run
-from flexedit.benchmark.systems import FlexEdit, fingerprint, weights
+from flexedit.benchmark.systems import FlexEdit
 from flexedit.config import MEAConfig, SystemConfig, TextBridgeConfig
 from flexedit.data.world import FULL_MASK, OPERATIONS, World
 from flexedit.data.world.assets import CLASSES
 from flexedit.errors import FlexEditError
+from flexedit.files import fingerprint, weights
 from flexedit.model_folder import ModelFolder
 from flexedit.pipeline import FlexEditPipeline
 from flexedit.training.stages import BASE, curve, export_folder

@@ -12,7 +12,8 @@ from PIL import Image
 
 from flexedit import masks
 from flexedit.benchmark.cases import FILES, FORMAT, META, Benchmark, Case, write_index
-from flexedit.data.world import Sample, World
+from flexedit.data.sample import Sample
+from flexedit.data.world import World
 from flexedit.data.world.assets import CLASSES
 from flexedit.prompts import BACKGROUND
 

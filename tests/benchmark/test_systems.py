@@ -21,7 +21,6 @@ from flexedit.benchmark.systems import (
     RoundTrip,
     Truth,
     Work,
-    fingerprint,
     one_line,
     system_from,
     systems_from,
@@ -394,16 +393,6 @@ def test_a_description_changes_with_any_byte_of_the_pictures_or_weights(finished
         file.seek(-1, 2)
         file.write(b"\x01")
     assert system_from(f"flexedit:{model}", "cpu").describe() != original
-
-
-def test_fingerprints_tell_files_words_and_their_order_apart(tmp_path):
-    for name, content in (("a", b"12"), ("b", b"3"), ("c", b"1"), ("d", b"23")):
-        (tmp_path / name).write_bytes(content)
-    a, b, c, d = (tmp_path / name for name in "abcd")
-    found = [fingerprint(*given) for given in (([a, b],), ([b, a],), ([c, d],), ([a, b], "x"))]
-    assert len(set(found)) == 4 and all(len(one) == 16 for one in found)
-    with pytest.raises(FlexEditError, match="cannot be read"):
-        fingerprint([tmp_path / "nothing"])
 
 
 # Names

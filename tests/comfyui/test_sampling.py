@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 
 from flexedit import cli
-from flexedit.data import World, write
 from flexedit.data.edits import Edits
+from flexedit.data.world import World, write
 from flexedit.model_folder import EMBEDDED, ModelFolder
 from flexedit.training.own import OwnTraining
 from flexedit.training.trainer import TrainConfig

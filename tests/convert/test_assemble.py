@@ -9,7 +9,7 @@ from diffusers import UNet2DConditionModel
 from flexedit.cli import main
 from flexedit.config import DiffusionConfig
 from flexedit.convert.assemble import assemble
-from flexedit.data import World
+from flexedit.data.world import World
 from flexedit.errors import FlexEditError
 from flexedit.model_folder import ModelFolder
 from flexedit.models.mea import Conditioning

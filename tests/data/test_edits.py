@@ -8,8 +8,9 @@ import pytest
 from PIL import Image
 
 from flexedit import prompts
-from flexedit.data import FULL_MASK, OPERATIONS, Sample, World, write
 from flexedit.data.edits import DRAWN, INDEX, Edits
+from flexedit.data.sample import Sample
+from flexedit.data.world import FULL_MASK, OPERATIONS, World, write
 from flexedit.errors import FlexEditError
 from flexedit.models.preprocess import CLIP_MEAN
 

@@ -16,7 +16,7 @@ from PIL import Image
 
 import flexedit
 from flexedit.cli import main
-from flexedit.data import World, write
+from flexedit.data.world import World, write
 from tests.comfyui.graph import Graph, free_shape, load
 from tests.tiny import make_tiny_folder
 from tools.comfyui.fetch import CARRIERS

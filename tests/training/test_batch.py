@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 import torch
 
-from flexedit.data import Sample, World
+from flexedit.data.sample import Sample
+from flexedit.data.world import World
 from flexedit.errors import FlexEditError
 from flexedit.training.batch import Batch, collate, loader
 

@@ -13,8 +13,8 @@ from PIL import Image
 from flexedit.cli import main
 from flexedit.config import LoRAConfig
 from flexedit.convert.assemble import assemble
-from flexedit.data import World, write
 from flexedit.data.edits import INDEX, Edits
+from flexedit.data.world import World, write
 from flexedit.errors import FlexEditError
 from flexedit.model_folder import ModelFolder
 from flexedit.pipeline import FlexEditPipeline

@@ -3,7 +3,7 @@ import dataclasses
 import torch
 from diffusers import AutoencoderKL
 
-from flexedit.data import CLASSES, World
+from flexedit.data.world import CLASSES, World
 from flexedit.training.batch import collate
 from flexedit.training.pretrain import (
     DecoderPretraining,

@@ -12,7 +12,7 @@ from diffusers import AutoencoderKL
 from safetensors.torch import load_file
 from transformers import CLIPModel
 
-from flexedit.data import World
+from flexedit.data.world import World
 from flexedit.errors import FlexEditError
 from flexedit.model_folder import PRETRAINED, WEIGHTS_FILE, ModelFolder, load_stock_vllm
 from flexedit.models.vllm import VLLM

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 
 from flexedit import prompts
 from flexedit.config import LoRAConfig, TextBridgeConfig
-from flexedit.data import CLASSES, World
+from flexedit.data.world import CLASSES, World
 from flexedit.model_folder import ModelFolder, save_model_folder
 from flexedit.models.mea import Branches, Conditioning
 from flexedit.pipeline import FlexEditPipeline

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from flexedit.data import CLASSES, World
+from flexedit.data.world import CLASSES, World
 from flexedit.errors import FlexEditError
 from flexedit.model_folder import ModelFolder
 from flexedit.training import precision

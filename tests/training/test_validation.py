@@ -5,7 +5,7 @@ import torch
 from PIL import Image
 
 from flexedit.config import LoRAConfig
-from flexedit.data import CLASSES
+from flexedit.data.world import CLASSES
 from flexedit.model_folder import ModelFolder
 from flexedit.training.system import Recipe, System
 from flexedit.training.validation import PictureGrid, edit, evaluating

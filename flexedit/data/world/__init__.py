@@ -1,6 +1,7 @@
 """A synthetic world in which every edit has an exact truth: `world` says how a sample is made."""
 
 from .assets import CLASSES, all_styles
-from .world import FULL_MASK, OPERATIONS, Sample, World
+from .export import contact_sheet, write
+from .world import FULL_MASK, OPERATIONS, World
 
-__all__ = ["CLASSES", "FULL_MASK", "OPERATIONS", "Sample", "World", "all_styles"]
+__all__ = ["CLASSES", "FULL_MASK", "OPERATIONS", "World", "all_styles", "contact_sheet", "write"]

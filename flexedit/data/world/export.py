@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
-from .world import Sample, World
+from ..sample import Sample
+from .world import World
 
 PICTURES = ("scene", "mask", "subject", "target", "region", "object_mask")
 WORDS = ("kind", "task", "operation", "instruction", "caption", "reply", "label")
@@ -26,6 +27,7 @@ def contact_sheet(samples: Sequence[Sample], columns: int = 8, scale: int = 2) -
     pen = ImageDraw.Draw(sheet)
     for index, sample in enumerate(samples):
         x, y = index % columns * width, index // columns * height
+        assert sample.mask is not None
         marked = np.where(sample.mask[:, :, None], sample.scene // 2 + 128, sample.scene)
         for row, picture in enumerate((marked, sample.target, sample.subject)):
             if picture is not None:

@@ -10,7 +10,7 @@ A sample depends on (seed, split, index) alone. Pictures are uint8 (H, W, 3), ma
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,7 @@ import numpy as np
 from ... import masks
 from ...errors import FlexEditError
 from ...prompts import BACKGROUND, naming_reply
+from ..sample import Sample
 from .assets import CLASSES, all_styles, sprite_count
 from .backgrounds import SPLITS, Backdrop, background, plain_backdrop
 from .objects import (
@@ -53,32 +54,6 @@ FULL_MASK = "full mask"  # a kind: not a scribble but the very pixels meant
 
 MIN_SIZE, MAX_SIZE = 0.26, 0.5  # an object's longer side, as a fraction of the picture
 MIN_VISIBLE = 0.7
-
-
-@dataclass(frozen=True)
-class Sample:
-    """One row: a scene, a scribble, what is said about it, and the exact result."""
-
-    scene: np.ndarray  # (H, W, 3) uint8
-    mask: np.ndarray  # (H, W) bool, the free-shape mask; of one's own edits float32 in 0..1
-    kind: str  # one of masks.KINDS, masks.RANDOM_WALK or FULL_MASK
-    task: str  # edit, segment or ask
-    operation: str  # a key of OPERATIONS
-    instruction: str  # what a person types; rarely names the object meant
-    caption: str  # the same, naming everything
-    reply: str  # what the VLLM should say, without edit tokens
-    label: str  # the object the mask means; "background" for an empty place
-    subject: np.ndarray | None  # (H, W, 3) uint8
-    target: np.ndarray | None  # (H, W, 3) uint8, the exact result; None for ask
-    region: np.ndarray | None  # (H, W) bool: outside it target equals scene
-    object_mask: np.ndarray  # (H, W) bool, the visible target object (add, insert: the added one)
-    classes: np.ndarray  # (H, W) uint8: 0 background, 1 + index in CLASSES
-    result_classes: np.ndarray  # the same of what the result shows
-    subject_classes: np.ndarray | None  # the same of the subject picture
-    rotation: float | None  # degrees clockwise by which the mask is turned; None: it is not a shape
-    setting: str  # where the scene is: indoor, outdoor or none
-    subject_setting: str | None  # "simple": the subject alone; "complex": busy background
-    result_label: str  # what is at the place afterwards
 
 
 class World:

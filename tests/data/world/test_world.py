@@ -7,17 +7,18 @@ import torch
 from PIL import Image
 
 from flexedit import masks, prompts
-from flexedit.data import (
+from flexedit.data.sample import Sample
+from flexedit.data.world import (
     CLASSES,
     FULL_MASK,
     OPERATIONS,
-    Sample,
     World,
     all_styles,
+    assets,
+    backgrounds,
     contact_sheet,
     write,
 )
-from flexedit.data.world import assets, backgrounds
 from flexedit.data.world.world import MIN_VISIBLE
 from flexedit.errors import FlexEditError
 

@@ -1,4 +1,4 @@
-"""Cases from any COCO-format instance annotations and pictures edited by whatever means.
+"""Any COCO-format instance annotations and pictures edited by whatever means.
 
 Every line of the edits file is a JSON object that ties one annotated object to one edit of it:
 
@@ -16,156 +16,115 @@ for a replacement.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
-from dataclasses import MISSING, dataclass, fields
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
+from pydantic.dataclasses import dataclass
 
-from ..errors import FlexEditError
-from ..files import read_picture
-from ..prompts import BACKGROUND
-from .cases import OPERATIONS, SETTINGS
-from .sources import (
-    SUBJECT_SETTINGS,
-    Draft,
-    Pool,
-    Slot,
-    edited_region,
-    require,
-    shape_over,
-)
+from ...errors import FlexEditError
+from ...files import line_of, read_picture, read_records
+from ...prompts import BACKGROUND, naming_reply
+from ...validation import STRICT
+from ..sample import Sample
+from .reader import edited_region
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class Edit:
     """A line of the edits file."""
 
-    line: int
     image_id: int | str
     annotation_id: int | str
     edited: str
     instruction: str
-    operation: str
+    operation: Literal["add", "replace", "remove"]
     result_label: str = ""
-    setting: str = "none"
-    subject: str | None = None
-    subject_setting: str | None = None
+    setting: Literal["indoor", "outdoor", "none"] = "none"
+    subject: str = ""
+    subject_setting: Literal["simple", "complex"] | None = None
+    line: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("edited", "instruction", "result_label", "subject"):
-            if not isinstance(value := getattr(self, name), str | None):
-                raise FlexEditError(f"{name} is {value!r}; it must be a text")
-        for name, allowed in (("operation", OPERATIONS), ("setting", SETTINGS)):
-            if (value := getattr(self, name)) not in allowed:
-                raise FlexEditError(f"{name} is {value!r}; it must be {' or '.join(allowed)}")
-        if self.subject and self.subject_setting not in SUBJECT_SETTINGS:
-            raise FlexEditError(
-                f"subject_setting is {self.subject_setting!r}; it must be "
-                f"{' or '.join(SUBJECT_SETTINGS)}"
-            )
+        if self.subject and not self.subject_setting:
+            raise ValueError("the subject has no subject_setting; give simple or complex")
         if self.subject_setting and not self.subject:
-            raise FlexEditError("there is a subject_setting without a subject; add one")
+            raise ValueError("there is a subject_setting without a subject; add one")
         if not self.instruction.strip():
-            raise FlexEditError("the instruction is empty; say what should change")
+            raise ValueError("the instruction is empty; say what should change")
         if self.operation == "remove" and self.subject:
-            raise FlexEditError("a removal needs no subject; leave it out")
+            raise ValueError("a removal needs no subject; leave it out")
         if self.operation == "replace" and not self.result_label:
-            raise FlexEditError("a replacement needs result_label: what is there afterwards")
+            raise ValueError("a replacement needs result_label: what is there afterwards")
 
     @property
     def group(self) -> str:
         return "multi" if self.subject else "single"
 
+    @property
+    def key(self) -> Sequence[int]:
+        return (self.line,)
 
-class CocoSource:
+
+class Coco:
     """``annotations``, a COCO instances JSON of ``pictures``, and the ``edits`` file (JSONL)."""
 
     name = "coco"
+    skips = False
 
     def __init__(self, annotations: str | Path, pictures: str | Path, edits: str | Path) -> None:
         self.annotations, self.pictures, self.edits = map(Path, (annotations, pictures, edits))
+        self.files = (self.annotations, self.edits)
+
+    @property
+    def rows(self) -> Sequence[Edit]:
+        return self._content[0]
+
+    @cached_property
+    def _content(self) -> tuple[list[Edit], Instances]:
+        edits = read_records(Edit, self.edits).items()
+        return [replace(edit, line=line) for line, edit in edits], Instances(self.annotations)
 
     def describe(self) -> dict[str, Any]:
         return {"annotations": self.annotations.name, "edits": self.edits.name}
 
-    def drafts(self, slots: Sequence[Slot], seed: int) -> Iterator[Draft]:
-        edits = read_edits(self.edits)
-        require(slots, edits, self.edits)
-        instances = Instances(self.annotations)
-        pool = Pool(edits, seed)
-        for slot in slots:
-            edit = pool.take(slot)
-            assert edit is not None
-            try:
-                yield self._draft(
-                    edit, slot.kind, instances, np.random.default_rng([seed, edit.line])
-                )
-            except FlexEditError as error:
-                raise FlexEditError(f"Line {edit.line} of {self.edits}: {error}") from error
+    def where(self, row: Edit) -> str:
+        return line_of(self.edits, row.line)
 
-    def _draft(
-        self, edit: Edit, kind: str, instances: Instances, rng: np.random.Generator
-    ) -> Draft:
-        picture = read_picture(self.pictures / instances.file(edit.image_id))
-        edited = read_picture(self.edits.parent / edit.edited)
-        scene, truth = (edited, picture) if edit.operation == "add" else (picture, edited)
-        annotation, others = instances.look_up(edit.image_id, edit.annotation_id)
-        full_mask, *rivals = (decode(one, *picture.shape[:2]) for one in (annotation, *others))
-        if not full_mask.any():
+    def read(self, row: Edit) -> Sample:
+        instances = self._content[1]
+        picture = read_picture(self.pictures / instances.file(row.image_id))
+        edited = read_picture(self.edits.parent / row.edited)
+        scene, target = (edited, picture) if row.operation == "add" else (picture, edited)
+        annotation, others = instances.look_up(row.image_id, row.annotation_id)
+        object_mask, *rest = (decode(one, *picture.shape[:2]) for one in (annotation, *others))
+        if not object_mask.any():
             raise FlexEditError(
                 f"the mask of the annotation {annotation['id']} is empty; choose another object"
             )
-        region = edited_region(scene, truth, full_mask)
-        mask, orientation = shape_over(kind, full_mask, rng, rivals)
         category = instances.category(annotation)
+        label = BACKGROUND if row.operation == "add" else category
         after = {"add": category, "remove": BACKGROUND}
-        return Draft(
-            name=f"{edit.line:05d}",
-            operation=edit.operation,
-            orientation=orientation,
-            setting=edit.setting,
+        return Sample(
             scene=scene,
-            mask=mask,
-            full_mask=full_mask,
-            truth=truth,
-            region=region,
-            instruction=edit.instruction,
-            label=BACKGROUND if edit.operation == "add" else category,
-            result_label=edit.result_label or after[edit.operation],
-            subject=read_picture(self.edits.parent / edit.subject) if edit.subject else None,
-            subject_setting=edit.subject_setting,
+            instruction=row.instruction,
+            operation=row.operation,
+            subject=read_picture(self.edits.parent / row.subject) if row.subject else None,
+            target=target,
+            region=edited_region(scene, target, object_mask),
+            caption=row.instruction,
+            reply=naming_reply(label),
+            label=label,
+            result_label=row.result_label or after[row.operation],
+            object_mask=object_mask,
+            others=tuple(rest),
+            setting=row.setting,
+            subject_setting=row.subject_setting,
+            name=f"{row.line:05d}",
         )
-
-
-def read_edits(path: Path) -> list[Edit]:
-    """The lines of an edits file. Raises FlexEditError that names the first bad line."""
-    try:
-        lines = path.read_text(encoding="utf-8").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise FlexEditError(f"The edits {path} cannot be read ({error}).") from error
-    edits = []
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        try:
-            edits.append(Edit(line=number, **known_keys(json.loads(line))))
-        except (ValueError, FlexEditError) as error:
-            raise FlexEditError(f"Line {number} of {path}: {error}") from error
-    return edits
-
-
-def known_keys(row: Any) -> dict[str, Any]:
-    if not isinstance(row, dict):
-        raise FlexEditError("a line must be one JSON object")
-    keys = {field.name: field for field in fields(Edit) if field.name != "line"}
-    if unknown := row.keys() - keys.keys():
-        raise FlexEditError(f"unknown keys {', '.join(sorted(unknown))}; known: {', '.join(keys)}")
-    needed = {name for name, field in keys.items() if field.default is MISSING}
-    if missing := needed - row.keys():
-        raise FlexEditError(f"missing keys {', '.join(sorted(missing))}")
-    return row
 
 
 class Instances:

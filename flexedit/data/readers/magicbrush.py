@@ -1,8 +1,7 @@
-"""Cases from MagicBrush (arXiv 2306.10012): its parquet rows, with free shapes over its masks.
+"""MagicBrush (arXiv 2306.10012): its parquet files.
 
 A row has no label and no operation. Both are taken from the instruction where it says them in
-plain words ("replace the cat with a dog"); rows whose operation remains unclear are not used, an
-unclear label is "". Rows that are of no use otherwise are skipped, and the benchmark says which.
+plain words ("replace the cat with a dog"), and are "" where it does not.
 """
 
 from __future__ import annotations
@@ -20,19 +19,11 @@ import numpy as np
 from PIL import Image
 from scipy import ndimage
 
-from ..errors import FlexEditError
-from ..files import read_picture
-from ..prompts import BACKGROUND
-from .sources import (
-    CHANGED,
-    Draft,
-    Pool,
-    Skipped,
-    Slot,
-    edited_region,
-    require,
-    shape_over,
-)
+from ...errors import FlexEditError
+from ...files import read_picture
+from ...prompts import BACKGROUND, GENERIC_REPLY, naming_reply
+from ..sample import Sample
+from .reader import CHANGED, edited_region
 
 TEXTS = ("img_id", "turn_index", "instruction")
 PICTURES = ("source_img", "mask_img", "target_img")
@@ -59,14 +50,14 @@ VAGUE = {"", "it", "this", "that", "them", "these", "those", "one", "something",
 
 
 @dataclass(frozen=True)
-class Row:
+class Turn:
     """Where a row is, and what its instruction says."""
 
     file: Path
     row_group: int
     offset: int  # in the row group
     image: str
-    turn: int
+    number: int
     instruction: str
     operation: str
     label: str
@@ -75,66 +66,68 @@ class Row:
 
     @property
     def name(self) -> str:
-        return f"{self.image}-{self.turn}"
+        return f"{self.image}-{self.number}"
+
+    @property
+    def key(self) -> Sequence[int]:
+        return self.name.encode()
 
 
-class MagicBrushSource:
+class MagicBrush:
     """A folder with parquet files of ``osunlp/MagicBrush``, or one of them."""
 
     name = "magicbrush"
+    skips = True
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
 
-    def describe(self) -> dict[str, Any]:
-        total, rows = self._texts
-        return {"rows": total, "rows_with_a_clear_operation": len(rows)}
-
-    def drafts(self, slots: Sequence[Slot], seed: int) -> Iterator[Draft | Skipped]:
-        if any(slot.group == "multi" for slot in slots):
-            raise FlexEditError("MagicBrush has no subject pictures. Ask for no multi cases.")
-        rows = self._texts[1]
-        require(slots, rows, self.folder)
-        pool = Pool(rows, seed)
-        skipped: list[Skipped] = []
-        for slot in slots:
-            draft = None
-            while draft is None:
-                row = pool.take(slot)
-                if row is None:
-                    raise FlexEditError(too_few(self.folder, len(slots), skipped))
-                try:
-                    draft = make(row, slot.kind, seed)
-                except FlexEditError as error:
-                    skipped.append(Skipped(row.name, str(error)))
-                    yield skipped[-1]
-            yield draft
+    @property
+    def files(self) -> Sequence[Path]:
+        single = self.folder.suffix == ".parquet"
+        return [self.folder] if single else sorted(self.folder.rglob("*.parquet"))
 
     @cached_property
-    def _texts(self) -> tuple[int, list[Row]]:
-        """The number of all rows, and those whose operation is clear."""
-        single = self.folder.suffix == ".parquet"
-        files = [self.folder] if single else sorted(self.folder.rglob("*.parquet"))
-        if not files:
+    def rows(self) -> Sequence[Turn]:
+        if not self.files:
             raise FlexEditError(
                 f"{self.folder} has no *.parquet files. Download some of the data set there: "
                 "hf download osunlp/MagicBrush --repo-type dataset --include 'data/dev-*' "
                 f"--local-dir {self.folder}"
             )
-        found = [text for file in files for text in texts(file)]
-        return len(found), [row for row in found if row is not None]
+        return [turn for file in self.files for turn in turns(file)]
+
+    def describe(self) -> dict[str, Any]:
+        clear = sum(turn.operation != "" for turn in self.rows)
+        return {"rows": len(self.rows), "rows_with_a_clear_operation": clear}
+
+    def where(self, row: Turn) -> str:
+        return row.name
+
+    def read(self, row: Turn) -> Sample:
+        with parquet(row.file) as opened:
+            table = opened.read_row_group(row.row_group, columns=list(PICTURES))
+            cells = table.slice(row.offset, 1).to_pylist()[0]
+        scene = picture_in(cells["source_img"])
+        target = picture_in(cells["target_img"], size=scene.shape[:2])
+        object_mask = masked(picture_in(cells["mask_img"], "RGBA", scene.shape[:2]), scene)
+        return Sample(
+            scene=scene,
+            instruction=row.instruction,
+            operation=row.operation,
+            target=target,
+            region=edited_region(scene, target, object_mask),
+            caption=row.instruction,
+            reply=naming_reply(row.label) if row.label else GENERIC_REPLY,
+            label=row.label,
+            result_label=row.result_label,
+            object_mask=object_mask,
+            name=row.name,
+        )
 
 
-def too_few(folder: Path, wanted: int, skipped: Sequence[Skipped]) -> str:
-    reasons = "; ".join(f"{one.row}: {one.because}" for one in skipped[:3])
-    return (
-        f"{folder} has too few rows for {wanted} cases: {len(skipped)} could not be used "
-        f"({reasons}). Ask for fewer or add parquet files."
-    )
-
-
-def texts(file: Path) -> Iterator[Row | None]:
-    """The rows of a file without their pictures; None for one whose operation is unclear."""
+def turns(file: Path) -> Iterator[Turn]:
+    """The rows of a file without their pictures."""
     with parquet(file) as opened:
         if missing := {*TEXTS, *PICTURES} - set(opened.schema_arrow.names):
             raise FlexEditError(
@@ -144,10 +137,10 @@ def texts(file: Path) -> Iterator[Row | None]:
         for row_group in range(opened.num_row_groups):
             table = opened.read_row_group(row_group, columns=list(TEXTS))
             for offset, row in enumerate(table.to_pylist()):
-                understood = understand(row["instruction"] or "")
-                yield understood and Row(
+                instruction = (row["instruction"] or "").strip()
+                yield Turn(
                     file, row_group, offset, str(row["img_id"]), int(row["turn_index"]),
-                    row["instruction"].strip(), *understood,
+                    instruction, *understand(instruction),
                 )  # fmt: skip
 
 
@@ -166,54 +159,27 @@ def parquet(file: Path) -> Iterator[Any]:
         raise FlexEditError(f"{file} cannot be read as parquet ({error}).") from error
 
 
-def understand(instruction: str) -> tuple[str, str, str] | None:
-    """(operation, label, result label) of an instruction, None where the operation is unclear.
+def understand(instruction: str) -> tuple[str, str, str]:
+    """(operation, label, result label) of an instruction, each "" where it is unclear.
 
-    A label is "" unless the instruction names the thing in at most three words.
+    A label is unclear unless the instruction names the thing in at most three words.
     """
     text = " ".join(instruction.lower().split()).strip(" .!?")
     if TWO_EDITS.search(text):
-        return None
+        return "", "", ""
     for operation, saying in SAYINGS:
         if found := re.fullmatch(POLITE + saying, text):
             said = found.groupdict()
             before = BACKGROUND if operation == "add" else short_name(said["old"])
             after = BACKGROUND if operation == "remove" else short_name(said["new"])
             return operation, before, after
-    return None
+    return "", "", ""
 
 
 def short_name(phrase: str) -> str:
     """ "the brown dog on the sofa" → "brown dog"; "" if it is not a plain name"""
     name = ARTICLE.sub("", WHERE.sub("", phrase.strip(" ,")))
     return "" if name in VAGUE or len(name.split()) > 3 else name
-
-
-def make(row: Row, kind: str, seed: int) -> Draft:
-    """Raises FlexEditError for a row that is of no use."""
-    with parquet(row.file) as opened:
-        table = opened.read_row_group(row.row_group, columns=list(PICTURES))
-        cells = table.slice(row.offset, 1).to_pylist()[0]
-    scene = picture_in(cells["source_img"])
-    truth = picture_in(cells["target_img"], size=scene.shape[:2])
-    full_mask = masked(picture_in(cells["mask_img"], "RGBA", scene.shape[:2]), scene)
-    region = edited_region(scene, truth, full_mask)
-    number = np.frombuffer(row.name.encode(), np.uint8)
-    mask, orientation = shape_over(kind, full_mask, np.random.default_rng([seed, *number]))
-    return Draft(
-        name=row.name,
-        operation=row.operation,
-        orientation=orientation,
-        setting="none",  # MagicBrush does not say
-        scene=scene,
-        mask=mask,
-        full_mask=full_mask,
-        truth=truth,
-        region=region,
-        instruction=row.instruction,
-        label=row.label,
-        result_label=row.result_label,
-    )
 
 
 def picture_in(

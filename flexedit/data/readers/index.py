@@ -1,0 +1,131 @@
+"""One's own edits: a folder of pictures, and an index that says what each of them is.
+
+``index.jsonl`` has a JSON object a line, as ``flexedit data`` writes it. H × W the scene's size
+"""
+
+from __future__ import annotations
+
+from functools import cache, cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from ... import files, prompts
+from ...errors import FlexEditError
+from ..record import Record
+from ..sample import Sample
+from ..world.words import CAPTIONS
+
+INDEX = "index.jsonl"
+PAINT = "red"  # as prompts.SEGMENT_INSTRUCTION says
+MASKS = ("mask", "object_mask", "region")
+
+
+class Index:
+    """A folder with an index. Its rows are records."""
+
+    name = "own"
+    skips = False
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+        self.files = (self.folder / INDEX,)
+
+    @cached_property
+    def rows(self) -> tuple[Record, ...]:
+        """Read once, with the size of every picture.
+
+        Raises FlexEditError for a missing or empty index, for a row that is not complete, and for
+        a picture that is missing, unreadable, or of another size than its scene.
+        """
+        records = files.read_records(Record, self.folder / INDEX)
+        for number, record in records.items():
+            if problem := complaint(record):
+                raise FlexEditError(f"{files.line_of(self.files[0], number)}: {problem}")
+        size_of = cache(lambda path: files.picture_size(self.folder / path))
+        for record in records.values():
+            scene = size_of(record.scene)
+            for name in ("target", *MASKS):
+                path = getattr(record, name)
+                if path and not lies_over(size_of(path), scene, exactly=name == "target"):
+                    height, width = size_of(path)
+                    raise FlexEditError(
+                        f"{path} has {width}×{height} pixels, but its scene {record.scene} "
+                        f"{scene[1]}×{scene[0]}, as their camera was held. A {name} must lie over "
+                        "it."
+                    )
+            for path in record.subjects:
+                size_of(path)
+        return tuple(records.values())
+
+    def describe(self) -> dict[str, Any]:
+        return {"rows": len(self.rows)}
+
+    def where(self, row: Record) -> str:
+        return str(self.folder / row.scene)
+
+    def read(self, row: Record) -> Sample:
+        scene = self._picture(row.scene)
+        mask, object_mask, region = (
+            self._mask(path, scene.shape[:2]) for path in (row.mask, row.object_mask, row.region)
+        )
+        meant = object_mask if mask is None else mask
+        if meant is None or not meant.any():
+            file = self.folder / (row.mask or row.object_mask)
+            raise FlexEditError(f"{file} is empty: there is nothing white in it.")
+        instruction = caption = row.instruction or prompts.default_instruction(row.task)
+        if row.task == "segment" and not row.target and row.label:
+            caption = CAPTIONS["segment"].format(old=row.label, color=PAINT)
+        reply = prompts.naming_reply(row.label) if row.label else prompts.GENERIC_REPLY
+        return Sample(
+            scene=scene,
+            instruction=instruction,
+            task=row.task,
+            operation=row.operation or row.task,
+            mask=mask,
+            kind=row.kind,
+            subject=self._picture(row.subjects[0]) if row.subjects else None,
+            target=self._picture(row.target) if row.target else None,
+            region=region,
+            caption=row.caption or caption,
+            reply=row.reply or reply,
+            label=row.label,
+            object_mask=object_mask,
+        )
+
+    def _picture(self, path: str) -> np.ndarray:
+        return files.read_picture(self.folder / path, upright=True)
+
+    def _mask(self, path: str, size: Any) -> np.ndarray | None:
+        """(H, W) bool; a mask of another size is brought to the scene's."""
+        if not path:
+            return None
+        mask = files.read_mask(self.folder / path)
+        if mask.shape != size:
+            mask = np.asarray(Image.fromarray(mask).resize(size[::-1], Image.Resampling.BOX))
+        return mask > 0.5
+
+
+def lies_over(size: tuple[int, int], scene: tuple[int, int], exactly: bool) -> bool:
+    return size == scene if exactly else files.same_shape(size, scene)
+
+
+def complaint(record: Record) -> str:
+    """Why nothing can be learned from a record, "" if something can."""
+    if record.complaint:
+        return record.complaint
+    if not (record.mask or record.object_mask):
+        return "there is neither a mask nor an object_mask. Give one of them."
+    if record.task == "edit" and not (record.instruction.strip() and record.target):
+        return "an edit needs an instruction and a target."
+    if record.task == "segment" and not (record.target or record.object_mask):
+        return "to segment needs a target, or an object_mask to paint."
+    if record.task == "segment" and not record.target and record.instruction:
+        return f"remove the instruction: without a target the object is painted {PAINT}."
+    if record.task == "ask" and not (record.label or record.reply):
+        return "a question needs a reply, or a label."
+    if record.task == "ask" and record.target:
+        return "a question has no target."
+    return ""

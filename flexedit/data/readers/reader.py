@@ -1,0 +1,74 @@
+"""What every reader of a data set can do. H × W the size of a scene"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from scipy import ndimage
+
+from ...errors import FlexEditError
+from ..sample import Sample
+
+CHANGED = 0.08  # of the full range: less, in a pixel or on average around it, is noise
+
+
+class Row(Protocol):
+    """What is known of an edit before its pictures are read."""
+
+    @property
+    def group(self) -> str:
+        """multi: with a subject · single"""
+
+    @property
+    def operation(self) -> str:
+        """What kind of edit it is; "" where nobody knows."""
+
+    @property
+    def key(self) -> Sequence[int]:
+        """Numbers that no other row has, for dice of its own."""
+
+
+class Reader(Protocol):
+    """A data set: its rows at once, their pictures when they are asked for."""
+
+    name: str
+    skips: bool  # whether rows of no use are to be expected, and passed over
+
+    @property
+    def rows(self) -> Sequence[Any]:
+        """A `Row` each. Raises FlexEditError for a data set that cannot be read."""
+
+    @property
+    def files(self) -> Sequence[Path]:
+        """What the rows are read from."""
+
+    def describe(self) -> dict[str, Any]:
+        """What a benchmark shall say about where its cases are from."""
+
+    def where(self, row: Any) -> str:
+        """What to call a row in an error."""
+
+    def read(self, row: Any) -> Sample:
+        """Pictures in their own size. Raises FlexEditError for a row of no use."""
+
+
+def edited_region(scene: np.ndarray, target: np.ndarray, object_mask: np.ndarray) -> np.ndarray:
+    """object_mask joined with wherever two pictures (H, W, 3) uint8 really differ, bool (H, W).
+
+    What a lossy file or a VAE does to a pixel does not count as a difference. Raises FlexEditError
+    for pictures of two sizes or without a difference.
+    """
+    if scene.shape != target.shape:
+        raise FlexEditError(
+            f"the edited picture is {target.shape[1]}×{target.shape[0]} pixels, the other one "
+            f"{scene.shape[1]}×{scene.shape[0]}; bring it to that size"
+        )
+    change = np.abs(scene.astype(np.float32) - target).max(-1) / 255
+    around = ndimage.uniform_filter(change, 3, mode="nearest") > CHANGED
+    region = (change > CHANGED) & ndimage.binary_opening(around, np.ones((3, 3)))
+    if not region.any():
+        raise FlexEditError("the edited picture shows no change; leave this row out")
+    return region | object_mask
