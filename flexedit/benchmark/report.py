@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .. import __version__
 from ..errors import FlexEditError
 from ..files import fingerprint
-from . import page
 from .cases import FILES, FORMS, Benchmark
+from .page import charts, gallery, rendered
 from .run import Run
 from .statistics import FEWEST
 from .tables import (
@@ -22,19 +22,21 @@ from .tables import (
     Estimate,
     Facts,
     Measured,
-    Row,
-    Rows,
     Table,
-    difference,
-    distinct,
+    TableRow,
     estimate,
+    frame_of,
     select,
     tables,
 )
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 FORMAT = 1
 JSON, MARKDOWN, HTML = "report.json", "report.md", "report.html"
-ROLES = {  # of the classes of system that are there to compare with
+TITLE = "FSMI-Edit report"
+ROLES = {  # of the systems that are there to compare with, by class
     "RoundTrip": "the ceiling: the scene through the VAE",
     "ReturnScene": "changes nothing",
     "Truth": "knows the answers",
@@ -61,8 +63,8 @@ def report(
     """
     if not rows:
         raise FlexEditError("There is nothing to report: no case has been run.")
-    measured = Measured(rows, unavailable)
-    found = tables(measured)
+    measured = Measured(frame_of(rows), unavailable)
+    made = tables(measured)
     failed = failures(runs, rows)
     content = {
         "format": FORMAT,
@@ -73,26 +75,33 @@ def report(
         "judge": judge_facts,
         "unavailable": unavailable,
         "failed": failed,
-        "tables": {table.key: table_as_json(table) for table in found},
+        "tables": {table.key: table_as_json(table) for table in made},
         "fingerprints": fingerprints(benchmark, rows),
         "rows": rows,
     }
     parts: list[Facts | Table] = [
         about_benchmark(benchmark),
-        about_systems(systems, rows),
+        about_systems(systems, measured),
         about_missing(unavailable),
     ]
-    for table in found:
+    for table in made:
         parts.append(table)
         if table.key == "success":
             parts.append(Facts("The judge", tuple(flattened(judge_facts))))
     parts.append(failed_table(failed))
     parts = [part for part in parts if (part.items if isinstance(part, Facts) else part.rows)]
 
+    kinds = next((table for table in made if table.key == "kinds"), None)
     texts = {
         JSON: json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n",
-        MARKDOWN: as_markdown("FSMI-Edit report", parts),
-        HTML: page.render("FSMI-Edit report", parts, measured, benchmark, runs, pictures),
+        MARKDOWN: as_markdown(TITLE, parts),
+        HTML: rendered(
+            "report.html",
+            title=TITLE,
+            parts=parts,
+            charts=charts(kinds, measured) if kinds else [],
+            gallery=gallery(benchmark, measured, runs, pictures),
+        ),
     }
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
@@ -100,7 +109,11 @@ def report(
         (folder / name).write_text(text, encoding="utf-8", newline="\n")
 
 
-def failures(runs: Iterable[Run], rows: Rows) -> list[dict[str, str]]:
+def as_markdown(title: str, parts: Sequence[Facts | Table]) -> str:
+    return rendered("report.md", title=title, parts=parts)
+
+
+def failures(runs: Iterable[Run], rows: Iterable[Mapping[str, Any]]) -> list[dict[str, str]]:
     used = {(row["case"], row["form"]) for row in rows}
     return [
         {
@@ -127,16 +140,16 @@ def case_counts(benchmark: Benchmark) -> dict[str, int]:
     }
 
 
-def fingerprints(benchmark: Benchmark, rows: Rows) -> dict[str, str]:
+def fingerprints(benchmark: Benchmark, rows: Iterable[Mapping[str, Any]]) -> dict[str, str]:
     """case id → 16 hex digits that change with all of the case but what a reviewer said of it"""
-    used = set(distinct(rows, "case"))
-    found = {}
+    used = {row["case"] for row in rows}
+    prints = {}
     for case in benchmark.cases:
         if case.id in used:
             files = [benchmark.folder / name for part in FILES if (name := getattr(case, part))]
             words = json.dumps([case.group, case.instruction, case.label, case.caption])
-            found[case.id] = fingerprint(files, words)
-    return found
+            prints[case.id] = fingerprint(files, words)
+    return prints
 
 
 def table_as_json(table: Table) -> dict[str, Any]:
@@ -188,34 +201,31 @@ def about_benchmark(benchmark: Benchmark) -> Facts:
     )
 
 
-def about_systems(systems: Sequence[Mapping[str, Any]], rows: Rows) -> Facts:
-    found = []
+def about_systems(systems: Sequence[Mapping[str, Any]], measured: Measured) -> Facts:
+    items = []
     for system in systems:
         facts = dict(flattened(system["settings"]))
         role = ROLES.get(facts.pop("kind", ""))
         told = [role] if role else []
         told += [f"{name} {value}" for name, value in facts.items() if value not in ("", "null")]
-        if seconds := estimate(select(rows, system=system["name"]), "seconds"):
+        if seconds := estimate(select(measured.rows, system=system["name"])["seconds"]):
             told.append(f"{seconds.mean:.3g} s per case")
-        found.append((system["name"], "; ".join(told)))
-    return Facts("Systems", tuple(found))
+        items.append((system["name"], "; ".join(told)))
+    return Facts("Systems", tuple(items))
 
 
 def about_missing(unavailable: Mapping[str, str]) -> Facts:
-    found = []
+    items = []
     for part, reason in unavailable.items():
         names = [metric.title for metric in METRICS.values() if metric.needs == part]
         why = reason.removeprefix("unavailable, because ")
-        found.append((", ".join(names) or part, f"unavailable, because {why}"))
-    return Facts("Unavailable", tuple(found))
+        items.append((", ".join(names) or part, f"unavailable, because {why}"))
+    return Facts("Unavailable", tuple(items))
 
 
 def failed_table(failed: Sequence[Mapping[str, str]]) -> Table:
     columns = tuple(Column(key, key) for key in ("case", "form", "task", "error"))
-    rows = tuple(
-        Row("", one["system"], {column.key: one[column.key] for column in columns})
-        for one in failed
-    )  # fmt: skip
+    rows = tuple(TableRow("", failure["system"], dict(failure)) for failure in failed)
     return Table("failed", "Failed cases", "", "system", columns, rows)
 
 
@@ -229,49 +239,6 @@ def flattened(facts: Mapping[str, Any], before: str = "") -> Iterable[tuple[str,
             yield name, value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
-# Markdown
-
-
-def as_markdown(title: str, parts: Sequence[Facts | Table]) -> str:
-    found = [f"# {title}"]
-    for part in parts:
-        if part.title:
-            found.append(f"## {part.title}")
-        if isinstance(part, Facts):
-            found.append(
-                "\n".join(f"- **{plain(name)}**: {plain(text)}" for name, text in part.items)
-            )
-        else:
-            found += [part.note] if part.note else []
-            found.append(table_as_markdown(part))
-    return "\n\n".join(found) + "\n"
-
-
-def table_as_markdown(table: Table) -> str:
-    heads = [f"{column.group} {column.name}".strip() for column in table.columns]
-    lines = [[table.corner, *map(plain, heads)], ["---", *("--:" for _ in heads)]]
-    for section, rows in table.sections.items():
-        if section:
-            lines.append([f"**{plain(section)}**", *("" for _ in heads)])
-        for row in rows:
-            cells = (cell_as_markdown(row.cells.get(column.key)) for column in table.columns)
-            name = f"*{plain(row.name)}*" if row.is_reference else plain(row.name)
-            lines.append([name, *cells])
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-def cell_as_markdown(cell: Cell) -> str:
-    if isinstance(cell, Estimate):
-        return f"{cell.text} [{cell.interval}]" if cell.interval else cell.text
-    return plain(cell) if cell else "–"
-
-
-def plain(text: str) -> str:
-    """Text that Markdown shows as it is, in a table too."""
-    text = " ".join(text.split()).replace("&", "&amp;").replace("<", "&lt;")
-    return "".join(f"\\{letter}" if letter in "\\|*_`[]" else letter for letter in text)
-
-
 # Two reports
 
 
@@ -280,8 +247,7 @@ def compare(report_a: str | Path, report_b: str | Path) -> str:
 
     A report is its ``report.json`` or the folder of it. Systems are paired by name; two reports of
     one system each are compared whatever these are called; success is, if the same judge gave it.
-    Raises FlexEditError if they share no
-    system, or no case that is the same in both.
+    Raises FlexEditError if they share no system, or no case that is the same in both.
     """
     a, b = load(report_a), load(report_b)
     same = dict(a["fingerprints"].items() & b["fingerprints"].items())
@@ -290,19 +256,21 @@ def compare(report_a: str | Path, report_b: str | Path) -> str:
             "The two reports have no case in common: they were made on different benchmarks. "
             "Run both systems on the same one."
         )
-    rows_a, rows_b = ([row for row in one["rows"] if row["case"] in same] for one in (a, b))
-    metrics = dict(METRICS)
-    if a.get("judge") != b.get("judge"):
-        del metrics["success"]
-    found = []
-    for system_a, system_b in system_pairs(rows_a, rows_b):
+    rows_a, rows_b = (
+        frame_of(row for row in content["rows"] if row["case"] in same) for content in (a, b)
+    )
+    has_one_judge = a.get("judge") == b.get("judge")
+    metrics = [key for key in METRICS if key != "success" or has_one_judge]
+    lines = []
+    for system_a, system_b in system_pairs(a, b):
         name = system_a if system_a == system_b else f"{system_a} (A) and {system_b} (B)"
         for form in FORMS:
             before = select(rows_a, system=system_a, form=form)
             after = select(rows_b, system=system_b, form=form)
-            for key, metric in metrics.items():
+            for key in metrics:
                 if cells := compared(before, after, key):
-                    found.append(Row(f"{name}, {FORM_NAMES[form]}", metric.title, cells))
+                    section = f"{name}, {FORM_NAMES[form]}"
+                    lines.append(TableRow(section, METRICS[key].title, cells))
     columns = tuple(Column(key, key) for key in ("A", "B", "B − A", "pairs", "verdict"))
     note = (
         "Means over the pairs, and the paired difference with its 95 % bootstrap interval. The "
@@ -311,13 +279,13 @@ def compare(report_a: str | Path, report_b: str | Path) -> str:
     )
     counts = [f"{len(same)} in both"] + [
         f"{others} only in {name}"
-        for name, one in (("A", a), ("B", b))
-        if (others := len(one["fingerprints"]) - len(same))
+        for name, content in (("A", a), ("B", b))
+        if (others := len(content["fingerprints"]) - len(same))
     ]
     facts = [("A", origin(a)), ("B", origin(b)), ("Cases", ", ".join(counts))]
-    if "success" not in metrics:
+    if not has_one_judge:
         facts.append(("Judge", "not the same in both, so success is left out"))
-    table = Table("compare", "Differences", note, "metric", columns, tuple(found))
+    table = Table("compare", "Differences", note, "metric", columns, tuple(lines))
     return as_markdown("B against A", [Facts("", tuple(facts)), table])
 
 
@@ -335,13 +303,17 @@ def load(path: str | Path) -> dict[str, Any]:
     return content
 
 
+def systems_of(content: Mapping[str, Any]) -> list[str]:
+    return list(dict.fromkeys(row["system"] for row in content["rows"]))
+
+
 def origin(content: Mapping[str, Any]) -> str:
-    systems = ", ".join(distinct(content["rows"], "system"))
+    systems = ", ".join(systems_of(content))
     return f"{systems}; benchmark {content['benchmark']['folder']}; FlexEdit {content['flexedit']}"
 
 
-def system_pairs(rows_a: Rows, rows_b: Rows) -> list[tuple[str, str]]:
-    names_a, names_b = distinct(rows_a, "system"), distinct(rows_b, "system")
+def system_pairs(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[tuple[str, str]]:
+    names_a, names_b = systems_of(a), systems_of(b)
     if shared := [(name, name) for name in names_a if name in names_b]:
         return shared
     if len(names_a) == len(names_b) == 1:
@@ -352,19 +324,16 @@ def system_pairs(rows_a: Rows, rows_b: Rows) -> list[tuple[str, str]]:
     )
 
 
-def compared(before: Rows, after: Rows, metric: str) -> dict[str, Cell] | None:
+def compared(before: pd.DataFrame, after: pd.DataFrame, metric: str) -> dict[str, Cell] | None:
     """The cells of one metric; None where no case has a value in both."""
-    change = difference(after, before, metric, "case")
+    a, b = (rows.set_index("case")[metric].dropna() for rows in (before, after))
+    a, b = a[a.index.isin(b.index)], b[b.index.isin(a.index)]
+    change = estimate(b - a, is_difference=True)
     if change is None:
         return None
-    known = [{row["case"] for row in rows if row[metric] is not None} for rows in (before, after)]
-    means = [
-        estimate([row for row in rows if row["case"] in known[0] & known[1]], metric)
-        for rows in (before, after)
-    ]
     return {
-        "A": means[0],
-        "B": means[1],
+        "A": estimate(a),
+        "B": estimate(b),
         "B − A": change,
         "pairs": str(change.count),
         "verdict": verdict(change),

@@ -2,23 +2,25 @@
 
 A table is made once; the report renders it as JSON, Markdown and HTML. Every mean is an
 :class:`Estimate` with its 95 % bootstrap interval over cases, where they are enough for one;
-differences are paired by case.
-A row here is one of ``metrics.score``: one system, case and form of mask.
+differences are paired by case. A row here is one of ``metrics.score``: one system, case and form
+of mask.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from itertools import groupby
+from typing import TYPE_CHECKING, Any
 
 from ..masks import KINDS
 from .cases import FORMS, OPERATIONS
-from .statistics import bootstrap_mean, paired_difference
+from .statistics import bootstrap_mean
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 FORM_NAMES = {"free": "free-shape mask", "full": "full mask"}
-
-Rows = Sequence[Mapping[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -141,7 +143,7 @@ class Column:
 
 
 @dataclass(frozen=True)
-class Row:
+class TableRow:
     section: str
     name: str
     cells: dict[str, Cell]
@@ -155,7 +157,7 @@ class Table:
     note: str
     corner: str  # what the rows are
     columns: tuple[Column, ...]
-    rows: tuple[Row, ...]
+    rows: tuple[TableRow, ...]
 
     @property
     def is_measured(self) -> bool:
@@ -164,11 +166,18 @@ class Table:
         return any(isinstance(cell, Estimate) for cell in cells)
 
     @property
-    def sections(self) -> dict[str, list[Row]]:
-        found: dict[str, list[Row]] = {}
+    def sections(self) -> dict[str, list[TableRow]]:
+        sections: dict[str, list[TableRow]] = {}
         for row in self.rows:
-            found.setdefault(row.section, []).append(row)
-        return found
+            sections.setdefault(row.section, []).append(row)
+        return sections
+
+    @property
+    def groups(self) -> list[tuple[str, int]]:
+        """The headings over neighbouring columns, with how many they span; [] without any."""
+        spans = groupby(column.group for column in self.columns)
+        groups = [(name, len(list(columns))) for name, columns in spans]
+        return groups if any(name for name, _ in groups) else []
 
 
 @dataclass(frozen=True)
@@ -182,41 +191,42 @@ class Facts:
 # From rows to estimates
 
 
-def select(rows: Rows, **wanted: Any) -> Rows:
-    return [row for row in rows if all(row[key] == value for key, value in wanted.items())]
+def frame_of(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
+    """Rows of :func:`metrics.score` with free-shape masks first; undefined metrics become NaN."""
+    import pandas as pd
+
+    frame = pd.DataFrame(list(rows))
+    frame = frame.astype({key: float for key in METRICS if key in frame})
+    return frame.sort_values("form", key=lambda forms: forms.map(FORMS.index), kind="stable")
 
 
-def distinct(rows: Rows, key: str, order: Sequence[str] = ()) -> list[str]:
-    """The values that rows have for a key: in the order given, or as they come."""
-    found = dict.fromkeys(row[key] for row in rows)
-    return [value for value in order if value in found] if order else list(found)
+def select(rows: pd.DataFrame, **wanted: str) -> pd.DataFrame:
+    """The rows that have these values."""
+    for key, value in wanted.items():
+        rows = rows[rows[key] == value]
+    return rows
 
 
-def estimate(rows: Rows, metric: str) -> Estimate | None:
-    """The mean over the rows that have a value; None if there is none."""
-    values = [row[metric] for row in rows if row[metric] is not None]
-    return Estimate(metric, *bootstrap_mean(values), len(values)) if values else None
-
-
-def difference(rows: Rows, others: Rows, metric: str, *pair: str) -> Estimate | None:
-    """Mean of rows − others, over the pairs that agree in the keys ``pair`` and have values."""
-
-    def values(rows: Rows) -> dict[Hashable, float]:
-        return {
-            tuple(row[key] for key in pair): row[metric]
-            for row in rows
-            if row[metric] is not None
-        }  # fmt: skip
-
-    a, b = values(rows), values(others)
-    both = [key for key in a if key in b]
-    if not both:
+def estimate(values: pd.Series, is_difference: bool = False) -> Estimate | None:
+    """The mean of a column named for its metric, without NaN; None if no value is left."""
+    values = values.dropna()
+    if values.empty:
         return None
-    found = paired_difference([a[key] for key in both], [b[key] for key in both])
-    return Estimate(metric, *found, len(both), is_difference=True)
+    return Estimate(values.name, *bootstrap_mean(values.tolist()), len(values), is_difference)
 
 
-def counted(rows: Rows) -> str:
+def changes(rows: pd.DataFrame, others: pd.DataFrame, metrics: Iterable[str]) -> pd.DataFrame:
+    """Rows − others in each metric, by case; NaN where one of them lacks a value."""
+    columns = list(metrics)
+    return rows.set_index("case")[columns] - others.set_index("case")[columns]
+
+
+def difference(rows: pd.DataFrame, others: pd.DataFrame, metric: str) -> Estimate | None:
+    """Mean of rows − others over the cases that have a value in both."""
+    return estimate(changes(rows, others, [metric])[metric], is_difference=True)
+
+
+def counted(rows: pd.DataFrame) -> str:
     """How many cases there are, and how many of them failed."""
     failed = len(select(rows, status="failed"))
     return f"{len(rows)} ({failed} failed)" if failed else str(len(rows))
@@ -226,33 +236,35 @@ def counted(rows: Rows) -> str:
 class Measured:
     """All rows of a report, and why some metrics have no values."""
 
-    rows: Rows
+    rows: pd.DataFrame
     unavailable: Mapping[str, str]  # by what metrics need, see Metric
 
     @property
     def systems(self) -> list[str]:
-        return distinct(self.rows, "system")
+        return list(self.rows["system"].unique())
 
     @property
     def forms(self) -> list[str]:
-        return distinct(self.rows, "form", FORMS)
+        return list(self.rows["form"].unique())
 
-    def cell(self, rows: Rows, metric: str) -> Cell:
-        return estimate(rows, metric) or self.missing(metric)
+    def cell(self, rows: pd.DataFrame, metric: str) -> Cell:
+        missing = "unavailable" if METRICS[metric].needs in self.unavailable else None
+        return estimate(rows[metric]) or missing
 
-    def missing(self, metric: str) -> str | None:
-        return "unavailable" if METRICS[metric].needs in self.unavailable else None
+    def cells(self, rows: pd.DataFrame, metrics: Iterable[str]) -> dict[str, Cell]:
+        """For :func:`metric_columns`"""
+        return {"cases": counted(rows)} | {key: self.cell(rows, key) for key in metrics}
 
     def available(self, metrics: Iterable[str]) -> list[str]:
         """Those of the metrics that some row has a value for."""
-        return [key for key in metrics if any(row[key] is not None for row in self.rows)]
+        return [key for key in metrics if self.rows[key].notna().any()]
 
 
 # The tables
 
 
 def tables(measured: Measured) -> list[Table]:
-    found = [
+    made = [
         by_system(
             measured, "multi", "Multi-image editing", MULTI, PAPER_MULTI,
             f"Cases with a subject, as in the paper's Table 1. {PAPER_NOTE} {SWAPPED_NOTE}",
@@ -276,16 +288,12 @@ def tables(measured: Measured) -> list[Table]:
         free_against_full(measured),
         against_first(measured),
     ]  # fmt: skip
-    return [table for table in found if table.is_measured]
+    return [table for table in made if table.is_measured]
 
 
 def metric_columns(metrics: Iterable[str]) -> tuple[Column, ...]:
     cases = Column("cases", "cases")
     return cases, *(Column(key, METRICS[key].headed, METRICS[key].place) for key in metrics)
-
-
-def metric_cells(measured: Measured, rows: Rows, metrics: Iterable[str]) -> dict[str, Cell]:
-    return {"cases": counted(rows)} | {key: measured.cell(rows, key) for key in metrics}
 
 
 def by_system(
@@ -298,66 +306,60 @@ def by_system(
     **wanted: str,
 ) -> Table:
     """A row per system below each form of mask, then the paper's rows for that form."""
-    found = []
+    lines = []
     for form in measured.forms:
         section = FORM_NAMES[form].capitalize()
-        for system in measured.systems:
-            if rows := select(measured.rows, system=system, form=form, **wanted):
-                found.append(Row(section, system, metric_cells(measured, rows, metrics)))
+        rows = select(measured.rows, form=form, **wanted)
+        for system, part in rows.groupby("system", sort=False):
+            lines.append(TableRow(section, system, measured.cells(part, metrics)))
         for system, numbers in paper.get(form, {}).items():
-            cells: dict[str, Cell] = {
-                metric: Estimate(metric, value)
-                for metric, value in zip(metrics, numbers, strict=True)
-            }
-            found.append(Row(section, f"{system} (paper)", cells, is_reference=True))
-    return Table(key, title, note, "system", metric_columns(metrics), tuple(found))
+            pairs = zip(metrics, numbers, strict=True)
+            cells: dict[str, Cell] = {metric: Estimate(metric, value) for metric, value in pairs}
+            lines.append(TableRow(section, f"{system} (paper)", cells, is_reference=True))
+    return Table(key, title, note, "system", metric_columns(metrics), tuple(lines))
 
 
 def by_kind(measured: Measured) -> Table:
     metrics = ("label_right", "iou", "scribble_iou", "success", "fg_psnr", "bg_psnr")
-    found = []
-    for system in measured.systems:
-        rows = select(measured.rows, system=system, form="free")
-        groups = [(kind, select(rows, kind=kind)) for kind in distinct(rows, "kind", KINDS)]
-        twins = select(measured.rows, system=system, form="full")
-        for name, group in (*groups, ("all free-shape masks", rows), ("full masks", twins)):
-            if group:
-                found.append(Row(system, name, metric_cells(measured, group, metrics)))
+    lines = []
+    for system, rows in measured.rows.groupby("system", sort=False):
+        free = select(rows, form="free")
+        parts = {kind: select(free, kind=kind) for kind in KINDS}
+        parts |= {"all free-shape masks": free, "full masks": select(rows, form="full")}
+        for name, part in parts.items():
+            if len(part):
+                lines.append(TableRow(system, name, measured.cells(part, metrics)))
     note = (
         "Mask understanding: how often the object that a mask means is named rightly, and the IoU "
         "of the mask that is read back from the painted object with the whole object, beside the "
         "IoU of the scribble itself; only over the cases whose mask means an object."
     )
-    return Table("kinds", "By kind of mask", note, "mask", metric_columns(metrics), tuple(found))
+    return Table("kinds", "By kind of mask", note, "mask", metric_columns(metrics), tuple(lines))
 
 
 def by_operation(measured: Measured) -> Table:
-    operations = distinct(measured.rows, "operation", OPERATIONS)
-    groups = [
-        (f"{group} {name}", group, name)
+    parts = {  # by the table's keys
+        f"{group} {operation}": {"group": group, "operation": operation}
         for group in ("single", "multi")
-        for name in operations
-        if select(measured.rows, group=group, operation=name)
-    ]
-    found = []
-    for form in measured.forms:
-        for system in measured.systems:
-            rows = select(measured.rows, system=system, form=form)
-            cells: dict[str, Cell] = {"cases": counted(rows), "all": measured.cell(rows, "success")}
-            for key, group, name in groups:
-                part = select(rows, group=group, operation=name)
-                cells[key] = measured.cell(part, "success")
-            found.append(Row(FORM_NAMES[form].capitalize(), system, cells))
+        for operation in OPERATIONS
+        if len(select(measured.rows, group=group, operation=operation))
+    }
+    lines = []
+    for (form, system), rows in measured.rows.groupby(["form", "system"], sort=False):
+        cells: dict[str, Cell] = {"cases": counted(rows), "all": measured.cell(rows, "success")}
+        for key, wanted in parts.items():
+            cells[key] = measured.cell(select(rows, **wanted), "success")
+        lines.append(TableRow(FORM_NAMES[form].capitalize(), system, cells))
     columns = (
         Column("cases", "cases"),
-        *(Column(key, name, f"{group}-image") for key, group, name in groups),
+        *(Column(key, part["operation"], f"{part['group']}-image") for key, part in parts.items()),
         Column("all", "all"),
     )
     note = (
         "How many edits of 100 the judge takes for the one asked for; only over the cases whose "
         "things it knows. A failed case counts as 0."
     )
-    return Table("success", "Edit success", note, "system", columns, tuple(found))
+    return Table("success", "Edit success", note, "system", columns, tuple(lines))
 
 
 def free_against_full(measured: Measured) -> Table:
@@ -365,46 +367,41 @@ def free_against_full(measured: Measured) -> Table:
         "What a rough mask costs: free-shape minus full mask, paired by case. An interval that "
         "leaves out 0 is a difference that other cases would most likely show too."
     )
-
-    def cell(system: str, metric: str) -> Cell:
-        free, full = (select(measured.rows, system=system, form=form) for form in FORMS)
-        return difference(free, full, metric, "case")
-
-    return differences(
-        measured, "forms", "Free-shape against full masks", note, measured.systems, [("", cell)]
-    )
+    changed = {}
+    for system, rows in measured.rows.groupby("system", sort=False):
+        free, full = (select(rows, form=form) for form in FORMS)
+        changed["", system] = changes(free, full, COMPARED)
+    return differences("forms", "Free-shape against full masks", note, changed)
 
 
 def against_first(measured: Measured) -> Table:
-    first, *others = measured.systems or [""]
+    first, *others = measured.systems
+    changed = {}
+    for form, rows in measured.rows.groupby("form", sort=False):
+        for system in others:
+            pair = (select(rows, system=name) for name in (system, first))
+            changed[FORM_NAMES[form].capitalize(), system] = changes(*pair, COMPARED)
     note = f"Each system minus {first}, paired by case."
-
-    def within(form: str) -> Callable[[str, str], Cell]:
-        def cell(system: str, metric: str) -> Cell:
-            a, b = (select(measured.rows, system=one, form=form) for one in (system, first))
-            return difference(a, b, metric, "case")
-
-        return cell
-
-    sections = [(FORM_NAMES[form].capitalize(), within(form)) for form in measured.forms]
-    return differences(measured, "systems", f"Against {first}", note, others, sections)
+    return differences("systems", f"Against {first}", note, changed)
 
 
 def differences(
-    measured: Measured,
-    key: str,
-    title: str,
-    note: str,
-    systems: Sequence[str],
-    sections: Sequence[tuple[str, Callable[[str, str], Cell]]],
+    key: str, title: str, note: str, changed: Mapping[tuple[str, str], pd.DataFrame]
 ) -> Table:
-    """A row per metric that any system has a pair for, a column per system."""
-    found = []
-    for section, cell in sections:
-        for metric in measured.available(COMPARED):
-            cells = {system: cell(system, metric) for system in systems}
+    """``changed``: :func:`changes` by section and system. A row per metric that any system has a
+    pair for, a column per system.
+    """
+    lines = []
+    for section in dict.fromkeys(section for section, _ in changed):
+        for metric in COMPARED:
+            cells: dict[str, Cell] = {
+                system: estimate(change[metric], is_difference=True)
+                for (place, system), change in changed.items()
+                if place == section
+            }
             if any(cells.values()):
                 name = f"{METRICS[metric].place} {METRICS[metric].headed}"
-                found.append(Row(section, name, cells))
+                lines.append(TableRow(section, name, cells))
+    systems = dict.fromkeys(system for _, system in changed)
     columns = tuple(Column(system, system) for system in systems)
-    return Table(key, title, note, "metric", columns, tuple(found))
+    return Table(key, title, note, "metric", columns, tuple(lines))

@@ -83,14 +83,14 @@ def run_run(options: argparse.Namespace) -> dict[str, Any]:
     from ..benchmark.metrics import require_torchmetrics, score
     from ..benchmark.report import HTML, MARKDOWN, report
     from ..benchmark.run import run
-    from ..benchmark.systems import systems_from
+    from ..benchmark.editors import editors_from
 
     require_torchmetrics()
     pictures = number_of_pictures(options.pictures)
     benchmark = Benchmark(options.benchmark)
     encoders = Encoders.load(options.clip, options.dino, options.lpips, options.device)
     judge = Judge.load()
-    systems = systems_from(options.system or SYSTEMS, options.device)
+    systems = editors_from(options.system or SYSTEMS, options.device)
     forms = options.form or FORMS
     runs = [
         run(

@@ -1,6 +1,7 @@
 import dataclasses
 import json
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -9,11 +10,11 @@ import torch
 from PIL import Image
 
 from flexedit import masks
-from flexedit.benchmark import systems
+from flexedit.benchmark import editors
 from flexedit.benchmark.cases import FORMS, Benchmark
-from flexedit.benchmark.metrics import iou, psnr
-from flexedit.benchmark.systems import (
+from flexedit.benchmark.editors import (
     Answer,
+    Editor,
     Finished,
     FlexEdit,
     InstructPix2Pix,
@@ -21,11 +22,12 @@ from flexedit.benchmark.systems import (
     RoundTrip,
     Truth,
     Work,
+    editors_from,
     one_line,
-    system_from,
-    systems_from,
     to_uint8,
 )
+from flexedit.benchmark.metrics import iou, psnr
+from flexedit.benchmark.run import run
 from flexedit.config import TextBridgeConfig
 from flexedit.errors import FlexEditError
 from flexedit.pipeline import FlexEditPipeline
@@ -35,6 +37,10 @@ SQUARE = ("world-remove", "world-replace")
 ODD = "world-add"  # 54 × 61 pixels
 SUBJECTS = ("world-swap", "world-insert")
 FAST = {"num_steps": 2}
+
+
+def editor_from(text: str, device: str | None = None) -> Editor:
+    return editors_from([text], device)[0]
 
 
 def work(benchmark: Benchmark, *names: str, form="free", task="edit", seed=0) -> Work:
@@ -121,7 +127,7 @@ def finished(tiny_benchmark, tmp_path_factory) -> Path:
 def test_a_system_named_on_the_command_line_answers_every_case_and_describes_itself(
     text, tiny, pix2pix, finished, tiny_benchmark
 ):
-    system = system_from(text.format(tiny=tiny, pix2pix=pix2pix, finished=finished), "cpu")
+    system = editor_from(text.format(tiny=tiny, pix2pix=pix2pix, finished=finished), "cpu")
     system.load()
     for names in (SQUARE, [ODD], SUBJECTS):
         for form in FORMS:
@@ -205,7 +211,7 @@ def test_a_model_without_a_vllm_edits_but_cannot_paint_what_is_meant(tmp_path, t
         qformer=None,
         lora=None,
     )
-    system = system_from(f"flexedit:{folder},num_steps=2", "cpu")
+    system = editor_from(f"flexedit:{folder},num_steps=2", "cpu")
     system.load()
     assert not system.paints
     assert system.answer(work(tiny_benchmark, ODD))[0].picture.shape == (61, 54, 3)
@@ -278,7 +284,7 @@ def test_instructpix2pix_follows_its_settings(pix2pix, tiny_benchmark):
 
 
 def test_instructpix2pix_keeps_to_the_gpu_that_was_chosen(pix2pix, monkeypatch):
-    monkeypatch.setattr(systems, "usable_device", torch.device)  # as if there were two
+    monkeypatch.setattr(editors, "usable_device", torch.device)  # as if there were two
     system = InstructPix2Pix(pix2pix, "cuda:1")
     assert system.device == torch.device("cuda:1") and system.dtype == torch.float16
     assert system.describe()["device"] == "cuda"  # any will do to go on
@@ -387,12 +393,12 @@ def test_a_description_changes_with_any_byte_of_the_pictures_or_weights(finished
     assert Finished(folder).describe() != before
 
     model = shutil.copytree(tiny, tmp_path / tiny.name)
-    original, copied = (system_from(f"flexedit:{one}", "cpu").describe() for one in (tiny, model))
+    original, copied = (editor_from(f"flexedit:{one}", "cpu").describe() for one in (tiny, model))
     assert original == copied
     with (model / "vae" / "diffusion_pytorch_model.safetensors").open("r+b") as file:
         file.seek(-1, 2)
         file.write(b"\x01")
-    assert system_from(f"flexedit:{model}", "cpu").describe() != original
+    assert editor_from(f"flexedit:{model}", "cpu").describe() != original
 
 
 # Names
@@ -418,7 +424,7 @@ def test_a_description_changes_with_any_byte_of_the_pictures_or_weights(finished
     ],
 )
 def test_a_system_is_called_what_its_results_folder_will_be(text, name, tiny, pix2pix, finished):
-    system = system_from(text.format(tiny=tiny, pix2pix=pix2pix, finished=finished), "cpu")
+    system = editor_from(text.format(tiny=tiny, pix2pix=pix2pix, finished=finished), "cpu")
     assert system.name == name
 
 
@@ -431,32 +437,87 @@ def test_a_folders_odd_name_still_makes_a_folder(finished, tmp_path):
     "text, complaint",
     [
         ("", "Unknown system ''"),
-        ("sdxl:x", r"Choose one of: flexedit\[:FOLDER\].*reply=….*; scene\[,name=…\]; truth"),
-        ("scene:here", "'scene' is made from nothing, not 'here'"),
-        ("pictures", "'pictures' needs a folder. Write it as pictures:FOLDER"),
+        ("sdxl/x:1", r"Choose one of: flexedit\[:FOLDER\].*reply=….*; scene\[,name=…\]; truth"),
+        ("no_such_module:Editor", "cannot be imported"),
+        ("json:dumps", "not a class that derives from"),
+        ("scene:here", "'scene' has no option 'folder'"),
+        ("pictures", "Write it as pictures:FOLDER"),
         ("scene,colour=red", r"'scene' has no option 'colour'. Write it as scene\[,name=…\]"),
-        ("truth,name=", "name='' of 'truth,name=' is wrong"),
+        ("round-trip,device=cpu", "no option 'device'"),
+        ("truth,name=", "name ''"),
         ("truth,name=a/b", "use letters, digits"),
-        ("flexedit:{tiny},composite=no", "it takes no value"),
+        ("flexedit:{tiny},composite=perhaps", "composite='perhaps'"),
         ("flexedit:{tiny},num_steps=many", "num_steps='many'"),
-        ("flexedit:{tiny},num_steps=0", "at least 1"),
-        ("flexedit:{tiny},reply=maybe", "Unknown reply 'maybe'; choose one of direct, generate"),
+        ("flexedit:{tiny},num_steps=0", "num_steps='0'"),
+        ("flexedit:{tiny},reply=maybe", "reply='maybe'.*'direct' or 'generate'"),
         ("flexedit:{tiny}/nothing", "There is no model folder"),
+        ("nothing.yaml", "nothing.yaml cannot be read"),
     ],
 )
 def test_a_system_that_cannot_be_understood_says_what_can(text, complaint, tiny):
     with pytest.raises(FlexEditError, match=complaint):
-        system_from(text.format(tiny=tiny))
+        editor_from(text.format(tiny=tiny))
+
+
+OWN = """
+from flexedit.benchmark.systems import Answer, System
+
+class Dark(System):
+    paints = True
+
+    def __init__(self, pipeline, *, level: float = 1.0, name: str = "dark"):
+        self.pipeline, self.level, self.name = pipeline, level, name
+
+    def describe(self):
+        return {**super().describe(), "level": self.level}
+
+    def answer(self, work):
+        scenes = (work.benchmark.picture(case, "scene") for case in work.cases)
+        return [Answer((scene * self.level).astype("uint8")) for scene in scenes]
+"""
+
+
+@pytest.fixture
+def own_system(tmp_path, monkeypatch) -> str:
+    """A class of one's own, in a module of the present folder."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    (tmp_path / "my_systems.py").write_text(OWN)
+    yield "my_systems:Dark"
+    sys.modules.pop("my_systems", None)
+
+
+def test_a_system_of_ones_own_is_named_by_module_and_class(own_system, tiny, tiny_benchmark):
+    text = f"{own_system},folder={tiny},level=0.5,name=half"
+    half, mini = editors_from([text, f"flexedit:{tiny}"], "cpu")
+    assert (half.name, half.describe()) == ("half", {"kind": "Dark", "level": 0.5})
+    assert half.pipeline is mini.pipeline
+    result = run(tiny_benchmark, half, "results", progress=False)
+    scene = tiny_benchmark.picture(tiny_benchmark.cases[0], "scene")
+    assert (result.picture(tiny_benchmark.cases[0].id) == scene // 2).all()
+
+
+def test_a_yaml_file_names_a_system_and_its_options(own_system, tiny, tmp_path):
+    (tmp_path / "own.yaml").write_text(f"{{kind: '{own_system}', folder: {tiny}, level: 0.25}}")
+    (tmp_path / "mini.yml").write_text(
+        f"kind: flexedit\nfolder: {tiny}\ncomposite: true\nedit_cfg: 2\nname: mine\n"
+    )
+    own, mini = editors_from(["own.yaml", "mini.yml"], "cpu")
+    assert (own.level, mini.name) == (0.25, "mine")
+    assert mini.describe() == editor_from(f"flexedit:{tiny},composite,edit_cfg=2").describe()
+    (tmp_path / "none.yaml").write_text("reply: direct")
+    with pytest.raises(FlexEditError, match="says no `kind` of system"):
+        editor_from("none.yaml")
 
 
 def test_two_systems_of_one_name_are_refused(finished):
     with pytest.raises(FlexEditError, match=r"Two systems are called 'scene'.*name=other"):
-        systems_from(["scene", "truth", "scene"])
-    assert [one.name for one in systems_from(["scene", "scene,name=again"])] == ["scene", "again"]
+        editors_from(["scene", "truth", "scene"])
+    assert [one.name for one in editors_from(["scene", "scene,name=again"])] == ["scene", "again"]
 
 
 def test_systems_of_one_model_folder_share_its_parts(tiny):
-    plain, composite, trip = systems_from(
+    plain, composite, trip = editors_from(
         [f"flexedit:{tiny}", f"flexedit:{tiny},composite", f"round-trip:{tiny}"], "cpu"
     )
     assert plain.pipeline is composite.pipeline is trip.pipeline

@@ -1,0 +1,533 @@
+"""Editors: the systems that the benchmark can measure. Whatever maps a case to a picture is one.
+
+The command line's ``--system`` names them, see :func:`editors_from`.
+B cases of one size, H × W their scenes' size, h × w a model's working size
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+import sys
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import cache, cached_property
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_type_hints
+
+import numpy as np
+import torch
+import yaml
+from pydantic import Field, TypeAdapter, ValidationError
+from torch import Tensor
+
+from .. import masks, prompts
+from ..data.sample import pictures
+from ..errors import FlexEditError
+from ..files import fingerprint, read_picture, same_shape, weights
+from ..masks import compositing
+from ..model_folder import CONFIG_FILE
+from ..pipeline import FlexEditPipeline, ReplyMode, decode, scene_latent, usable_device, vae_ratio
+from ..request import EditRequest
+from .cases import Benchmark, Case, MaskForm
+
+if TYPE_CHECKING:
+    from diffusers import StableDiffusionInstructPix2PixPipeline
+
+BenchmarkTask = Literal["edit", "segment"]
+Count = Annotated[int, Field(ge=1)]
+REGION = "mask + connected change"  # what the shipped workflows composite with
+
+
+@dataclass(frozen=True)
+class Work:
+    """A batch of cases of one size, for one form of mask and one task; ``seeds``: one per case."""
+
+    benchmark: Benchmark
+    cases: tuple[Case, ...]
+    form: MaskForm
+    task: BenchmarkTask
+    seeds: tuple[int, ...]
+
+    @cached_property
+    def request(self) -> EditRequest:
+        return self.benchmark.request(self.cases, self.form, self.task)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """picture (H, W, 3) uint8, of exactly the scene's size; reply and label of those that talk."""
+
+    picture: np.ndarray
+    reply: str = ""
+    label: str = ""
+
+
+class Editor(ABC):
+    """What can be measured. A class of one's own derives from it and defines ``answer``; what its
+    ``__init__`` takes are its options, see :func:`editors_from`.
+    """
+
+    name: str  # unique in a report, and the folder of its results
+    paints: bool = False  # whether it can do ``segment``: paint the whole object that is meant
+
+    def describe(self) -> dict[str, Any]:
+        """All that its results depend on, as JSON; a run goes on only if it is the same."""
+        return {"kind": type(self).__name__}
+
+    def load(self) -> None:
+        """Called once before the first case; an error here ends the run and fails no case."""
+        return None
+
+    @abstractmethod
+    def answer(self, work: Work) -> list[Answer]:
+        """One answer per case. What it raises fails the cases of ``work``, not the run."""
+
+
+class FlexEdit(Editor):
+    """A FlexEdit model, used as the shipped workflows do.
+
+    ``reply``: how edits are asked for. The segment task always generates: the label it is judged
+    by is part of the reply, which ``direct`` leaves out · ``composite``: the edit is put into the
+    scene by the mask and the connected change; a painted mask is read from the raw output ·
+    ``strength``: λ of the subject · sampling settings that are None are the model's own advice.
+    """
+
+    def __init__(
+        self,
+        pipeline: FlexEditPipeline,
+        reply: ReplyMode = "direct",
+        composite: bool = False,
+        *,
+        num_steps: Count | None = None,
+        edit_cfg: float | None = None,
+        scene_cfg: float | None = None,
+        strength: float = 1.0,
+        name: str | None = None,
+    ) -> None:
+        if reply not in get_args(ReplyMode):
+            choices = ", ".join(get_args(ReplyMode))
+            raise FlexEditError(f"Unknown reply {reply!r}; choose one of {choices}.")
+        advice = pipeline.config.sampling
+        self.pipeline, self.reply, self.composite = pipeline, reply, composite
+        self.strength = strength
+        self.num_steps = advice.num_steps if num_steps is None else num_steps
+        self.edit_cfg = advice.edit_cfg if edit_cfg is None else edit_cfg
+        self.scene_cfg = advice.scene_cfg if scene_cfg is None else scene_cfg
+        self.paints = pipeline.config.has_vllm
+        changed = {"num_steps": num_steps, "edit_cfg": edit_cfg, "scene_cfg": scene_cfg}
+        parts = [
+            folder_name(pipeline.folder.path),
+            *(["generate"] if reply == "generate" else []),
+            *(["composite"] if composite else []),
+            *(f"{key}{value:g}" for key, value in changed.items() if value is not None),
+            *([f"strength{strength:g}"] if strength != 1 else []),
+        ]
+        self.name = name or "-".join(parts)
+
+    def describe(self) -> dict[str, Any]:
+        return {
+            **super().describe(),
+            **described(self.pipeline),
+            "reply": self.reply,
+            "composite": REGION if self.composite else "",
+            "num_steps": self.num_steps,
+            "edit_cfg": self.edit_cfg,
+            "scene_cfg": self.scene_cfg,
+            "strength": self.strength,
+        }
+
+    def load(self) -> None:
+        self.pipeline.load()
+
+    def answer(self, work: Work) -> list[Answer]:
+        request = work.request
+        result = self.pipeline(
+            request,
+            reply="generate" if work.task == "segment" else self.reply,
+            seed=work.seeds,
+            num_steps=self.num_steps,
+            edit_cfg=self.edit_cfg,
+            scene_cfg=self.scene_cfg,
+            subject_strength=self.strength,
+        )
+        picture = result.picture.cpu()
+        if self.composite and work.task == "edit":
+            assert request.mask is not None
+            picture, _ = compositing.put_edit(request.scene, picture, request.mask, region=REGION)
+        return [
+            Answer(one, reply, label)
+            for one, reply, label in zip(
+                to_uint8(picture), result.replies, result.labels, strict=True
+            )
+        ]
+
+
+class InstructPix2Pix(Editor):
+    """A diffusers folder of InstructPix2Pix, or ``REPOSITORY@REVISION`` on the hub.
+
+    It sees the scene as it is and reads the instruction; of mask and subject it knows nothing.
+    As in its authors' program: 100 Euler-ancestral steps, the scene scaled so that its longer side
+    is what the UNet was made for (``size`` sets another), and the output scaled back.
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        device: str | None = None,
+        *,
+        num_steps: Count = 100,
+        edit_cfg: float = 7.5,
+        scene_cfg: float = 1.5,
+        size: Count | None = None,
+        name: str | None = None,
+    ) -> None:
+        self.folder = Path(folder)
+        self.repository, _, self.revision = str(folder).partition("@")
+        if not self.folder.is_dir() and not self.revision:
+            raise FlexEditError(
+                f"There is no folder {folder}. A repository on the hub is written with its "
+                "revision: instructpix2pix:REPOSITORY@REVISION."
+            )
+        self.device = usable_device(device)
+        self.dtype = torch.float32 if self.device.type == "cpu" else torch.float16
+        self.num_steps, self.edit_cfg, self.scene_cfg = num_steps, edit_cfg, scene_cfg
+        self.size = size
+        model = self.folder if self.folder.is_dir() else Path(self.repository)
+        self.name = name or folder_name(model)
+
+    def describe(self) -> dict[str, Any]:
+        is_folder = self.folder.is_dir()
+        return {
+            **super().describe(),
+            "model": self.folder.resolve().name if is_folder else self.repository,
+            "weights": fingerprint(weights(self.folder)) if is_folder else self.revision,
+            "device": self.device.type,
+            "dtype": str(self.dtype).removeprefix("torch."),
+            "num_steps": self.num_steps,
+            "edit_cfg": self.edit_cfg,
+            "scene_cfg": self.scene_cfg,
+            "size": self.size,
+        }
+
+    def load(self) -> None:
+        self.pipeline.set_progress_bar_config(disable=True)
+
+    @cached_property
+    def pipeline(self) -> StableDiffusionInstructPix2PixPipeline:
+        from diffusers import EulerAncestralDiscreteScheduler as EulerAncestral
+        from diffusers import StableDiffusionInstructPix2PixPipeline
+
+        is_folder = self.folder.is_dir()
+        try:
+            pipeline = StableDiffusionInstructPix2PixPipeline.from_pretrained(
+                self.folder if is_folder else self.repository,
+                revision=None if is_folder else self.revision,
+                local_files_only=is_folder,
+                torch_dtype=self.dtype,
+                use_safetensors=True,
+                safety_checker=None,  # it would black pictures out
+                requires_safety_checker=False,
+            )
+            pipeline.scheduler = EulerAncestral.from_config(pipeline.scheduler.config)
+            return pipeline.to(self.device)
+        except Exception as error:  # the loaders' and the hub's errors share no base
+            raise FlexEditError(
+                f"InstructPix2Pix cannot be loaded from {self.folder} ({one_line(error)}). It must "
+                "be a whole diffusers folder with .safetensors weights."
+            ) from error
+
+    def working_size(self, height: int, width: int) -> tuple[int, int]:
+        """H, W → h, w: the longer side as long as the model's own."""
+        own = self.pipeline.unet.config.sample_size
+        side = self.size or (own * vae_ratio(self.pipeline.vae) if own else max(height, width))
+        scale = side / max(height, width)
+        return max(1, round(height * scale)), max(1, round(width * scale))
+
+    def answer(self, work: Work) -> list[Answer]:
+        height, width = work.request.height, work.request.width
+        inner = self.working_size(height, width)
+        scene = masks.resize(work.request.scene, *inner)
+        output = self.pipeline(
+            prompt=list(work.request.instructions),
+            image=masks.pad_to_multiple(scene, vae_ratio(self.pipeline.vae)),
+            num_inference_steps=self.num_steps,
+            guidance_scale=self.edit_cfg,
+            image_guidance_scale=self.scene_cfg,
+            generator=[torch.Generator("cpu").manual_seed(seed) for seed in work.seeds],
+            output_type="pt",
+        ).images
+        edited = masks.unpad(output.float().cpu(), *inner)
+        return [Answer(one) for one in to_uint8(masks.resize(edited, height, width))]
+
+
+class ReturnScene(Editor):
+    """Changes nothing: what an edit must beat."""
+
+    def __init__(self, name: str = "scene") -> None:
+        self.name = name
+
+    def answer(self, work: Work) -> list[Answer]:
+        return [Answer(work.benchmark.picture(case, "scene")) for case in work.cases]
+
+
+class RoundTrip(Editor):
+    """The scene through a model's VAE and back: what any edit by it loses, edited or not."""
+
+    def __init__(self, pipeline: FlexEditPipeline, name: str = "round-trip") -> None:
+        self.pipeline, self.name = pipeline, name
+
+    def describe(self) -> dict[str, Any]:
+        return super().describe() | described(self.pipeline)
+
+    def load(self) -> None:
+        _ = self.pipeline.vae  # loaded when it is first touched
+
+    @torch.inference_mode()
+    def answer(self, work: Work) -> list[Answer]:
+        vae, request = self.pipeline.vae, work.request
+        latent = scene_latent(vae, request.scene.to(self.pipeline.device))
+        trip = decode(vae, latent * vae.config.scaling_factor)
+        return [Answer(one) for one in to_uint8(masks.unpad(trip, request.height, request.width))]
+
+
+class Truth(Editor):
+    """The perfect system: it knows the answers."""
+
+    paints = True
+
+    def __init__(self, name: str = "truth") -> None:
+        self.name = name
+
+    def answer(self, work: Work) -> list[Answer]:
+        look = self.painted if work.task == "segment" else self.edited
+        return [
+            Answer(look(work.benchmark, case), prompts.naming_reply(case.label), case.label)
+            for case in work.cases
+        ]
+
+    def edited(self, benchmark: Benchmark, case: Case) -> np.ndarray:
+        return benchmark.picture(case, "truth")
+
+    def painted(self, benchmark: Benchmark, case: Case) -> np.ndarray:
+        """The whole object in the colour that is farthest from all of the scene's own."""
+        scene = benchmark.picture(case, "scene")
+        colors = np.rint(255 * np.array(list(masks.COLORS.values()))).astype(np.uint8)
+        pixels = scene.reshape(-1, 1, 3).astype(np.float32)
+        nearest = np.quantile(np.linalg.norm(pixels - colors, axis=-1), 0.01, axis=0)
+        picture = scene.copy()
+        picture[benchmark.picture(case, "full_mask")] = colors[nearest.argmax()]
+        return picture
+
+
+class Finished(Editor):
+    """Pictures another program has made: ``<case id>.png``, or ``free/`` and ``full/<case id>.png``
+    where they differ by the mask's form.
+
+    A picture of another size but the scene's shape is scaled to it; one of another shape was
+    cropped or squashed, no one knows how, and fails.
+    """
+
+    def __init__(self, folder: str | Path, name: str | None = None) -> None:
+        self.folder = Path(folder)
+        if not self.folder.is_dir():
+            raise FlexEditError(f"There is no folder {folder} with finished pictures.")
+        self.name = name or folder_name(self.folder)
+
+    def describe(self) -> dict[str, Any]:
+        files = sorted(self.folder.rglob("*.png"))
+        names = "\n".join(file.relative_to(self.folder).as_posix() for file in files)
+        return {
+            **super().describe(),
+            "folder": self.folder.resolve().name,
+            "pictures": fingerprint(files, names),
+        }
+
+    def answer(self, work: Work) -> list[Answer]:
+        scenes = (work.benchmark.picture(case, "scene") for case in work.cases)
+        return [
+            Answer(self.picture(case, work.form, *scene.shape[:2]))
+            for case, scene in zip(work.cases, scenes, strict=True)
+        ]
+
+    def picture(self, case: Case, form: MaskForm, height: int, width: int) -> np.ndarray:
+        files = (self.folder / form / f"{case.id}.png", self.folder / f"{case.id}.png")
+        path = next((file for file in files if file.is_file()), None)
+        if path is None:
+            raise FlexEditError(f"There is no {case.id}.png in {self.folder} or {files[0].parent}.")
+        picture = read_picture(path)
+        found = f"{picture.shape[1]}×{picture.shape[0]}"
+        if not same_shape(picture.shape[:2], (height, width)):
+            raise FlexEditError(
+                f"{path.name} has {found} pixels, but its scene {width}×{height}: another shape. "
+                "Undo the crop or the stretch, so that it lies over the scene."
+            )
+        return to_uint8(masks.resize(pictures([picture]), height, width))[0]
+
+
+# What editors share
+
+
+def to_uint8(batch: Tensor) -> np.ndarray:
+    """(B, 3, H, W) in 0..1 → (B, H, W, 3) uint8, rounded, so that n / 255 is n again.
+
+    Raises FlexEditError for NaN, which would become black.
+    """
+    if batch.isnan().any():
+        raise FlexEditError(
+            "The output is not a picture: its numbers overflowed. Let it compute in a wider type."
+        )
+    return (batch * 255).round().clamp(0, 255).byte().permute(0, 2, 3, 1).numpy(force=True)
+
+
+def described(pipeline: FlexEditPipeline) -> dict[str, Any]:
+    folder = pipeline.folder.path
+    return {
+        "model": folder.resolve().name,
+        "weights": fingerprint([folder / CONFIG_FILE, *weights(folder)]),
+        "device": pipeline.device.type,
+        "dtype": str(pipeline.dtype).removeprefix("torch."),
+    }
+
+
+def folder_name(path: Path) -> str:
+    """A path's last part with all but letters, digits, ``.``, ``_`` and ``-`` made ``-``."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", path.resolve().name).strip("-.") or "system"
+
+
+def one_line(error: BaseException) -> str:
+    """What a person reads of an error: a FlexEditError's own words, else its type before them."""
+    text = " ".join(str(error).split())
+    return (
+        text if isinstance(error, FlexEditError) else f"{type(error).__name__}: {text}".rstrip(": ")
+    )
+
+
+# The command line's --system values
+
+KINDS: dict[str, type[Editor]] = {
+    "flexedit": FlexEdit,
+    "instructpix2pix": InstructPix2Pix,
+    "round-trip": RoundTrip,
+    "pictures": Finished,
+    "scene": ReturnScene,
+    "truth": Truth,
+}
+GIVEN = ("pipeline", "device")  # arguments that no option sets
+
+
+def editors_from(texts: Sequence[str], device: str | None = None) -> list[Editor]:
+    """Editors by their command line names; those of one model folder share its loaded parts.
+
+    A text is ``KIND[:FOLDER][,OPTION[=VALUE]]…`` with a KIND of KINDS, or ``MODULE:CLASS`` in its
+    place, or a YAML file with ``kind`` (either of these) and the options, ``folder`` among them.
+    Options are what the class's ``__init__`` takes; its ``device`` is the one given here, its
+    ``pipeline`` the model in ``folder``, by default the embedded one. Raises FlexEditError for what
+    cannot be understood, and for two editors of one name.
+    """
+    pipelines = cache(lambda folder: FlexEditPipeline.from_pretrained(folder, device))
+    editors = []
+    for text in texts:
+        kind, options = from_yaml(text) if text.endswith((".yaml", ".yml")) else from_text(text)
+        editors.append(make(text, kind, options, pipelines, device))
+    names = [editor.name for editor in editors]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise FlexEditError(
+            f"Two systems are called {twice[0]!r}. Give one of them another name: …,name=other."
+        )
+    return editors
+
+
+def from_text(text: str) -> tuple[str, dict[str, Any]]:
+    """``KIND[:FOLDER][,OPTION[=VALUE]]…`` → kind and options; without a value: True"""
+    head, *parts = text.split(",")
+    kind, _, folder = head.partition(":")
+    if folder and kind not in KINDS:  # MODULE:CLASS
+        kind, folder = head, ""
+    options: dict[str, Any] = {"folder": folder} if folder else {}
+    for part in parts:
+        key, has_value, value = part.partition("=")
+        options[key] = value if has_value else True
+    return kind, options
+
+
+def from_yaml(file: str) -> tuple[str, dict[str, Any]]:
+    try:
+        options = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise FlexEditError(f"The system {file} cannot be read ({one_line(error)}).") from error
+    if not isinstance(options, dict) or not isinstance(options.get("kind"), str):
+        raise FlexEditError(f"{file} says no `kind` of system. {usages()}")
+    return options.pop("kind"), {str(key): value for key, value in options.items()}
+
+
+def make(
+    text: str,
+    kind: str,
+    options: dict[str, Any],
+    pipelines: Callable[[str | None], FlexEditPipeline],
+    device: str | None,
+) -> Editor:
+    """``text``: what the command line says, for messages"""
+    cls = KINDS.get(kind) or own_class(text, kind)
+    hints = get_type_hints(cls.__init__, include_extras=True)
+    parameters = inspect.signature(cls).parameters
+    arguments: dict[str, Any] = {}
+    if "pipeline" in parameters:
+        arguments["pipeline"] = pipelines(options.pop("folder", None))
+    if "device" in parameters:
+        arguments["device"] = device
+    for key, value in options.items():
+        if key not in parameters or key in GIVEN:
+            raise FlexEditError(f"{kind!r} has no option {key!r}. Write it as {usage(kind, cls)}.")
+        try:
+            arguments[key] = TypeAdapter(hints.get(key, Any)).validate_python(value)
+        except ValidationError as error:
+            why = error.errors()[0]["msg"]
+            raise FlexEditError(f"{key}={value!r} of {text!r} is wrong: {why}.") from error
+    try:
+        editor = cls(**arguments)
+    except TypeError as error:  # an argument is missing
+        raise FlexEditError(f"{error}. Write it as {usage(kind, cls)}.") from error
+    if folder_name(Path(editor.name)) != editor.name:
+        raise FlexEditError(
+            f"The name {editor.name!r} of {text!r} cannot be a folder's; "
+            "use letters, digits, '.', '_' and '-'."
+        )
+    return editor
+
+
+def own_class(text: str, kind: str) -> type[Editor]:
+    """The class that MODULE:CLASS names; the module may lie in the present folder."""
+    module, _, name = kind.partition(":")
+    if not all(part.isidentifier() for part in (*module.split("."), name)):
+        raise FlexEditError(f"Unknown system {text!r}. {usages()}")
+    if "" not in sys.path:
+        sys.path.insert(0, "")
+    try:
+        cls = getattr(import_module(module), name)
+    except Exception as error:  # whatever a module raises
+        raise FlexEditError(
+            f"The system {text!r} cannot be imported ({one_line(error)}). {usages()}"
+        ) from error
+    if not (isinstance(cls, type) and issubclass(cls, Editor)):
+        raise FlexEditError(f"{kind} is not a class that derives from {Editor.__module__}.Editor.")
+    return cls
+
+
+def usages() -> str:
+    known = "; ".join(usage(kind, cls) for kind, cls in KINDS.items())
+    return f"Choose one of: {known}; MODULE:CLASS; a YAML file."
+
+
+def usage(kind: str, cls: type[Editor]) -> str:
+    """How the command line writes it: ``scene[,name=…]``"""
+    hints = get_type_hints(cls.__init__, include_extras=True)
+    parameters = inspect.signature(cls).parameters
+    source = ":FOLDER" if "folder" in parameters else ""
+    source = "[:FOLDER]" if "pipeline" in parameters else source
+    options = [key for key in parameters if key not in (*GIVEN, "folder")]
+    flags = (f"[,{key}]" if hints.get(key) is bool else f"[,{key}=…]" for key in options)
+    return kind + source + "".join(flags)
