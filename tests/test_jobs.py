@@ -9,8 +9,9 @@ import pytest
 from PIL import Image
 
 from flexedit.cli import main
+from flexedit.data.record import Record
 from flexedit.errors import FlexEditError
-from flexedit.jobs import RESULTS, Job, JobRun, read_jobs
+from flexedit.jobs import RESULTS, JobRun, read_jobs
 from flexedit.pipeline import FlexEditPipeline
 
 ROW = {"scene": "a.png", "mask": "mask.png", "instruction": "remove it"}
@@ -144,11 +145,11 @@ def test_parts_make_the_whole(folder, run):
 
 
 def test_a_torn_line_costs_one_edit(tmp_path):
-    def edit(job: Job, out: Path) -> dict[str, Any]:
+    def edit(job: Record, out: Path) -> dict[str, Any]:
         out.touch()
         return {}
 
-    jobs = [Job("a.png", out=f"{number}.png") for number in range(3)]
+    jobs = [Record("a.png", out=f"{number}.png") for number in range(3)]
     assert JobRun(jobs, tmp_path, {"steps": 2}).run(edit)["done"] == 3
     text = (tmp_path / RESULTS).read_text()
     (tmp_path / RESULTS).write_text(text[:-10])

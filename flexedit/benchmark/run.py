@@ -28,7 +28,7 @@ from ..files import Ledger, fingerprint, read_picture
 from ..prompts import BACKGROUND
 from ..validation import STRICT, validated
 from .cases import FILES, FORMS, Benchmark, Case, MaskForm
-from .systems import Answer, BenchmarkTask, System, Work, folder_name, one_line
+from .editors import Answer, BenchmarkTask, Editor, Work, folder_name, one_line
 
 FORMAT = 1
 SYSTEM = "system.json"
@@ -105,7 +105,7 @@ class Run:
 
 def run(
     benchmark: Benchmark,
-    system: System,
+    system: Editor,
     out: str | Path,
     *,
     forms: Sequence[str] = FORMS,
@@ -145,7 +145,7 @@ def run(
 def overhead(run: Run) -> float:
     """The runner's own time as a fraction of the system's, in the last call that had work to do.
 
-    Its own is all but ``System.load`` and ``System.answer``: reading scenes, masks and subjects,
+    Its own is all but ``Editor.load`` and ``Editor.answer``: reading scenes, masks and subjects,
     writing outputs and records, checking that nothing has changed.
     """
     seconds = run.system.get("seconds")
@@ -157,7 +157,7 @@ def overhead(run: Run) -> float:
 # The folder
 
 
-def identity(benchmark: Benchmark, system: System, seed: int) -> dict[str, Any]:
+def identity(benchmark: Benchmark, system: Editor, seed: int) -> dict[str, Any]:
     """What a run's results depend on, and the version that made them, as JSON."""
     rows = [
         {key: value for key, value in asdict(case).items() if key not in REVIEWED}
@@ -237,7 +237,7 @@ def picture_path(folder: Path, key: Key) -> Path:
 
 def pending(
     benchmark: Benchmark,
-    system: System,
+    system: Editor,
     forms: Sequence[str],
     seed: int,
     batch_size: int,
@@ -292,7 +292,7 @@ def case_seed(seed: int, case: Case) -> int:
 
 
 def carry_out(
-    works: deque[Work], system: System, folder: Path, num_done: int, progress: bool
+    works: deque[Work], system: Editor, folder: Path, num_done: int, progress: bool
 ) -> dict[str, float]:
     """Answers and records each batch → the seconds that the system took to load and to answer."""
     from tqdm import tqdm
@@ -316,7 +316,7 @@ def carry_out(
     return spent
 
 
-def attempt(work: Work, system: System, folder: Path) -> tuple[list[Result], float]:
+def attempt(work: Work, system: Editor, folder: Path) -> tuple[list[Result], float]:
     """Answers a batch and writes its pictures → its results, and the seconds spent answering.
 
     A batch that fails is tried again case by case, so that one bad case takes no other with it.

@@ -78,12 +78,12 @@ def run_review(options: argparse.Namespace) -> dict[str, Any]:
 
 def run_run(options: argparse.Namespace) -> dict[str, Any]:
     from ..benchmark.cases import FORMS, Benchmark
+    from ..benchmark.editors import editors_from
     from ..benchmark.encoders import Encoders
     from ..benchmark.judge import Judge
     from ..benchmark.metrics import require_torchmetrics, score
     from ..benchmark.report import HTML, MARKDOWN, report
     from ..benchmark.run import run
-    from ..benchmark.editors import editors_from
 
     require_torchmetrics()
     pictures = number_of_pictures(options.pictures)

@@ -9,7 +9,7 @@ import pytest
 from flexedit import masks
 from flexedit.benchmark.build import build, caption, plan, source_from
 from flexedit.benchmark.cases import INDEX, META, OPERATIONS, Benchmark, Case
-from flexedit.benchmark.sources import Draft, WorldSource
+from flexedit.benchmark.sources import WorldSource
 from flexedit.data.world import world as synthetic
 from flexedit.errors import FlexEditError
 
@@ -173,8 +173,8 @@ def test_an_empty_folder_is_used(tmp_path):
 
 
 class Failing(WorldSource):
-    def drafts(self, slots, seed):
-        yield from super().drafts(slots[:1], seed)
+    def samples(self, slots, seed):
+        yield from super().samples(slots[:1], seed)
         raise FlexEditError("The source ran dry.")
 
 
@@ -190,10 +190,9 @@ def test_a_failed_build_leaves_nothing_and_takes_nothing(tmp_path):
 
 
 class Repeating(WorldSource):
-    def drafts(self, slots, seed):
-        for draft in super().drafts(slots, seed):
-            assert isinstance(draft, Draft)
-            yield dataclasses.replace(draft, name="same")
+    def samples(self, slots, seed):
+        for sample in super().samples(slots, seed):
+            yield dataclasses.replace(sample, name="same")
 
 
 def test_two_cases_of_one_name_are_an_error(tmp_path):
@@ -242,16 +241,16 @@ def test_a_style_is_the_only_one_that_scenes_and_subjects_are_drawn_in(monkeypat
         synthetic, "draw", lambda look, size: drawn.append(look) or draw(look, size)
     )
     slots = [slot for slot in plan(0, 8) if slot.operation == "add"]
-    drafts = list(source_from("world:twemoji").drafts(slots, seed=0))
+    samples = list(source_from("world:twemoji").samples(slots, seed=0))
     canonical = "fluent"  # what is only named looks the same in every style
     assert {look.style for look in drawn} - {canonical} == {"twemoji"}
-    assert len(drafts) == len(slots) and all(draft.subject is not None for draft in drafts)
+    assert len(samples) == len(slots) and all(sample.subject is not None for sample in samples)
 
 
 def test_sources_are_named_on_the_command_line():
-    coco = source_from("coco:a/instances.json,pictures,edits.jsonl")
+    coco = source_from("coco:a/instances.json,pictures,edits.jsonl").reader
     assert (coco.annotations, coco.pictures) == (Path("a/instances.json"), Path("pictures"))
-    assert source_from("magicbrush:C:/data").folder == Path("C:/data")
+    assert source_from("magicbrush:C:/data").reader.folder == Path("C:/data")
     assert source_from("world", 96).describe()["size"] == 96
 
 

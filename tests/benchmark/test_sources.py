@@ -13,11 +13,12 @@ import torch
 from PIL import Image
 
 from flexedit import masks
-from flexedit.benchmark import magicbrush
 from flexedit.benchmark.build import build
-from flexedit.benchmark.coco import CocoSource
-from flexedit.benchmark.magicbrush import MagicBrushSource, masked, short_name, understand
-from flexedit.benchmark.sources import edited_region, shape_over
+from flexedit.benchmark.sources import ReaderSource, shape_over
+from flexedit.data.readers import magicbrush
+from flexedit.data.readers.coco import Coco
+from flexedit.data.readers.magicbrush import MagicBrush, masked, short_name, understand
+from flexedit.data.readers.reader import edited_region
 from flexedit.errors import FlexEditError
 
 HEIGHT, WIDTH = 72, 96
@@ -66,7 +67,7 @@ def segmentation(box: tuple[int, int, int, int], form: str):
     return {"counts": packed["counts"].decode(), "size": packed["size"]}
 
 
-class Coco:
+class CocoFiles:
     """An annotation file, pictures and edits; each picture holds a mug, and a box beside it."""
 
     def __init__(self, folder: Path, num_single: int = 9, num_multi: int = 8) -> None:
@@ -110,19 +111,19 @@ class Coco:
             "categories": [{"id": 47, "name": "mug"}, {"id": 84, "name": "book"}],
         }
 
-    def source(self) -> CocoSource:
+    def source(self) -> ReaderSource:
         annotations, edits = self.folder / "instances.json", self.folder / "edits.jsonl"
         annotations.write_text(json.dumps(self.instances), encoding="utf-8")
         lines = [row if isinstance(row, str) else json.dumps(row) for row in self.rows]
         edits.write_text("\n".join(lines), encoding="utf-8")
-        return CocoSource(annotations, self.folder / "pictures", edits)
+        return ReaderSource(Coco(annotations, self.folder / "pictures", edits))
 
 
 @pytest.fixture
-def coco(tmp_path) -> Coco:
+def coco(tmp_path) -> CocoFiles:
     pytest.importorskip("pycocotools")
     (tmp_path / "coco").mkdir()
-    return Coco(tmp_path / "coco")
+    return CocoFiles(tmp_path / "coco")
 
 
 def test_coco_instances_become_cases_with_free_shapes(coco, tmp_path):
@@ -181,22 +182,22 @@ def test_an_object_of_several_polygons_is_their_union(coco, tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"image_id": 7}, "Line 2 of .*no image with the id 7"),
-        ({"annotation_id": 1000}, "Line 2 of .*no annotation with the id 1000; it has 1001, 2001"),
-        ({"edited": "edited/none.png"}, "Line 2 of .*none.png cannot be read"),
-        ({"edited": "instances.json"}, "Line 2 of .*instances.json cannot be read as a picture"),
-        ({"edited": "small.png"}, "Line 2 of .*edited picture is 8×8 pixels.*bring it to"),
-        ({"edited": "pictures/000000000001.png"}, "Line 2 of .*shows no change"),
-        ({"operation": "recolor"}, "Line 2 of .*operation is 'recolor'; it must be add or"),
-        ({"setting": "space"}, "Line 2 of .*setting is 'space'"),
-        ({"instruction": " "}, "Line 2 of .*instruction is empty"),
-        ({"instruction": 5}, "Line 2 of .*instruction is 5"),
-        ({"result_label": ""}, "Line 2 of .*needs result_label"),
-        ({"subject": "small.png"}, "Line 2 of .*subject_setting is None"),
-        ({"subject_setting": "simple"}, "Line 2 of .*without a subject"),
+        ({"image_id": 7}, "line 2: .*no image with the id 7"),
+        ({"annotation_id": 1000}, "line 2: .*no annotation with the id 1000; it has 1001, 2001"),
+        ({"edited": "edited/none.png"}, "line 2: .*none.png cannot be read"),
+        ({"edited": "instances.json"}, "line 2: .*instances.json cannot be read as a picture"),
+        ({"edited": "small.png"}, "line 2: .*edited picture is 8×8 pixels.*bring it to"),
+        ({"edited": "pictures/000000000001.png"}, "line 2: .*shows no change"),
+        ({"operation": "recolor"}, "line 2: .*operation is 'recolor'; choose one of add, replace"),
+        ({"setting": "space"}, "line 2: .*setting is 'space'"),
+        ({"instruction": " "}, "line 2: .*instruction is empty"),
+        ({"instruction": 5}, "line 2: .*instruction is 5"),
+        ({"result_label": ""}, "line 2: .*needs result_label"),
+        ({"subject": "small.png"}, "line 2: .*the subject has no subject_setting"),
+        ({"subject_setting": "simple"}, "line 2: .*without a subject"),
         ({"operation": "remove", "subject": "small.png", "subject_setting": "simple"},
-         "Line 2 of .*removal needs no subject"),
-        ({"colour": "red"}, "Line 2 of .*unknown keys colour"),
+         "line 2: .*removal needs no subject"),
+        ({"colour": "red"}, "line 2: unknown setting colour"),
     ],
 )  # fmt: skip
 def test_a_bad_edit_is_named_by_its_line(coco, tmp_path, change, message):
@@ -210,21 +211,21 @@ def test_a_bad_edit_is_named_by_its_line(coco, tmp_path, change, message):
 @pytest.mark.parametrize("line", ["{", "[]", '{"image_id": 100}'])
 def test_a_line_that_is_no_edit_is_named(coco, tmp_path, line):
     coco.rows[2] = line
-    with pytest.raises(FlexEditError, match=r"Line 3 of .*edits\.jsonl"):
+    with pytest.raises(FlexEditError, match=r"edits\.jsonl, line 3:"):
         build(tmp_path / "out", num_single=3, num_multi=0, source=coco.source())
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"segmentation": []}, "Line 1 of .*annotation 1000 is empty"),
-        ({"segmentation": [[1, 1, 5, 5]]}, "Line 1 of .*annotation 1000 is empty"),
+        ({"segmentation": []}, "line 1: .*annotation 1000 is empty"),
+        ({"segmentation": [[1, 1, 5, 5]]}, "line 1: .*annotation 1000 is empty"),
         (
             {"segmentation": {"counts": [64], "size": [8, 8]}},
             "annotation 1000 has no run lengths of",
         ),
         ({"segmentation": {"size": [HEIGHT, WIDTH]}}, "annotation 1000 has no run lengths of"),
-        ({"category_id": 3}, "Line 1 of .*category 3"),
+        ({"category_id": 3}, "line 1: .*category 3"),
     ],
 )
 def test_a_bad_annotation_is_named(coco, tmp_path, change, message):
@@ -250,7 +251,7 @@ def test_asking_for_more_edits_than_there_are_is_reported_at_once(coco, tmp_path
 
 def test_missing_edits_are_reported(coco, tmp_path):
     source = coco.source()
-    source.edits.unlink()
+    source.reader.edits.unlink()
     with pytest.raises(FlexEditError, match=r"edits\.jsonl cannot be read"):
         build(tmp_path / "out", num_single=1, num_multi=0, source=source)
 
@@ -315,7 +316,7 @@ def rows() -> list[dict]:
 def test_magicbrush_rows_become_cases_with_free_shapes(rows, tmp_path):
     write_parquet(rows[:12], tmp_path / "data" / "dev-00000-of-00002.parquet")
     write_parquet(rows[12:], tmp_path / "data" / "dev-00001-of-00002.parquet")
-    source = MagicBrushSource(tmp_path)
+    source = ReaderSource(MagicBrush(tmp_path))
     made = build(tmp_path / "out", num_single=16, num_multi=0, source=source)
     assert {case.group for case in made.cases} == {"single"}
     assert Counter(case.kind for case in made.cases) == dict.fromkeys(masks.KINDS, 2)
@@ -350,12 +351,12 @@ def test_datasets_writes_what_is_read_here(rows, tmp_path):
     )  # fmt: skip
     written = datasets.Dataset.from_list(rows, features=features)
     written.to_parquet(str(tmp_path / "dev.parquet"))
-    source = MagicBrushSource(tmp_path / "dev.parquet")
+    source = ReaderSource(MagicBrush(tmp_path / "dev.parquet"))
     assert len(build(tmp_path / "out", num_single=8, num_multi=0, source=source).cases) == 8
 
 
 def test_the_same_seed_draws_the_same_magicbrush_benchmark(rows, tmp_path):
-    source = MagicBrushSource(write_parquet(rows, tmp_path / "data" / "dev.parquet"))
+    source = ReaderSource(MagicBrush(write_parquet(rows, tmp_path / "data" / "dev.parquet")))
     first, again, other = (
         build(tmp_path / name, num_single=9, num_multi=0, source=source, seed=seed)
         for name, seed in (("first", 1), ("again", 1), ("other", 2))
@@ -368,7 +369,7 @@ def test_rows_of_no_use_are_skipped_and_named(rows, tmp_path):
     rows[1]["target_img"] = rows[1]["source_img"]
     rows[2]["source_img"] = {"bytes": b"no picture", "path": "x"}
     rows[4]["mask_img"] = None
-    source = MagicBrushSource(write_parquet(rows, tmp_path / "data" / "dev.parquet"))
+    source = ReaderSource(MagicBrush(write_parquet(rows, tmp_path / "data" / "dev.parquet")))
     made = build(tmp_path / "out", num_single=14, num_multi=0, source=source)
     reasons = made.meta["skipped"]
     assert 0 < len(reasons) <= 4 and not set(reasons) & {case.id for case in made.cases}
@@ -381,31 +382,32 @@ def test_a_target_of_another_scale_is_brought_to_the_scene(rows, tmp_path):
     for cell in ("target_img", "mask_img"):
         large = Image.open(io.BytesIO(row[cell]["bytes"])).resize((2 * WIDTH, 2 * HEIGHT))
         row[cell] = {"bytes": png(np.asarray(large)), "path": "x"}
-    source = MagicBrushSource(write_parquet([row], tmp_path / "data" / "dev.parquet"))
+    source = ReaderSource(MagicBrush(write_parquet([row], tmp_path / "data" / "dev.parquet")))
     made = build(tmp_path / "out", num_single=1, num_multi=0, source=source)
     assert made.picture(made.cases[0], "truth").shape == (HEIGHT, WIDTH, 3)
     wrong = Image.open(io.BytesIO(row["target_img"]["bytes"])).resize((HEIGHT, HEIGHT))
     row["target_img"] = {"bytes": png(np.asarray(wrong)), "path": "x"}
-    source = MagicBrushSource(write_parquet([row], tmp_path / "data" / "dev.parquet"))
+    source = ReaderSource(MagicBrush(write_parquet([row], tmp_path / "data" / "dev.parquet")))
     with pytest.raises(FlexEditError, match="72×72 pixels, its scene 96×72"):
         build(tmp_path / "other", num_single=1, num_multi=0, source=source)
 
 
 def test_magicbrush_has_no_subjects(rows, tmp_path):
-    source = MagicBrushSource(write_parquet(rows, tmp_path / "data" / "dev.parquet"))
-    with pytest.raises(FlexEditError, match="no subject pictures"):
+    source = ReaderSource(MagicBrush(write_parquet(rows, tmp_path / "data" / "dev.parquet")))
+    with pytest.raises(FlexEditError, match=r"0 edits with a subject .* 1 multi cases"):
         build(tmp_path / "out", num_single=1, num_multi=1, source=source)
 
 
 def test_a_folder_without_usable_parquet_files_is_reported(rows, tmp_path):
+    source = ReaderSource(MagicBrush(tmp_path))
     with pytest.raises(FlexEditError, match="hf download osunlp/MagicBrush"):
-        build(tmp_path / "out", num_single=1, num_multi=0, source=MagicBrushSource(tmp_path))
+        build(tmp_path / "out", num_single=1, num_multi=0, source=source)
     (tmp_path / "broken.parquet").write_bytes(b"PAR1 but not really")
     with pytest.raises(FlexEditError, match=r"broken\.parquet cannot be read as parquet"):
-        build(tmp_path / "out", num_single=1, num_multi=0, source=MagicBrushSource(tmp_path))
+        build(tmp_path / "out", num_single=1, num_multi=0, source=source)
     few = write_parquet(rows[:2], tmp_path / "data" / "dev.parquet")
     with pytest.raises(FlexEditError, match=r"2 edits without a subject .* 3 single cases"):
-        build(tmp_path / "out", num_single=3, num_multi=0, source=MagicBrushSource(few))
+        build(tmp_path / "out", num_single=3, num_multi=0, source=ReaderSource(MagicBrush(few)))
 
 
 def test_a_parquet_file_of_something_else_is_reported(tmp_path):
@@ -413,8 +415,9 @@ def test_a_parquet_file_of_something_else_is_reported(tmp_path):
     from pyarrow import parquet
 
     parquet.write_table(pyarrow.table({"img_id": ["1"]}), tmp_path / "dev.parquet")
+    source = ReaderSource(MagicBrush(tmp_path))
     with pytest.raises(FlexEditError, match="lacks the columns instruction, mask_img"):
-        build(tmp_path / "out", num_single=1, num_multi=0, source=MagicBrushSource(tmp_path))
+        build(tmp_path / "out", num_single=1, num_multi=0, source=source)
 
 
 @pytest.mark.parametrize(
@@ -429,12 +432,12 @@ def test_a_parquet_file_of_something_else_is_reported(tmp_path):
         ("Please, add an umbrella to the table", ("add", "background", "umbrella")),
         ("put a hat on the dog", ("add", "background", "hat")),
         ("add what you would see on a very sunny beach", ("add", "background", "")),
-        ("make the sky blue", None),
-        ("change the color of the car to red", None),
-        ("put out the fire", None),
-        ("removed it", None),
-        ("remove the hat and add a scarf", None),
-        ("", None),
+        ("make the sky blue", ("", "", "")),
+        ("change the color of the car to red", ("", "", "")),
+        ("put out the fire", ("", "", "")),
+        ("removed it", ("", "", "")),
+        ("remove the hat and add a scarf", ("", "", "")),
+        ("", ("", "", "")),
     ],
 )
 def test_an_operation_is_only_inferred_from_plain_words(instruction, understood):
@@ -509,4 +512,4 @@ def test_a_missing_library_is_named(rows, tmp_path, monkeypatch):
     path = write_parquet(rows[:1], tmp_path / "dev.parquet")
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(FlexEditError, match="pip install pyarrow"):
-        list(magicbrush.texts(path))
+        list(magicbrush.turns(path))
