@@ -3,7 +3,7 @@ import json
 
 import pytest
 
-from flexedit.config import MEAConfig, PartSource, SystemConfig, TextBridgeConfig
+from flexedit.models.config import MEAConfig, PartSource, SystemConfig, TextBridgeConfig
 from flexedit.errors import FlexEditError
 from flexedit.training.mini import MINI, system_config
 

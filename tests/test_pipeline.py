@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from flexedit import masks, prompts, sampling
-from flexedit.config import SystemConfig, TextBridgeConfig
+from flexedit.models.config import SystemConfig, TextBridgeConfig
 from flexedit.errors import FlexEditError
 from flexedit.model_folder import ModelFolder
 from flexedit.models.mea import Branches

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from flexedit.config import DiffusionConfig, MEAConfig, TextBridgeConfig
+from flexedit.models.config import DiffusionConfig, MEAConfig, TextBridgeConfig
 from flexedit.model_folder import save_model_folder, trained_tensors, unet_layers
 from flexedit.models.mea import MEA
 from flexedit.models.unet import FlexEditUNet

@@ -45,9 +45,9 @@ def run_info(options: argparse.Namespace) -> dict[str, Any]:
     return {
         "folder": str(folder.path),
         "system": config.name,
-        "edit_tokens": config.num_edit_tokens,
-        "bridge": config.bridge,
-        "context": f"{config.context_length} x {config.mea.width}",
+        "edit_tokens": config.vllm.num_edit_tokens if config.vllm else 0,
+        "bridge": config.bridge.type,
+        "context": f"{config.bridge.num_embeddings} x {config.bridge.width}",
         "prediction": config.diffusion.prediction_type,
         "size": config.sampling.size,
         "steps": config.sampling.num_steps,

@@ -24,7 +24,7 @@ from flexedit.benchmark.judge import FACTS, FOLDER, WEIGHTS, Judge
 from flexedit.benchmark.metrics import require_torchmetrics, score
 from flexedit.benchmark.run import run
 from flexedit.benchmark.systems import FlexEdit
-from flexedit.config import MEAConfig, SystemConfig, TextBridgeConfig
+from flexedit.models.config import MEAConfig, SystemConfig, TextBridgeConfig
 from flexedit.data.world import FULL_MASK, OPERATIONS, World
 from flexedit.data.world.assets import CLASSES
 from flexedit.errors import FlexEditError

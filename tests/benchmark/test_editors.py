@@ -28,7 +28,7 @@ from flexedit.benchmark.editors import (
 )
 from flexedit.benchmark.metrics import iou, psnr
 from flexedit.benchmark.run import run
-from flexedit.config import TextBridgeConfig
+from flexedit.models.config import TextBridgeConfig
 from flexedit.errors import FlexEditError
 from flexedit.pipeline import FlexEditPipeline
 from tests.tiny import TINY, make_tiny_folder

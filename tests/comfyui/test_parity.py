@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from flexedit.config import DiffusionConfig
+from flexedit.models.config import DiffusionConfig
 from flexedit.model_folder import EMBEDDED, WEIGHTS_FILE, ModelFolder, save_model_folder
 from flexedit.training.mini import system_config
 from tests.tiny import TINY, embedded, make_tiny_folder

@@ -7,7 +7,7 @@ import torch
 from diffusers import UNet2DConditionModel
 
 from flexedit.cli import main
-from flexedit.config import DiffusionConfig
+from flexedit.models.config import DiffusionConfig
 from flexedit.convert.assemble import assemble
 from flexedit.data.world import World
 from flexedit.errors import FlexEditError

@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from flexedit.config import PartSource, TextBridgeConfig
+from flexedit.models.config import PartSource, TextBridgeConfig
 from flexedit.errors import FlexEditError
 from flexedit.model_folder import (
     CONFIG_FILE,

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from flexedit.config import MEAConfig
+from flexedit.models.config import MEAConfig
 from flexedit.models.mea import MEA, Branches, Conditioning
 
 CONFIG = MEAConfig(width=12, clip_width=10, num_heads=3)

@@ -3,7 +3,7 @@ import dataclasses
 import pytest
 import torch
 
-from flexedit.config import QFormerConfig
+from flexedit.models.config import QFormerConfig
 from flexedit.errors import FlexEditError
 from flexedit.models.qformer import QFormer
 

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from flexedit.config import MEAConfig
+from flexedit.models.config import MEAConfig
 from flexedit.errors import FlexEditError
 from flexedit.models.mea import MEA, Conditioning
 from flexedit.models.unet import FlexEditUNet, Subject

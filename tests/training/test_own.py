@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from flexedit.cli import main
-from flexedit.config import LoRAConfig
+from flexedit.models.config import LoRAConfig
 from flexedit.convert.assemble import assemble
 from flexedit.data.edits import INDEX, Edits
 from flexedit.data.world import World, write

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from flexedit import prompts
-from flexedit.config import LoRAConfig, TextBridgeConfig
+from flexedit.models.config import LoRAConfig, TextBridgeConfig
 from flexedit.data.world import CLASSES, World
 from flexedit.model_folder import ModelFolder, save_model_folder
 from flexedit.models.mea import Branches, Conditioning

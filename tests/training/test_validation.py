@@ -4,7 +4,7 @@ import pytest
 import torch
 from PIL import Image
 
-from flexedit.config import LoRAConfig
+from flexedit.models.config import LoRAConfig
 from flexedit.data.world import CLASSES
 from flexedit.model_folder import ModelFolder
 from flexedit.training.system import Recipe, System

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from flexedit import sampling
-from flexedit.config import DiffusionConfig
+from flexedit.models.config import DiffusionConfig
 from flexedit.errors import FlexEditError
 
 SHAPE = (2, 4, 3, 5)
