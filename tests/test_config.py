@@ -3,8 +3,8 @@ import json
 
 import pytest
 
-from flexedit.models.config import MEAConfig, PartSource, SystemConfig, TextBridgeConfig
 from flexedit.errors import FlexEditError
+from flexedit.models.config import MEAConfig, PartSource, SystemConfig, TextBridgeConfig
 from flexedit.training.mini import MINI, system_config
 
 CONFIG = system_config(MINI)

@@ -83,8 +83,10 @@ def embed(bridge: Any, intent: Intent) -> Embeds:
     return Embeds(intent, bridge(intent.reading), bridge.null(intent.request.batch_size))
 
 
-def condition(parts: Parts, embeds: Embeds, strength: float = 1.0) -> Branches:
+def condition(parts: Parts, embeds: Embeds, strength: float | Tensor = 1.0) -> Branches:
     """The three branches of guidance, the same in training dropout and in sampling.
+
+    strength: λ of the subject, of all rows or of each (B,).
 
     positive = (e, f2, λ; the scene's latent) · scene-only = (e∅, no subject; the scene's latent) ·
     negative = (e∅ as it is, no subject; a zero latent). Dropping the edit drops the subject.
@@ -105,11 +107,11 @@ def condition(parts: Parts, embeds: Embeds, strength: float = 1.0) -> Branches:
 
 
 def features(
-    parts: Parts, e: Tensor, null: Tensor, intent: Intent, strength: float
+    parts: Parts, e: Tensor, null: Tensor, intent: Intent, strength: float | Tensor
 ) -> tuple[Features, Features]:
     """What the adapter makes of e and of e∅ (B, Q, D); without one f1 is what it was given."""
     request, config = intent.request, parts.config.adapter
-    rows = torch.full((request.batch_size,), float(strength), device=e.device)
+    rows = torch.as_tensor(strength, dtype=torch.float32).expand(request.batch_size).to(e.device)
     if config is None:
         off = torch.zeros_like(rows)
         return Features(e, None, off), Features(null, None, off)

@@ -30,6 +30,7 @@ from flexedit.benchmark.metrics import iou, psnr
 from flexedit.benchmark.run import run
 from flexedit.models.config import TextBridgeConfig
 from flexedit.errors import FlexEditError
+from flexedit.models.config import TextBridgeConfig
 from flexedit.pipeline import FlexEditPipeline
 from tests.tiny import TINY, make_tiny_folder
 

@@ -7,11 +7,11 @@ import torch
 from diffusers import UNet2DConditionModel
 
 from flexedit.cli import main
-from flexedit.models.config import DiffusionConfig
 from flexedit.convert.assemble import assemble
 from flexedit.data.world import World
 from flexedit.errors import FlexEditError
 from flexedit.model_folder import ModelFolder
+from flexedit.models.config import DiffusionConfig
 from flexedit.models.mea import Conditioning
 from flexedit.pipeline import FlexEditPipeline
 from flexedit.training.batch import collate

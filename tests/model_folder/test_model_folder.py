@@ -10,7 +10,6 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from flexedit.models.config import PartSource, TextBridgeConfig
 from flexedit.errors import FlexEditError
 from flexedit.model_folder import (
     CONFIG_FILE,
@@ -21,6 +20,7 @@ from flexedit.model_folder import (
     trained_tensors,
     unet_layers,
 )
+from flexedit.models.config import PartSource, TextBridgeConfig
 from flexedit.models.mea import MEA
 from flexedit.models.qformer import QFormer
 from flexedit.models.unet import FlexEditUNet

@@ -3,8 +3,8 @@ import dataclasses
 import pytest
 import torch
 
-from flexedit.models.config import QFormerConfig
 from flexedit.errors import FlexEditError
+from flexedit.models.config import QFormerConfig
 from flexedit.models.qformer import QFormer
 
 CONFIG = QFormerConfig(

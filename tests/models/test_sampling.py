@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from flexedit import sampling
-from flexedit.models.config import DiffusionConfig
 from flexedit.errors import FlexEditError
+from flexedit.models.config import DiffusionConfig
 
 SHAPE = (2, 4, 3, 5)
 

@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from flexedit.models.config import MEAConfig
 from flexedit.errors import FlexEditError
+from flexedit.models.config import MEAConfig
 from flexedit.models.mea import MEA, Conditioning
 from flexedit.models.unet import FlexEditUNet, Subject
 

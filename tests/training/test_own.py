@@ -11,12 +11,12 @@ import torch
 from PIL import Image
 
 from flexedit.cli import main
-from flexedit.models.config import LoRAConfig
 from flexedit.convert.assemble import assemble
 from flexedit.data.edits import INDEX, Edits
 from flexedit.data.world import World, write
 from flexedit.errors import FlexEditError
 from flexedit.model_folder import ModelFolder
+from flexedit.models.config import LoRAConfig
 from flexedit.pipeline import FlexEditPipeline
 from flexedit.training.batch import collate
 from flexedit.training.own import OwnTraining
