@@ -25,6 +25,7 @@ from .vllm import VLLMS
 
 FORMAT = 2  # of flexedit.json
 WHOLE = ("unet", "sources")  # sections that an override replaces, not merges
+SHARED = ("num_embeddings", "width", "clip_width")  # what a part's neighbours rely on
 
 
 def slot(parts: Mapping[str, Any]) -> Any:
@@ -148,12 +149,15 @@ class SystemConfig:
 
 
 def merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """``base`` with ``changes``, section by section; a part of another type replaces a section."""
+    """``base`` with ``changes``, section by section. A part of another type takes the place of the
+    one there, and keeps no more of it than the sizes that its neighbours rely on.
+    """
     result = dict(base)
     for name, value in changes.items():
         old = result.get(name)
         if isinstance(old, Mapping) and isinstance(value, Mapping) and name not in WHOLE:
             is_same = value.get("type", old.get("type")) == old.get("type")
-            value = merged(old, value) if is_same else value
+            shared = old if is_same else {key: old[key] for key in SHARED if key in old}
+            value = merged(shared, value)
         result[name] = value
     return result
