@@ -28,10 +28,9 @@ from flexedit.models.diffusion.unet import FlexEditUNet
 from flexedit.models.parts import Reading
 from flexedit.models.vllm import Instruction
 from flexedit.systems import preset
-from tests.tiny import TINY, make_tiny_folder
+from tests.tiny import TEXT_BRIDGE, TINY, make_tiny_folder
 
 PARTS = ("vllm", "bridge", "text", "clip", "adapter", "unet", "vae")
-TEXT_BRIDGE = {"type": "clip_text", "width": TINY.clip_width, "num_embeddings": TINY.text_length}
 Spoil = Callable[[Path], object]
 
 SD15_LAYERS = {
@@ -78,6 +77,14 @@ def tensors(file: str, change: Callable[[dict[str, torch.Tensor]], object]) -> S
         save_file(found, folder / file, metadata={"format": "pt"})
 
     return spoil
+
+
+def without(key: str, file: str = WEIGHTS_FILE) -> Spoil:
+    return tensors(file, lambda found: found.pop(key))
+
+
+def with_ones(key: str, *shape: int) -> Spoil:
+    return tensors(WEIGHTS_FILE, lambda found: found.update({key: torch.ones(shape)}))
 
 
 def settings(change: Callable[[dict], object]) -> Spoil:
@@ -275,47 +282,28 @@ def test_a_folder_of_format_1_is_read_as_one_of_today(tiny, folder):
     ("part", "spoil", "message"),
     [
         # flexedit.safetensors
+        ("unet", without("unet.conv_in.bias"), r"chair lacks unet\.conv_in\.bias"),
+        ("bridge", without("qformer.queries"), r"lacks qformer\.queries"),
+        ("bridge", without("null.edit"), r"lacks null\.edit"),
+        ("vllm", without("tokens.embed"), r"lacks tokens\.embed"),
+        ("vllm", without("lora.1.v.A"), r"lacks lora\.1\.v\.A"),
+        ("adapter", with_ones("mea.scene.to_x.weight", 1), r"unexpected mea\.scene\.to_x\.weight"),
+        ("vllm", with_ones("tokens.lm_head", 32, 32), r"unexpected tokens\.lm_head"),
+        ("bridge", with_ones("bim.weight", 1), r"unexpected bim\.weight"),
+        ("bridge", with_ones("clip_text.x", 1), r"unexpected clip_text\.x"),
         (
             "unet",
-            tensors(WEIGHTS_FILE, lambda t: t.pop("unet.conv_in.bias")),
-            r"chair lacks unet\.conv_in",
-        ),
-        (
-            "bridge",
-            tensors(WEIGHTS_FILE, lambda t: t.pop("qformer.queries")),
-            "lacks qformer.queries",
-        ),
-        ("bridge", tensors(WEIGHTS_FILE, lambda t: t.pop("null.edit")), r"lacks null\.edit"),
-        ("vllm", tensors(WEIGHTS_FILE, lambda t: t.pop("tokens.embed")), r"lacks tokens\.embed"),
-        ("vllm", tensors(WEIGHTS_FILE, lambda t: t.pop("lora.1.v.A")), r"lacks lora\.1\.v\.A"),
-        (
-            "adapter",
-            tensors(WEIGHTS_FILE, lambda t: t.update({"mea.scene.to_x.weight": torch.ones(1)})),
-            r"unexpected mea\.scene\.to_x\.weight",
-        ),
-        (
-            "vllm",
-            tensors(WEIGHTS_FILE, lambda t: t.update({"tokens.lm_head": torch.ones(32, 32)})),
-            r"unexpected tokens\.lm_head",
-        ),
-        (
-            "bridge",
-            tensors(WEIGHTS_FILE, lambda t: t.update({"bim.weight": torch.ones(1)})),
-            r"unexpected bim\.weight",
-        ),
-        (
-            "unet",
-            tensors(WEIGHTS_FILE, lambda t: t.update({"unet.conv_in.bias": torch.ones(7)})),
+            with_ones("unet.conv_in.bias", 7),
             r"unet\.conv_in\.bias has shape \(7,\).*asks for \(32,\)",
         ),
         (
             "vllm",
-            tensors(WEIGHTS_FILE, lambda t: t.update({"tokens.embed": torch.ones(1, 32)})),
+            with_ones("tokens.embed", 1, 32),
             r"tokens\.embed has shape \(1, 32\).*asks for \(32, 32\)",
         ),
         (
             "vllm",
-            tensors(WEIGHTS_FILE, lambda t: t.update({"lora.0.q.A": torch.ones(4, 32)})),
+            with_ones("lora.0.q.A", 4, 32),
             r"lora\.0\.q\.A has shape \(4, 32\).*asks for \(8, 32\)",
         ),
         ("unet", truncate(WEIGHTS_FILE), r"chair/flexedit\.safetensors cannot be read.*truncated"),
@@ -330,16 +318,6 @@ def test_a_folder_of_format_1_is_read_as_one_of_today(tiny, folder):
             r"chair/flexedit\.json is not valid JSON",
         ),
         ("vae", settings(lambda d: d["sources"].pop("vae")), "names no source for 'vae'"),
-        (
-            "vae",
-            settings(lambda d: d["sources"].update(vae={"folder": "../vae"})),
-            "'../vae' must lie inside the model folder",
-        ),
-        (
-            "vae",
-            settings(lambda d: d["sources"].update(vae={"folder": "/vae"})),
-            "'/vae' must lie inside the model folder",
-        ),
         (
             "unet",
             settings(lambda d: d["unet"].update(down_block_types=["Sideways", "DownBlock2D"])),
@@ -361,10 +339,7 @@ def test_a_folder_of_format_1_is_read_as_one_of_today(tiny, folder):
         ("vllm", lambda folder: shutil.rmtree(folder / "vllm"), r"chair lacks vllm/config\.json"),
         (
             "vllm",
-            tensors(
-                "vllm/model.safetensors",
-                lambda t: t.pop("language_model.model.layers.0.mlp.gate_proj.weight"),
-            ),
+            without("language_model.model.layers.0.mlp.gate_proj.weight", "vllm/model.safetensors"),
             r"vllm lacks weights for .*layers\.0\.mlp\.gate_proj",
         ),
         ("vllm", truncate("vllm/model.safetensors"), "vllm cannot be loaded .*header"),
@@ -377,23 +352,18 @@ def test_a_folder_of_format_1_is_read_as_one_of_today(tiny, folder):
         # clip/ and vae/
         (
             "clip",
-            tensors("clip/model.safetensors", lambda t: t.pop("visual_projection.weight")),
+            without("visual_projection.weight", "clip/model.safetensors"),
             "clip lacks weights for visual_projection",
         ),
         (
             "text",
-            tensors(
-                "clip/model.safetensors",
-                lambda t: t.pop("text_model.embeddings.token_embedding.weight"),
-            ),
+            without("text_model.embeddings.token_embedding.weight", "clip/model.safetensors"),
             "clip lacks weights for .*token_embedding",
         ),
         ("text", remove("clip/tokenizer.json"), r"clip cannot be loaded .*no tokenizer\.json"),
         (
             "vae",
-            tensors(
-                "vae/diffusion_pytorch_model.safetensors", lambda t: t.pop("quant_conv.weight")
-            ),
+            without("quant_conv.weight", "vae/diffusion_pytorch_model.safetensors"),
             "vae lacks weights for quant_conv",
         ),
         ("vae", truncate("vae/diffusion_pytorch_model.safetensors"), "vae cannot be loaded"),

@@ -192,12 +192,15 @@ def test_a_section_is_overridden_setting_by_setting():
     assert config.vllm == dataclasses.replace(CONFIG.vllm, lora=lora)
 
 
-@pytest.mark.parametrize(
-    "section", [{"bridge": TEXT_BRIDGE}, {"sources": {}}, {"unet": CONFIG.unet | {"new": 1}}]
-)
-def test_another_part_the_unet_and_the_sources_are_replaced_as_a_whole(section):
-    data = CONFIG.override(section).to_dict()
-    assert {name: data[name] for name in section} == section
+def test_unet_and_sources_are_replaced_as_a_whole():
+    unet = {name: CONFIG.unet[name] for name in ("in_channels", "cross_attention_dim")}
+    config = CONFIG.override({"unet": unet, "sources": {}})
+    assert config.unet == unet and config.sources == {}
+
+
+def test_a_part_of_another_type_keeps_the_sizes_that_its_neighbours_rely_on():
+    config = CONFIG.override({"bridge": {"type": "clip_text"}})
+    assert dataclasses.asdict(config.bridge) == TEXT_BRIDGE
 
 
 def test_an_override_that_does_not_fit_names_the_system():

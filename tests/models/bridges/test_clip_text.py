@@ -5,7 +5,7 @@ from flexedit.errors import FlexEditError
 from flexedit.model_folder import ModelFolder, load_text_encoder
 from flexedit.models.bridges.clip_text import CLIPText
 from flexedit.models.parts import Reading
-from tests.tiny import TINY
+from tests.tiny import INSTRUCT_PIX2PIX, TEXT_BRIDGE, TINY
 
 SIZES = {"num_embeddings": TINY.text_length, "width": TINY.clip_width}
 
@@ -38,9 +38,9 @@ def test_only_the_null_edit_is_its_own(text):
     ],
 )
 def test_a_clip_of_other_sizes_is_refused(sizes, message, tiny):
-    changes = {"vllm": None, "adapter": None, "bridge": SIZES | sizes | {"type": "clip_text"}}
-    unet = ModelFolder(tiny).config.unet
-    changes["unet"] = unet | {"cross_attention_dim": changes["bridge"]["width"]}
-    config = ModelFolder(tiny).config.override(changes)
+    config = ModelFolder(tiny).config
+    bridge = TEXT_BRIDGE | SIZES | sizes
+    unet = config.unet | {"cross_attention_dim": bridge["width"]}
+    config = config.override(INSTRUCT_PIX2PIX | {"bridge": bridge, "unet": unet})
     with pytest.raises(FlexEditError, match=message):
         ModelFolder(tiny, config).load_bridge()
