@@ -108,6 +108,11 @@ class SystemConfig:
     def __post_init__(self) -> None:
         if not 0.0 < self.mark_alpha <= 1.0:
             raise FlexEditError(f"mark_alpha is {self.mark_alpha}; it must lie in (0, 1].")
+        if self.vllm is None and hasattr(self.bridge, "hidden_width"):
+            raise FlexEditError(
+                f"The bridge {self.bridge.type!r} reads a VLLM's hidden states, but vllm is null. "
+                "Add a vllm section, or choose a bridge that reads the instruction."
+            )
         self._check_channels()
         self._check_widths()
 

@@ -48,7 +48,7 @@ SETS = {
 
 KINDS = [  # tests of saving and loading a folder of each kind
     "tests/model_folder",
-    "tests/models/test_chat_vllm.py",
+    "tests/models/vllm/test_stock.py",
     "tests/resolve/test_sam.py",
     "tests/training/test_lora.py",
 ]
