@@ -13,7 +13,7 @@ from flexedit.models.vae import decode, encode
 from flexedit.pipeline import FlexEditPipeline
 from flexedit.request import EditRequest
 from flexedit.systems.system import Embeds, predictor
-from tests.tiny import TINY, make_tiny_folder
+from tests.tiny import INSTRUCT_PIX2PIX, make_tiny_folder
 
 
 @pytest.fixture(scope="module")
@@ -273,11 +273,7 @@ def test_the_vae_is_shown_the_marked_scene_or_the_clean_one(pipeline, variant):
 
 
 def test_instructpix2pix_is_the_same_road_without_a_vllm(variant):
-    system = variant(
-        vllm=None,
-        bridge={"type": "clip_text", "num_embeddings": TINY.text_length, "width": TINY.clip_width},
-        adapter=None,
-    )
+    system = variant(**INSTRUCT_PIX2PIX)
     result = system(request(45, 70, subject=pictures(seed=1)), num_steps=2)
     assert result.picture.shape == (1, 3, 45, 70)
     assert result.replies == result.labels == ("",)

@@ -27,6 +27,9 @@ TINY = Shape(
     unet_channels=(32, 32),
     unet_cross=(True, False),
 )
+# What stands in the slots of InstructPix2Pix
+TEXT_BRIDGE = {"type": "clip_text", "num_embeddings": TINY.text_length, "width": TINY.clip_width}
+INSTRUCT_PIX2PIX = {"vllm": None, "bridge": TEXT_BRIDGE, "adapter": None}
 TEXTS = [
     prompts.GENERIC_REPLY,
     prompts.prompt("remove this", with_subject=True),

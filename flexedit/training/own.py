@@ -21,8 +21,8 @@ from ..data.edits import Edits
 from ..errors import FlexEditError
 from ..files import fingerprint
 from ..model_folder import CONFIG_FILE, WEIGHTS_FILE, ModelFolder, copy_part, save_model_folder
+from ..model_folder.keys import SLOTS as PARTS
 from .draws import Recipe
-from .model import SLOTS as PARTS
 from .model import TrainingModel as System
 from .precision import resolved
 from .trainer import CHECKPOINT, TrainConfig, Trainer

@@ -28,6 +28,7 @@ from ..data.world import World
 from ..data.world.assets import CLASSES
 from ..errors import FlexEditError
 from ..model_folder import WEIGHTS_FILE, ModelFolder, load_vllm, save_model_folder
+from ..model_folder.keys import SLOTS as PARTS
 from ..model_folder.keys import slot_of
 from ..model_folder.weights import make_portable, portable_name, read_config
 from ..models.config import SystemConfig
@@ -35,7 +36,6 @@ from ..models.preprocess import Preprocess
 from . import mini
 from .batch import collate
 from .draws import Recipe
-from .model import SLOTS as PARTS
 from .model import TrainingModel as System
 from .pretrain import (
     CLIPPretraining,

@@ -15,7 +15,7 @@ from flexedit.training import losses as terms
 from flexedit.training.batch import Batch, collate
 from flexedit.training.draws import Draw, Recipe
 from flexedit.training.model import TrainingModel, choose
-from tests.tiny import TINY, make_tiny_folder
+from tests.tiny import TEXT_BRIDGE, TINY, make_tiny_folder
 
 JOINT = Recipe(
     stage="joint",
@@ -409,8 +409,7 @@ def test_a_frozen_vllm_keeps_what_was_trained_before(tmp_path):
 
 def test_a_system_without_a_vllm_reads_captions_and_hands_its_unet_on(tiny, tmp_path):
     recipe = Recipe(stage="joint", parts=("unet", "adapter"))
-    text = {"type": "clip_text", "num_embeddings": TINY.text_length, "width": TINY.clip_width}
-    folder = make_tiny_folder(tmp_path / "text", vllm=None, bridge=text)
+    folder = make_tiny_folder(tmp_path / "text", vllm=None, bridge=TEXT_BRIDGE)
     base, batch = shaken(build(folder, recipe)), batch_of("remove", "ask")
     assert base.vllm is None
     assert set(losses(base, batch)) == {"diffusion"}
