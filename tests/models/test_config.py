@@ -92,7 +92,10 @@ def test_a_file_that_is_no_json_object_is_named(text):
         ({"vllm__num_edit_tokens": "32"}, "vllm: num_edit_tokens is '32'; expected int"),
         ({"mark_alpha": "0.5"}, "mark_alpha is '0.5'; expected float"),
         ({"adapter": 3}, "adapter is 3; expected an object"),
-        ({"bridge__type": "bert"}, "bridge: type is 'bert'; choose one of qformer, clip_text"),
+        (
+            {"bridge__type": "bert"},
+            "bridge: type is 'bert'; choose one of qformer, edit_mapper, clip_text",
+        ),
         ({"vllm__type": "bert"}, "vllm: type is 'bert'"),
         ({"diffusion__prediction_type": "x0"}, "diffusion: prediction_type is 'x0'; choose one of"),
         ({"unet": 5}, "unet is 5; expected an object"),

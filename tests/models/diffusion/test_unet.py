@@ -117,7 +117,7 @@ def test_more_strength_changes_more(parts):
 def test_a_rows_subject_stays_in_its_row(parts):
     unet, layers = parts
     pair, (z, timesteps) = conditioning(1.0, 0.5), noisy(2)
-    one = Conditioning(*(getattr(pair, name)[1:] for name in pair.__dataclass_fields__))
+    one = Conditioning(pair.f1[1:], pair.f2[1:], pair.strength[1:], pair.scene_latent[1:])
     with torch.no_grad():
         both = unet(z, timesteps, pair, layers)
         alone = unet(z[1:], timesteps[1:], one, layers)

@@ -436,7 +436,7 @@ def test_edit_tokens_that_are_already_there_are_not_added_twice(vllm, tmp_path):
         LlavaForConditionalGeneration.from_pretrained(tmp_path / "saved"),
         type(vllm.tokenizer).from_pretrained(tmp_path / "saved"),
         vllm.preprocess,
-        NUM_EDIT_TOKENS,
+        VLLMConfig(NUM_EDIT_TOKENS),
     )
     assert again.edit_ids == vllm.edit_ids
     for layer in ("get_input_embeddings", "get_output_embeddings"):
