@@ -89,9 +89,10 @@ def test_an_answer_to_a_question_carries_no_edit():
 # The three branches
 
 
-def test_the_positive_branch_has_everything():
+@pytest.mark.parametrize("strength", [0.7, torch.tensor([0.3, 0.7])])
+def test_the_positive_branch_has_everything(strength):
     parts, given = RandomParts(), embeds()
-    positive = system.condition(parts, given, 0.7).positive
+    positive = system.condition(parts, given, strength).positive
     scene, subject = (
         parts.see(picture).projected for picture in (REQUEST.marked(), REQUEST.subject)
     )

@@ -133,30 +133,6 @@ def test_a_system_without_subjects_ignores_one():
     assert adapt(mea, inputs()).f2 is None and not mea.config.reads_subject
 
 
-# Names and shapes
-
-
-def test_each_unet_layer_has_keys_and_values_under_its_own_name():
-    shapes = {
-        key: tuple(tensor.shape)
-        for key, tensor in build().state_dict().items()
-        if key.startswith("subject.")
-    }
-    assert shapes == {
-        f"subject.{name}.to_{letter}.weight": (width, CONFIG.width)
-        for name, width in LAYERS.items()
-        for letter in "kv"
-    }
-
-
-def test_keys_and_values_are_linear_in_the_subject():
-    layers, f2 = build().subject, torch.randn(BATCH, TOKENS, CONFIG.width)
-    for name, layer in layers.items():
-        key, value = layers[name](f2)
-        torch.testing.assert_close(key, f2 @ layer.to_k.weight.T)
-        torch.testing.assert_close(value, f2 @ layer.to_v.weight.T)
-
-
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_stays_half(dtype):
     given = inputs()
