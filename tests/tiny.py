@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+import yaml
 
 from flexedit import prompts
 from flexedit.errors import FlexEditError
@@ -17,6 +20,7 @@ from flexedit.model_folder import (
     save_model_folder,
 )
 from flexedit.models.diffusion.unet import FlexEditUNet
+from flexedit.systems import FOLDER, preset
 from flexedit.training.mini import Shape, build_parts
 
 TINY = Shape(
@@ -45,6 +49,20 @@ TEXTS = [
 ]
 
 
+SIZES = {  # how large a setting of a part is here, whatever part it is
+    "num_embeddings": TINY.text_length,
+    "width": TINY.clip_width,
+    "clip_width": TINY.clip_width,
+    "hidden_width": TINY.llm_width,
+    "intermediate_width": 2 * TINY.clip_width,
+    "num_layers": 2,
+    "num_heads": 2,
+    "inner_width": TINY.clip_width,
+    "vision_width": TINY.clip_width,
+    "channels": TINY.unet_channels[0],
+}
+
+
 def make_tiny_folder(path: Path, seed: int = 0, shape: Shape = TINY, **changes: object) -> Path:
     """Every trained tensor is random, also those that start at zero, so that each can be felt.
 
@@ -59,6 +77,25 @@ def make_tiny_folder(path: Path, seed: int = 0, shape: Shape = TINY, **changes: 
         tensors = random_tensors(ModelFolder(path, config))
         save_model_folder(path, config, tensors, torch.float32)
     return path
+
+
+def shrunk(section: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        name: shrunk(value) if isinstance(value, Mapping) else SIZES.get(name, value)
+        for name, value in section.items()
+    }
+
+
+def make_tiny_system(name: str, path: Path) -> ModelFolder:
+    """Any system of ours in the sizes of the tiny parts, with random weights."""
+    parts = build_parts(TINY, TEXTS, path)
+    full = yaml.safe_load((FOLDER / f"{name}.yaml").read_text(encoding="utf-8"))
+    size = {"num_steps": 3, "size": TINY.size}
+    rest = {"unet": parts.unet, "sources": parts.to_dict()["sources"], "sampling": size}
+    config = preset(name, shrunk(full) | {"name": f"tiny-{name}"} | rest)
+    torch.manual_seed(0)
+    save_model_folder(path, config, random_tensors(ModelFolder(path, config)), torch.float32)
+    return ModelFolder(path)
 
 
 def random_tensors(folder: ModelFolder) -> dict[str, torch.Tensor]:

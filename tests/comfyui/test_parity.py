@@ -7,8 +7,9 @@ import torch
 from safetensors.torch import load_file
 
 from flexedit.model_folder import EMBEDDED, WEIGHTS_FILE, ModelFolder, save_model_folder
+from flexedit.systems import PRESETS
 from flexedit.training.mini import system_config
-from tests.tiny import TINY, embedded, make_tiny_folder
+from tests.tiny import TINY, embedded, make_tiny_folder, make_tiny_system
 from tools.comfyui import inside
 from tools.sd15 import make_sd15_folder
 
@@ -29,6 +30,14 @@ def test_all_branches_agree_after_10_and_20_steps_with_and_without_subject(compa
 
 def test_each_branch_and_the_subject_can_be_felt(compared):
     assert min(compared["felt"].values()) > 0.01
+
+
+@pytest.mark.parametrize("name", [name for name in PRESETS if name != "flexedit"])
+def test_every_system_agrees_in_all_branches(name, tmp_path):
+    folder = make_tiny_system(name, tmp_path / name)
+    compared = inside.run(SCRIPT, "compare", folder.path)
+    assert max(compared["errors"].values()) <= TOLERANCE
+    assert max(compared["felt"].values()) > 0.01
 
 
 def test_every_prediction_type_schedule_and_ablation_agrees(tmp_path):

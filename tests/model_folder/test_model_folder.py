@@ -25,7 +25,7 @@ from flexedit.model_folder import (
 from flexedit.models.config import PartSource
 from flexedit.models.diffusion.conditioning import Conditioning
 from flexedit.models.diffusion.unet import FlexEditUNet
-from flexedit.models.parts import Reading
+from flexedit.models.parts import PictureTokens, Reading
 from flexedit.models.vllm import Instruction
 from flexedit.systems import preset
 from tests.tiny import TEXT_BRIDGE, TINY, make_tiny_folder
@@ -133,7 +133,8 @@ def test_a_saved_model_computes_what_it_computed(folder):
         named |= part.checkpoint()
     save_model_folder(folder, config, named, torch.float32)
 
-    hidden, clip_tokens = torch.randn(2, 32, TINY.llm_width), torch.randn(2, 65, TINY.clip_width)
+    hidden, projected = torch.randn(2, 32, TINY.llm_width), torch.randn(2, 65, TINY.clip_width)
+    clip_tokens = PictureTokens(projected, projected[:, 1:], (8, 8))
     noisy, latent, timesteps = *torch.randn(2, 2, 4, 16, 16), torch.tensor([3, 900])
     reading, has_subject = Reading(("", ""), (), (), hidden), torch.tensor([False, True])
 

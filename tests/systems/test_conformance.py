@@ -1,13 +1,11 @@
 """What every system keeps, by its YAML alone: a new one needs no test of its own."""
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-import yaml
 from PIL import Image
 
 from flexedit import cli
@@ -17,46 +15,15 @@ from flexedit.model_folder import ModelFolder, save_model_folder
 from flexedit.model_folder.keys import SLOTS
 from flexedit.pipeline import FlexEditPipeline
 from flexedit.request import EditRequest
-from flexedit.systems import FOLDER, PRESETS, preset
+from flexedit.systems import PRESETS
 from flexedit.training.draws import Recipe
 from flexedit.training.mini import build_parts
 from flexedit.training.model import TrainingModel
 from flexedit.training.trainer import TrainConfig, Trainer
 from tests.comfyui.graph import Graph, free_shape, load, pictures
-from tests.tiny import TEXTS, TINY, random_tensors
+from tests.tiny import TEXTS, TINY, make_tiny_system
 
-SIZES = {  # how large a setting of a part is here, whatever part it is
-    "num_embeddings": TINY.text_length,
-    "width": TINY.clip_width,
-    "clip_width": TINY.clip_width,
-    "hidden_width": TINY.llm_width,
-    "intermediate_width": 2 * TINY.clip_width,
-    "num_layers": 2,
-    "num_heads": 2,
-    "inner_width": TINY.clip_width,
-    "vision_width": TINY.clip_width,
-    "channels": TINY.unet_channels[0],
-}
 STEPS, BATCH = 2, 2
-
-
-def shrunk(section: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        name: shrunk(value) if isinstance(value, Mapping) else SIZES.get(name, value)
-        for name, value in section.items()
-    }
-
-
-def make_tiny_system(name: str, path: Path) -> ModelFolder:
-    """Any system in the sizes of the tiny parts, with random weights."""
-    parts = build_parts(TINY, TEXTS, path)
-    full = yaml.safe_load((FOLDER / f"{name}.yaml").read_text(encoding="utf-8"))
-    size = {"num_steps": 3, "size": TINY.size}
-    rest = {"unet": parts.unet, "sources": parts.to_dict()["sources"], "sampling": size}
-    config = preset(name, shrunk(full) | {"name": f"tiny-{name}"} | rest)
-    torch.manual_seed(0)
-    save_model_folder(path, config, random_tensors(ModelFolder(path, config)), torch.float32)
-    return ModelFolder(path)
 
 
 class Interrupted(World):

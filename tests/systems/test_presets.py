@@ -28,7 +28,7 @@ def test_settings_go_before_the_presets_own():
 @pytest.mark.parametrize(
     ("name", "settings", "message"),
     [
-        ("sdxl", OWN, "no system 'sdxl'; choose one of flexedit, instructpix2pix"),
+        ("sdxl", OWN, "no system 'sdxl'; choose one of flexedit"),
         ("flexedit", {}, "flexedit: missing setting name, sources"),
         ("flexedit", OWN | {"adapter": {"depth": 2}}, "flexedit: adapter: unknown setting depth"),
     ],

@@ -67,11 +67,16 @@ class Model:
         self.draw, self.num_tokens = torch.Generator().manual_seed(SEED), num_tokens
         batch, bridge = self.shape[0], self.config.bridge
         e = torch.randn(batch, bridge.num_embeddings, bridge.width, generator=self.draw)
-        null = self.folder.tensors("bridge", torch.float32)["null.edit"].expand(batch, -1, -1)
+        null = torch.randn(bridge.num_embeddings, bridge.width, generator=self.draw)
+        hidden_states = torch.randn(
+            batch, 3, getattr(bridge, "hidden_width", 1), generator=self.draw
+        )
         picture = torch.zeros(batch, 3, 8, 8)
         request = EditRequest.create(picture, "add this", subject=picture)
-        intent = system.Intent(request, picture, Reading(request.instructions, (), (), None))
-        embeds = system.Embeds(intent, Text(e), Text(null))
+        intent = system.Intent(
+            request, picture, Reading(request.instructions, (), (), hidden_states)
+        )
+        embeds = system.Embeds(intent, Text(e), Text(null.expand(batch, -1, -1)))
         with torch.no_grad():
             return system.condition(self, embeds, torch.tensor(strength))
 
