@@ -114,8 +114,8 @@ class ReaderSource:
                     sample = self._sample(row, slot.kind, seed)
                 except FlexEditError as error:
                     if not self.reader.skips:
-                        raise FlexEditError(f"{self.reader.where(row)}: {error}") from error
-                    self.skipped[self.reader.where(row)] = str(error)
+                        raise FlexEditError(f"{row.where}: {error}") from error
+                    self.skipped[row.where] = str(error)
             yield sample
 
     def _sample(self, row: Row, kind: str, seed: int) -> Sample:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
@@ -41,7 +40,7 @@ class Edits:
         """
         self.reader = reader_from(str(source)) if isinstance(source, str | Path) else source
         self.size, self.seed = size, seed
-        self.rows: Sequence[Any] = self.reader.rows
+        self.rows = self.reader.rows
 
     def __getitem__(self, index: int) -> Sample:
         rng = np.random.default_rng([self.seed, index])

@@ -512,4 +512,4 @@ def test_a_missing_library_is_named(rows, tmp_path, monkeypatch):
     path = write_parquet(rows[:1], tmp_path / "dev.parquet")
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(FlexEditError, match="pip install pyarrow"):
-        list(magicbrush.turns(path))
+        list(magicbrush.rows_of(path))
