@@ -1,10 +1,8 @@
 import dataclasses
-import json
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from flexedit import masks, prompts
 from flexedit.data.sample import Sample
@@ -16,7 +14,6 @@ from flexedit.data.world import (
     all_styles,
     assets,
     backgrounds,
-    write,
 )
 from flexedit.data.world.world import MIN_VISIBLE
 from flexedit.errors import FlexEditError
@@ -305,14 +302,3 @@ def test_every_class_has_several_sprites_and_all_have_a_source():
 def test_a_world_that_cannot_be_is_explained(settings, message):
     with pytest.raises(FlexEditError, match=message):
         World(**settings)
-
-
-def test_samples_can_be_written(tmp_path):
-    world = World()
-    lines = write(world, range(6), tmp_path / "out").read_text().splitlines()
-    rows = [json.loads(line) for line in lines]
-    assert [row["index"] for row in rows] == list(range(6))
-    for row in rows:
-        scene = np.asarray(Image.open(tmp_path / "out" / row["scene"]))
-        assert (scene == world[row["index"]].scene).all()
-        assert ("target" in row) == (row["task"] != "ask")
