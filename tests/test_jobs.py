@@ -160,8 +160,6 @@ def test_a_picture_too_large_for_the_model_is_noted(folder, run):
     ("rows", "complaint"),
     [
         ([], "edits.jsonl is empty"),
-        ([ROW, {"instruction": "x"}], "line 2: missing setting scene"),
-        ([ROW | {"masks": "mask.png"}], "line 1: unknown setting masks"),
         ([ROW | {"task": "ask"}], "choose one of edit, segment"),
         ([ROW | {"seed": -1}], "line 1: seed is -1; it must be in 0"),
         ([ROW | {"out": "../a.png"}], "out is '../a.png'; give the name of a picture, no path"),

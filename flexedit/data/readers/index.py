@@ -80,9 +80,9 @@ class Index:
             raise FlexEditError(f"{file} is empty: there is nothing white in it.")
         instruction = caption = record.instruction or prompts.default_instruction(record.task)
         if record.task == "segment" and not record.target and record.label:
-            from ..world.words import CAPTIONS  # the world needs torch, a list does not
+            from ..world import words  # the world needs torch, a list does not
 
-            caption = CAPTIONS["segment"].format(old=record.label, color=PAINT)
+            caption = words.caption("segment", old=record.label, color=PAINT)
         reply = prompts.naming_reply(record.label) if record.label else prompts.GENERIC_REPLY
         return Sample(
             scene=scene,
