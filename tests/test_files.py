@@ -6,7 +6,14 @@ import pytest
 from PIL import Image
 
 from flexedit.errors import FlexEditError
-from flexedit.files import Ledger, fingerprint, picture_size, read_mask, read_picture, same_shape
+from flexedit.files import (
+    Ledger,
+    fingerprint,
+    picture_size,
+    read_mask_file,
+    read_picture,
+    same_shape,
+)
 
 GREYS = np.array([[0, 257, 1000], [20000, 40000, 65535]])
 EXPECTED = np.array([[0, 1, 4], [78, 156, 255]])
@@ -94,7 +101,7 @@ def test_a_mask_is_what_is_opaque_or_else_white(tmp_path):
     white[..., 3] = 0
     white[:, :3, 3] = 255
     Image.fromarray(white).save(tmp_path / "opaque.png")
-    found = [read_mask(tmp_path / name) for name in ("white.png", "opaque.png")]
+    found = [read_mask_file(tmp_path / name) for name in ("white.png", "opaque.png")]
     assert found[0].tolist() == [[1.0] * 6] * 2 + [[0.0] * 6] * 2
     assert found[1].tolist() == [[1.0] * 3 + [0.0] * 3] * 4
 

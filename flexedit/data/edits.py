@@ -50,13 +50,14 @@ class Edits:
         """The row whose turn it is; if it is of no use and may be passed over, the next that is."""
         turn, place = divmod(index, len(self.rows))
         rows = np.roll(order(self.seed, turn, len(self.rows)), -place)
-        for row in rows:
+        for row in (self.rows[number] for number in rows):
             try:
-                return self.reader.read(self.rows[row])
-            except FlexEditError:
-                if not self.reader.skips or row == rows[-1]:
-                    raise
-        raise AssertionError
+                return self.reader.read(row)
+            except FlexEditError as error:
+                problem = FlexEditError(f"{row.where}: {error}")
+                if not self.reader.skips:
+                    break
+        raise problem
 
 
 @lru_cache(maxsize=2)

@@ -58,6 +58,10 @@ class Edit:
         if self.operation == "replace" and not self.result_label:
             raise ValueError("a replacement needs result_label: what is there afterwards")
 
+    @property
+    def group(self) -> str:
+        return "multi" if self.subject else "single"
+
 
 class Coco:
     """``annotations``, a COCO instances JSON of ``pictures``, and the ``edits`` file (JSONL)."""
@@ -74,13 +78,7 @@ class Coco:
         edits = read_records(Edit, self.edits)
         self.instances = Instances(self.annotations)
         return [
-            Row(
-                line_of(self.edits, line),
-                (line,),
-                edit,
-                edit.operation,
-                "multi" if edit.subject else "single",
-            )
+            Row(line_of(self.edits, line), (line,), edit, edit.operation, edit.group)
             for line, edit in edits.items()
         ]
 

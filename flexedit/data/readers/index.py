@@ -107,7 +107,7 @@ class Index:
         """(H, W) bool; a mask of another size is brought to the scene's."""
         if not path:
             return None
-        mask = files.read_mask(self.folder / path)
+        mask = files.read_mask_file(self.folder / path)
         if mask.shape != size:
             mask = np.asarray(Image.fromarray(mask).resize(size[::-1], Image.Resampling.BOX))
         return mask > 0.5
