@@ -186,9 +186,9 @@ def test_a_file_that_is_not_coco_is_reported(coco, tmp_path, part):
 
 
 def test_asking_for_more_edits_than_there_are_is_reported_at_once(coco, tmp_path):
-    with pytest.raises(FlexEditError, match=r"9 edits without a subject .* 80 single cases"):
+    with pytest.raises(FlexEditError, match=r"9 edits without a subject.* 80 single cases"):
         build(tmp_path / "out", num_single=80, num_multi=0, source=coco.source())
-    with pytest.raises(FlexEditError, match=r"8 edits with a subject .* 9 multi cases"):
+    with pytest.raises(FlexEditError, match=r"8 edits with a subject.* 9 multi cases"):
         build(tmp_path / "out", num_single=9, num_multi=9, source=coco.source())
 
 

@@ -214,20 +214,6 @@ def test_objects_stay_mostly_visible_and_distinct():
             assert (owner == number).sum() >= MIN_VISIBLE * np.count_nonzero(layer.solid)
 
 
-def test_named_replacements_are_always_drawn_alike():
-    def spread(operation: str) -> float:
-        """How far the mean colours of one class's new objects lie apart, over the classes."""
-        colors = {}
-        for sample in some(operation, 150):
-            (new,) = set(np.unique(sample.result_classes)) - set(np.unique(sample.classes))
-            shown = sample.target[sample.result_classes == new]
-            colors.setdefault(new, []).append(shown.mean(0))
-        assert len(colors) > 25
-        return np.median([np.ptp(found, 0).max() for found in colors.values() if len(found) > 1])
-
-    assert 3 * spread("replace") < spread("swap")  # whose objects are of any style
-
-
 def test_questions_are_answered_truly():
     for sample in some("ask", 200):
         present = {CLASSES[value - 1] for value in np.unique(sample.classes) if value}
