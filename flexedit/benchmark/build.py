@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image
 
 from .. import __version__
-from ..data.readers import DATA_SETS, USAGE, reader_from
+from ..data.readers import USAGE, data_set
 from ..data.sample import Sample
 from ..data.world.words import article
 from ..errors import FlexEditError
@@ -76,8 +76,8 @@ def source_from(text: str, size: int = 64) -> Source:
     name, _, where = text.partition(":")
     if text == "world" or (name == "world" and where):
         return WorldSource(size, where or None)
-    if DATA_SETS.fullmatch(text):
-        return ReaderSource(reader_from(text))
+    if reader := data_set(text):
+        return ReaderSource(reader)
     raise FlexEditError(f"Unknown source {text!r}; give world, world:STYLE, {USAGE}.")
 
 
