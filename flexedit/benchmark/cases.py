@@ -115,6 +115,9 @@ class Benchmark:
         """All cases but the rejected ones."""
         return tuple(case for case in self.cases if case.review != "rejected")
 
+    def files(self, case: Case) -> list[Path]:
+        return [self.folder / file for name in FILES if (file := getattr(case, name)) is not None]
+
     def picture(self, case: Case, name: str) -> np.ndarray:
         """scene, truth or subject → (H, W, 3) uint8; mask, full_mask or region → (H, W) bool"""
         file = getattr(case, name)
