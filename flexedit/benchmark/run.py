@@ -24,10 +24,10 @@ from pydantic.dataclasses import dataclass
 
 from .. import __version__
 from ..errors import FlexEditError
-from ..files import Ledger, fingerprint, read_picture
+from ..files import Ledger, fingerprint, picture_size, read_picture
 from ..prompts import BACKGROUND
 from ..validation import STRICT, validated
-from .cases import FILES, FORMS, Benchmark, Case, MaskForm
+from .cases import FORMS, Benchmark, Case, MaskForm
 from .editors import Answer, BenchmarkTask, Editor, Work, folder_name, one_line
 
 FORMAT = 1
@@ -163,12 +163,7 @@ def identity(benchmark: Benchmark, system: Editor, seed: int) -> dict[str, Any]:
         {key: value for key, value in asdict(case).items() if key not in REVIEWED}
         for case in benchmark.cases
     ]
-    files = [
-        benchmark.folder / file
-        for case in benchmark.cases
-        for name in FILES
-        if (file := getattr(case, name)) is not None
-    ]
+    files = [file for case in benchmark.cases for file in benchmark.files(case)]
     about = {
         "format": FORMAT,
         "made_by": f"flexedit {__version__}",
@@ -265,22 +260,12 @@ def batches(
     """Cases whose scenes have one size, and whose subjects have one where the task reads them."""
     groups: dict[Any, list[Case]] = {}
     for case in cases:
-        subject = size_of(benchmark, case, "subject") if task == "edit" and case.subject else None
-        groups.setdefault((size_of(benchmark, case, "scene"), subject), []).append(case)
+        read = [case.scene, case.subject] if task == "edit" and case.subject else [case.scene]
+        sizes = tuple(picture_size(benchmark.folder / file) for file in read)
+        groups.setdefault(sizes, []).append(case)
     for group in groups.values():
         for start in range(0, len(group), batch_size):
             yield group[start : start + batch_size]
-
-
-def size_of(benchmark: Benchmark, case: Case, name: str) -> tuple[int, int]:
-    """Width and height of a case's picture, from the file's header."""
-    try:
-        with Image.open(benchmark.folder / getattr(case, name)) as opened:
-            return opened.size
-    except (OSError, SyntaxError) as error:
-        raise FlexEditError(
-            f"The case {case.id!r} has no readable {name} ({error}). Build the benchmark again."
-        ) from error
 
 
 def case_seed(seed: int, case: Case) -> int:
@@ -310,7 +295,7 @@ def carry_out(
             spent["answer"] += seconds
             ledger.add(asdict(result) for result in results)
             bar.update(len(results))
-            num_failed += len([result for result in results if result.status == "failed"])
+            num_failed += [result.status for result in results].count("failed")
             if num_failed:
                 bar.set_postfix(failed=num_failed)
     return spent
@@ -334,15 +319,8 @@ def attempt(work: Work, system: Editor, folder: Path) -> tuple[list[Result], flo
     if failure is None:
         return keep(answers, work, seconds, folder), seconds
     if len(work.cases) == 1:
-        failed = Result(
-            case=work.cases[0].id,
-            form=work.form,
-            task=work.task,
-            status="failed",
-            error=failure,
-            seconds=seconds,
-        )
-        return [failed], seconds
+        case = work.cases[0]
+        return [result_of(work, case, status="failed", error=failure, seconds=seconds)], seconds
     results = []
     for case, seed in zip(work.cases, work.seeds, strict=True):
         alone, more = attempt(replace(work, cases=(case,), seeds=(seed,)), system, folder)
@@ -355,20 +333,17 @@ def keep(answers: Sequence[Answer], work: Work, seconds: float, folder: Path) ->
     """Writes the pictures of a batch that took ``seconds``."""
     results = []
     for case, answer in zip(work.cases, answers, strict=True):
-        result = Result(
-            case=case.id,
-            form=work.form,
-            task=work.task,
-            status="ok",
-            seconds=seconds / len(answers),
-            reply=answer.reply,
-            label=answer.label,
-        )
+        said = {"reply": answer.reply, "label": answer.label}
+        result = result_of(work, case, status="ok", seconds=seconds / len(answers), **said)
         path = picture_path(folder, result.key)
         path.parent.mkdir(exist_ok=True)
         Image.fromarray(answer.picture).save(path, compress_level=PNG_LEVEL)
         results.append(result)
     return results
+
+
+def result_of(work: Work, case: Case, **more: Any) -> Result:
+    return Result(case=case.id, form=work.form, task=work.task, **more)
 
 
 def check(answers: Sequence[Answer], count: int, size: tuple[int, int]) -> None:
