@@ -36,6 +36,7 @@ lint: $(READY)
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
 	$(RUN) -m mypy flexedit
+	.venv/bin/lint-imports --no-logo --cache-dir .cache/imports
 	@if command -v npm > /dev/null \
 	  && node -e 'let [a, b] = process.versions.node.split("."); process.exit(+(20.19 > a + "." + b))' \
 	  && { npm ls > /dev/null 2>&1 || npm install --no-audit --no-fund --no-package-lock --silent; }; \

@@ -74,8 +74,8 @@ class MaskInterpreter(io.ComfyNode):
                 io.String.Output(
                     "reply_text",
                     display_name="reply",
-                    tooltip="One line per picture. For an edit, a stock VLLM says the instruction "
-                    "anew, so that any other editor can follow it.",
+                    tooltip="One line per picture. For an edit, a stock VLLM rephrases the "
+                    "instruction, so that any other editor can follow it.",
                 ),
                 io.String.Output(
                     "label",

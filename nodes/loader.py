@@ -27,7 +27,7 @@ class Loader(io.ComfyNode):
             display_name="FlexEdit Loader",
             category=CATEGORY,
             description="Opens a FlexEdit model. Large parts are read from disk when they are "
-            "first used: to interpret a mask loads no UNet.",
+            "first used: interpreting a mask loads no UNet.",
             search_aliases=["load flexedit model", "checkpoint"],
             inputs=[
                 io.Combo.Input(

@@ -71,7 +71,7 @@ class KSampler(io.ComfyNode):
                     "sampler_name",
                     options=SAMPLERS,
                     default="euler",
-                    tooltip="How the noise is taken away.",
+                    tooltip="How the noise is removed.",
                 ),
                 io.Combo.Input(
                     "scheduler",

@@ -25,7 +25,7 @@ class VLLMLoader(io.ComfyNode):
             display_name="FlexEdit VLLM Loader",
             category=CATEGORY,
             description="Opens a stock vision language model (LLaVA, Qwen2.5-VL, SmolVLM …). It "
-            "names what a scribble covers and says the instruction anew, for any other graph. It "
+            "names what a scribble covers and rephrases the instruction, for any other graph. It "
             "has no edit tokens: FlexEdit Q-Former Embed needs the VLLM of FlexEdit Loader.",
             search_aliases=["LLaVA", "Qwen VL", "SmolVLM", "load VLM"],
             inputs=[

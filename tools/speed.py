@@ -5,10 +5,13 @@
 
 from __future__ import annotations
 
+import re
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
+from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,7 +22,7 @@ from flexedit import masks, prompts
 from flexedit.benchmark.build import build
 from flexedit.benchmark.run import overhead, run
 from flexedit.benchmark.systems import FlexEdit
-from flexedit.data.world import World
+from flexedit.data.world import World, write
 from flexedit.masks.strokes import Stroke, rasterise
 from flexedit.model_folder import ModelFolder
 from flexedit.models.vllm import VLLM
@@ -113,6 +116,42 @@ def edit() -> None:
         )
 
 
+def imports() -> None:
+    """What an edit by command line imports, against the models' classes alone: all that we add."""
+    with tempfile.TemporaryDirectory() as folder:
+        write(World(64, "heldout", operations={"remove": 1.0}), range(1), Path(folder))
+        scene, mask, out = (
+            f"{folder}/{name}.png" for name in ("0000000_scene", "0000000_mask", "o")
+        )
+        words = ("--scene", scene, "--mask", mask, "--out", out, "--steps", "1")
+        edit = ("-m", "flexedit", "edit", *words, "--instruction", "remove this")
+        import_seconds(*edit), import_seconds("-c", MODEL_CLASSES)  # from now on in memory
+        pairs = [(import_seconds(*edit), import_seconds("-c", MODEL_CLASSES)) for _ in range(3)]
+    ratio = statistics.median(sum(ours.values()) / sum(theirs.values()) for ours, theirs in pairs)
+    heaviest = sorted(pairs[-1][0].items(), key=lambda one: -one[1])[:6]
+    note = ", ".join(f"{name} {seconds:.2f}" for name, seconds in heaviest)
+    report("imports of an edit / of its models' classes", ratio, 1.15, f"seconds: {note}")
+
+
+MODEL_CLASSES = """
+from diffusers import AutoencoderKL, EulerDiscreteScheduler, UNet2DConditionModel
+from transformers import AutoModelForImageTextToText, AutoTokenizer, Blip2QFormerModel
+from transformers import CLIPVisionModelWithProjection, LlavaForConditionalGeneration
+"""
+
+
+def import_seconds(*words: str) -> dict[str, float]:
+    """What a Python of its own spends on the modules of each package."""
+    command = [sys.executable, "-X", "importtime", *words]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    seconds: dict[str, float] = defaultdict(float)
+    for own, name in re.findall(
+        r"^import time: +(\d+) \|[ \d]+\| +(\w+)", done.stderr, re.MULTILINE
+    ):
+        seconds[name] += int(own) / 1e6
+    return seconds
+
+
 def free_shapes() -> None:
     """Masks per second and core at 512 × 512."""
     torch.set_num_threads(1)
@@ -190,6 +229,7 @@ BENCHMARKS = {
     "benchmark": benchmark,
     "direct": direct,
     "edit": edit,
+    "imports": imports,
     "guider": guider,
 }
 

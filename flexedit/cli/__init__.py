@@ -35,17 +35,13 @@ click.version_option(__version__, message="%(version)s")(root)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    return run_command(root, "flexedit", arguments)
-
-
-def run_command(root: click.Command, name: str, arguments: Sequence[str] | None = None) -> int:
     """Runs what was typed (default: in the shell) and prints what it reports → the exit code."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # piped on Windows it has no → and no λ
             stream.reconfigure(encoding="utf-8", errors="replace")
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        with needed(), root.make_context(name, words) as context:
+        with needed(), root.make_context("flexedit", words) as context:
             report = root.invoke(context)
     except click.exceptions.Exit as finished:  # by --help or --version
         return finished.exit_code

@@ -1,4 +1,4 @@
-"""``info`` and ``assemble``: what a model folder holds, and making one of others' parts."""
+"""``info`` and ``assemble``: what a model folder holds; making one from other people's parts."""
 
 from __future__ import annotations
 
@@ -47,10 +47,10 @@ def info(model: Path | None) -> Report:
 )
 @click.option("--clip", type=PATH, required=True, help="a folder with both towers")
 @click.option("--vllm", type=PATH, required=True, help="the folder of a LLaVA")
-@click.option("--size", type=POSITIVE, default=256, help="of the pictures to train with, in pixels")
+@click.option("--size", type=POSITIVE, default=256, help="side of the training pictures, in pixels")
 @click.option("--out", type=PATH, required=True)
 def assemble(pipeline: Path, clip: Path, vllm: Path, size: int, out: Path) -> Report:
-    """Make a model to train of others' parts."""
+    """Make a model to train from other people's parts."""
     from ..convert.assemble import assemble
 
     return {"out": str(assemble(pipeline, clip, vllm, out, size).path)}

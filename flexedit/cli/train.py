@@ -1,4 +1,4 @@
-"""``train``: the embedded model anew, or any on one's own edits."""
+"""``train``: the embedded model from scratch, or any model on your own edits."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ common_options = together(
         "seconds",
         type=float,
         callback=lambda _, __, minutes: None if minutes is None else 60 * minutes,
-        help="stop about then; run again to go on",
+        help="stop after about that time; run again to continue",
     ),
 )
 
@@ -31,10 +31,10 @@ def train() -> None:
 @train.command()
 @click.option("--out", type=PATH, default=Path("runs/mini"))
 @click.option("--stages", help="comma-separated; default: all, in order")
-@click.option("--start", type=PATH, help="a flexedit-mini to go on from, at joint")
+@click.option("--start", type=PATH, help="a flexedit-mini to continue from, at joint")
 @common_options
 def mini(out: Path, stages: str | None, start: Path | None, seed: int, **limits: Any) -> Report:
-    """flexedit-mini from nothing, stage by stage."""
+    """Train flexedit-mini from scratch, stage by stage."""
     from ..model_folder import ModelFolder
     from ..training.stages import ORDER, MiniTraining
 
@@ -48,7 +48,7 @@ def mini(out: Path, stages: str | None, start: Path | None, seed: int, **limits:
 
 @train.command()
 @click.option("--data", type=PATH, required=True, help="a folder with an index.jsonl")
-@click.option("--model", type=PATH, help="a folder to go on from; default: flexedit-mini")
+@click.option("--model", type=PATH, help="a folder to continue from; default: flexedit-mini")
 @click.option("--out", type=PATH, required=True)
 @click.option("--stages", default="joint", help="align, joint or align,joint")
 @click.option("--steps", type=POSITIVE, default=1000, help="of each stage")
@@ -82,7 +82,7 @@ def mini(out: Path, stages: str | None, start: Path | None, seed: int, **limits:
 def own(
     data: Path, model: Path | None, out: Path, stages: str, show: Path | None, **settings: Any
 ) -> Report:
-    """Any model on your own edits."""
+    """Train any model on your own edits."""
     from ..data.readers import reader_from
 
     reader = reader_from(str(data))
