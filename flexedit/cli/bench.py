@@ -80,12 +80,12 @@ def run_run(options: argparse.Namespace) -> dict[str, Any]:
     from ..benchmark.cases import FORMS, Benchmark
     from ..benchmark.encoders import Encoders
     from ..benchmark.judge import Judge
-    from ..benchmark.metrics import require_torchmetrics, score
+    from ..benchmark.metrics import require_packages, score
     from ..benchmark.report import HTML, MARKDOWN, report
     from ..benchmark.run import run
     from ..benchmark.editors import editors_from
 
-    require_torchmetrics()
+    require_packages()
     pictures = number_of_pictures(options.pictures)
     benchmark = Benchmark(options.benchmark)
     encoders = Encoders.load(options.clip, options.dino, options.lpips, options.device)
