@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import logging
-from typing import get_args
 
 from comfy_api.latest import io
 
-from ..flexedit import pipeline
+from ..flexedit.models.vllm.base import REPLIES
 from ..flexedit.request import TASKS, EditRequest
+from ..flexedit.systems import system
 from .runtime.interrupt import step_callback
 from .runtime.options import checked, one_of
 from .runtime.parts import on_cpu
 from .runtime.types import CATEGORY, Intent, Vllm, schema, to_bchw, to_bhwc
-
-REPLIES = get_args(pipeline.ReplyMode)
 
 
 class MaskInterpreter(io.ComfyNode):
@@ -109,7 +107,7 @@ class MaskInterpreter(io.ComfyNode):
         model = vllm.use(vllm.read().model.memory_required(request.batch_size, num_pictures))
         mark_alpha = vllm.config.mark_alpha if vllm.config else 0.5  # the paper's
         on_token = step_callback(model.longest_answer)
-        intent = on_cpu(pipeline.interpret(model, request, reply, mark_alpha, on_token))
+        intent = on_cpu(system.interpret(model, request, reply, mark_alpha, on_token))
         reading = intent.reading
         replies, labels = reading.replies, reading.labels
         said = [

@@ -6,7 +6,7 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..flexedit.pipeline import Embeds
+from ..flexedit.systems.system import Embeds
 from .runtime import conditioning
 from .runtime.options import checked
 from .runtime.parts import ManagedPart

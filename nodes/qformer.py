@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..flexedit import pipeline
-from .runtime.parts import on_cpu
+from ..flexedit.systems import system
+from .runtime.parts import on_cpu, on_device
 from .runtime.types import CATEGORY, Embeds, Intent, Qformer, schema
 
 
@@ -33,6 +33,5 @@ class QFormerEmbed(io.ComfyNode):
 
     @classmethod
     def execute(cls, qformer, intent) -> io.NodeOutput:
-        hidden_states = pipeline.edit_states(intent)
-        e = qformer.use()(hidden_states.to(qformer.device))
-        return io.NodeOutput(on_cpu(pipeline.Embeds(intent.request, intent.marked, e)))
+        seen = on_device(intent, qformer.device)
+        return io.NodeOutput(on_cpu(system.embed(qformer.use(), seen)))

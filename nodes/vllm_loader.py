@@ -10,7 +10,7 @@ from comfy import model_management
 from comfy_api.latest import io
 
 from ..flexedit.errors import FlexEditError
-from ..flexedit.model_folder import load_chat_vllm
+from ..flexedit.model_folder import load_stock_vllm
 from .runtime import folders
 from .runtime.options import checked, one_of
 from .runtime.parts import PRECISIONS, ManagedPart
@@ -63,7 +63,7 @@ class VLLMLoader(io.ComfyNode):
     @checked
     def execute(cls, model: str, precision: str) -> io.NodeOutput:
         folder = folders.open_vllm(model)
-        load = partial(load_chat_vllm, folder)
+        load = partial(load_stock_vllm, folder)
         return io.NodeOutput(ManagedPart("VLLM", load, suited(precision, folder)))
 
 

@@ -4,14 +4,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from flexedit import masks, prompts, sampling
-from flexedit.config import SystemConfig, TextBridgeConfig
+from flexedit import masks, prompts
 from flexedit.errors import FlexEditError
 from flexedit.model_folder import ModelFolder
-from flexedit.models.mea import Branches
-from flexedit.pipeline import FlexEditPipeline, decode, edit_states, predictor, scene_latent
+from flexedit.models.diffusion import sampling
+from flexedit.models.diffusion.conditioning import Branches
+from flexedit.models.vae import decode, encode
+from flexedit.pipeline import FlexEditPipeline
 from flexedit.request import EditRequest
-from tests.tiny import make_tiny_folder
+from flexedit.systems.system import Embeds, predictor
+from tests.tiny import INSTRUCT_PIX2PIX, make_tiny_folder
 
 
 @pytest.fixture(scope="module")
@@ -46,10 +48,14 @@ def request(
 @torch.inference_mode()
 def edit(pipeline: FlexEditPipeline, asked: EditRequest, start: torch.Tensor) -> torch.Tensor:
     """The pipeline's own stages, from noise that is given → picture."""
-    embeds, _, _ = pipeline.embed(asked)
-    predict = predictor(pipeline.unet, pipeline.mea, pipeline.condition(embeds))
+    embeds = embeds_of(pipeline, asked)
+    predict = predictor(pipeline.unet, pipeline.adapter, pipeline.condition(embeds))
     latent = sampling.sample(predict, start, pipeline.config.diffusion, 3, 2.0, 1.5)
     return masks.unpad(decode(pipeline.vae, latent), asked.height, asked.width)
+
+
+def embeds_of(pipeline: FlexEditPipeline, asked: EditRequest) -> Embeds:
+    return pipeline.embed(pipeline.interpret(asked, "direct"))
 
 
 # One edit
@@ -130,8 +136,8 @@ def test_the_call_is_its_stages_one_after_another(pipeline):
 def test_scales_of_one_follow_the_positive_branch_alone(pipeline):
     asked = request(subject=pictures(seed=3))
     with torch.inference_mode():
-        positive = pipeline.condition(pipeline.embed(asked)[0]).positive
-        predict = predictor(pipeline.unet, pipeline.mea, Branches(positive, positive, positive))
+        positive = pipeline.condition(embeds_of(pipeline, asked)).positive
+        predict = predictor(pipeline.unet, pipeline.adapter, Branches(positive, positive, positive))
         start = sampling.noise((1, 4, 8, 10), 0)
         alone = sampling.sample(predict, start, pipeline.config.diffusion, 3, 7.0, 5.0)
         expected = masks.unpad(decode(pipeline.vae, alone), 32, 40)
@@ -156,16 +162,17 @@ def test_what_the_model_recommends_is_used_unless_something_else_is_asked(pipeli
 
 def test_the_subjects_strength_scales_its_part_and_zero_is_none_at_all(pipeline):
     """Compared before sampling: a subject is also told to the VLLM, whatever its strength."""
-    embeds = pipeline.embed(request(subject=pictures(seed=1)))[0]
+    embeds = embeds_of(pipeline, request(subject=pictures(seed=1)))
     latent, timestep = torch.randn(1, 4, 8, 10), torch.tensor(500)
     predictions = []
     with torch.inference_mode():
         for strength in (0.0, 1e-3, 1.0):
             branches = pipeline.condition(embeds, strength)
-            predictions.append(predictor(pipeline.unet, pipeline.mea, branches)(latent, timestep))
+            predict = predictor(pipeline.unet, pipeline.adapter, branches)
+            predictions.append(predict(latent, timestep))
         without = dataclasses.replace(branches.positive, f2=None)
         none = Branches(without, branches.scene_only, branches.negative)
-        expected = predictor(pipeline.unet, pipeline.mea, none)(latent, timestep)
+        expected = predictor(pipeline.unet, pipeline.adapter, none)(latent, timestep)
     (off, weak, full) = predictions
     assert torch.equal(off[0], expected[0])
     assert 0 < (weak[0] - off[0]).abs().amax() < (full[0] - off[0]).abs().amax()
@@ -203,14 +210,14 @@ def test_a_cancelled_run_leaves_the_next_one_alone(pipeline):
 def test_an_edit_by_the_fast_path_says_nothing(pipeline):
     intent = pipeline.interpret(request(), reply="direct")
     assert intent.reading.replies == intent.reading.labels == ("",)
-    assert edit_states(intent).shape == (1, 32, 32)
+    assert intent.reading.hidden_states.shape == (1, 32, 32)
 
 
 def test_an_edit_may_speak_first(pipeline):
     counts = []
     intent = pipeline.interpret(request(), reply="generate", on_token=counts.append)
     assert counts == list(range(1, len(counts) + 1)) and counts
-    assert edit_states(intent).shape == (1, 32, 32)
+    assert intent.reading.hidden_states.shape == (1, 32, 32)
 
 
 @pytest.mark.parametrize("reply", ["direct", "generate"])
@@ -218,7 +225,7 @@ def test_a_question_is_answered_and_carries_no_edit(pipeline, reply):
     intent = pipeline.interpret(request(instruction="", task="ask"), reply=reply)
     assert intent.reading.hidden_states is None and len(intent.reading.replies) == 1
     with pytest.raises(FlexEditError, match="answers a question and carries no edit"):
-        edit_states(intent)
+        pipeline.embed(intent)
     with pytest.raises(FlexEditError, match="carries no edit"):
         pipeline(request(task="ask"), num_steps=2)
 
@@ -240,10 +247,10 @@ def test_painting_the_object_needs_no_words(pipeline):
 def test_clip_is_shown_the_marked_scene_and_the_subject(pipeline):
     asked = request(subject=pictures(seed=1))
     with torch.inference_mode():
-        embeds = pipeline.embed(asked)[0]
+        embeds = embeds_of(pipeline, asked)
         positive = pipeline.condition(embeds).positive
-        f1 = pipeline.mea.scene_features(embeds.e, pipeline.clip(asked.marked()))
-        f2 = pipeline.mea.subject_features(pipeline.clip(asked.subject))
+        f1 = pipeline.adapter.scene_features(embeds.text.e, pipeline.clip(asked.marked()))
+        f2 = pipeline.adapter.subject_features(pipeline.clip(asked.subject))
     assert torch.equal(positive.f1, f1) and torch.equal(positive.f2, f2)
 
 
@@ -251,7 +258,7 @@ def test_a_latent_is_scaled_for_diffusion_and_back_for_the_picture(pipeline):
     vae, picture = pipeline.vae, pictures()
     assert vae.config.scaling_factor != 1
     with torch.inference_mode():
-        latent = scene_latent(vae, picture)
+        latent = encode(vae, picture)
         expected = vae.decode(vae.encode(picture * 2 - 1).latent_dist.mode()).sample / 2 + 0.5
         decoded = decode(vae, latent * vae.config.scaling_factor)
     torch.testing.assert_close(decoded, expected.clamp(0, 1))
@@ -261,49 +268,39 @@ def test_the_vae_is_shown_the_marked_scene_or_the_clean_one(pipeline, variant):
     clean = variant(vae_input="clean")
     for system, shown in ((pipeline, request().marked()), (clean, request().scene)):
         with torch.inference_mode():
-            latent = system.condition(system.embed(request())[0]).positive.scene_latent
-            assert torch.equal(latent, scene_latent(system.vae, shown))
+            latent = system.condition(embeds_of(system, request())).positive.scene_latent
+            assert torch.equal(latent, encode(system.vae, shown))
 
 
-def instruct_pix2pix(config: SystemConfig) -> dict[str, object]:
-    """The baseline's parts: CLIP's text instead of VLLM and Q-Former, no adapter."""
-    return {
-        "bridge": "text",
-        "text": TextBridgeConfig(config.mea.width, config.context_length),
-        "num_edit_tokens": 0,
-        "qformer": None,
-        "lora": None,
-        "mea": dataclasses.replace(config.mea, cross_attention=False, subject=False),
-    }
-
-
-def test_instructpix2pix_is_the_same_road_without_a_vllm(pipeline, variant):
-    system = variant(**instruct_pix2pix(pipeline.config))
+def test_instructpix2pix_is_the_same_road_without_a_vllm(variant):
+    system = variant(**INSTRUCT_PIX2PIX)
     result = system(request(45, 70, subject=pictures(seed=1)), num_steps=2)
     assert result.picture.shape == (1, 3, 45, 70)
     assert result.replies == result.labels == ("",)
     with torch.inference_mode():
-        embeds, _, _ = system.embed(request())
-        assert torch.equal(embeds.e, system.text(["remove this"]))
-        assert torch.equal(system.condition(embeds).positive.f1, embeds.e)
+        embeds = embeds_of(system, request())
+        assert torch.equal(embeds.text.e, system.bridge.text(["remove this"]))
+        assert torch.equal(system.condition(embeds).positive.f1, embeds.text.e)
     other = system(request(45, 70, instruction="add a dog"), num_steps=2)
     assert (result.picture - other.picture).abs().amax() > 1e-4
+    with pytest.raises(FlexEditError, match=r"has no VLLM.*cannot segment"):
+        system(request(instruction="", task="segment"))
 
 
 @pytest.mark.parametrize(
     "switch", ["cross_attention", "decoupled", "subject", "residual", "share_kv"]
 )
 def test_every_ablation_edits(pipeline, variant, switch):
-    full = pipeline.config.mea
-    system = variant(mea=dataclasses.replace(full, **{switch: not getattr(full, switch)}))
+    full = pipeline.config.adapter
+    system = variant(adapter={switch: not getattr(full, switch)})
     result = system(request(subject=pictures(seed=1)), num_steps=2)
     assert torch.isfinite(result.picture).all()
 
 
 @pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
 def test_every_prediction_type_is_honoured(pipeline, variant, prediction_type):
-    diffusion = dataclasses.replace(pipeline.config.diffusion, prediction_type=prediction_type)
-    picture = variant(diffusion=diffusion)(request(), num_steps=2).picture
+    system = variant(diffusion={"prediction_type": prediction_type})
+    picture = system(request(), num_steps=2).picture
     assert (picture - pipeline(request(), num_steps=2).picture).abs().amax() > 1e-3
 
 
@@ -312,12 +309,12 @@ def test_every_prediction_type_is_honoured(pipeline, variant, prediction_type):
 
 def test_parts_are_loaded_when_they_are_first_needed(tiny):
     pipeline = FlexEditPipeline(ModelFolder(tiny), "cpu")
-    parts = {"vllm", "qformer", "text", "clip", "mea", "unet", "vae"}
+    parts = {"vllm", "bridge", "clip", "adapter", "unet", "vae"}
     assert not parts & set(vars(pipeline))
     pipeline.interpret(request(task="ask"))
     assert parts & set(vars(pipeline)) == {"vllm"}
-    pipeline.embed(request())
-    assert parts & set(vars(pipeline)) == {"vllm", "qformer"}
+    embeds_of(pipeline, request())
+    assert parts & set(vars(pipeline)) == {"vllm", "bridge"}
 
 
 @pytest.mark.parametrize("device", ["gpu", "cuda:99"])

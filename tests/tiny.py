@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 
 import pytest
 import torch
 
 from flexedit import prompts
-from flexedit.config import SystemConfig
 from flexedit.errors import FlexEditError
-from flexedit.model_folder import ModelFolder, save_model_folder, trained_tensors, unet_layers
-from flexedit.models.mea import MEA
-from flexedit.models.qformer import QFormer
-from flexedit.models.unet import FlexEditUNet
+from flexedit.model_folder import ModelFolder, build_adapter, build_bridge, save_model_folder
+from flexedit.models.diffusion.unet import FlexEditUNet
 from flexedit.training.mini import Shape, build_parts
 
 TINY = Shape(
@@ -31,6 +27,9 @@ TINY = Shape(
     unet_channels=(32, 32),
     unet_cross=(True, False),
 )
+# What stands in the slots of InstructPix2Pix
+TEXT_BRIDGE = {"type": "clip_text"}
+INSTRUCT_PIX2PIX = {"vllm": None, "bridge": TEXT_BRIDGE, "adapter": None}
 TEXTS = [
     prompts.GENERIC_REPLY,
     prompts.prompt("remove this", with_subject=True),
@@ -41,30 +40,34 @@ TEXTS = [
 
 
 def make_tiny_folder(path: Path, seed: int = 0, shape: Shape = TINY, **changes: object) -> Path:
-    """Every trained tensor is random, also those that start at zero, so that each can be felt."""
+    """Every trained tensor is random, also those that start at zero, so that each can be felt.
+
+    changes: sections of the config that differ, or parts of them.
+    """
     config = build_parts(shape, TEXTS, path, seed)
     vae = path / "vae" / "config.json"
     vae.write_text(vae.read_text().replace('"scaling_factor": 1.0', '"scaling_factor": 0.7'))
-    config = dataclasses.replace(config, name="flexedit-tiny", **changes)  # type: ignore[arg-type]
+    config = config.override({"name": "flexedit-tiny", **changes})
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        save_model_folder(path, config, random_tensors(config), torch.float32)
+        tensors = random_tensors(ModelFolder(path, config))
+        save_model_folder(path, config, tensors, torch.float32)
     return path
 
 
-def random_tensors(config: SystemConfig) -> dict[str, torch.Tensor]:
+def random_tensors(folder: ModelFolder) -> dict[str, torch.Tensor]:
+    """By the checkpoint's names, for all parts of the folder's system."""
+    config = folder.config
     unet = FlexEditUNet(config.unet)
-    mea = MEA(config.mea, config.context_length, unet_layers(config))
-    qformer = QFormer(config.qformer) if config.qformer else None
-    lora, tokens = {}, {}
-    if config.has_vllm:
-        width, rank = config.qformer.hidden_width, config.lora.rank
+    parts = (unet, build_adapter(config, unet.layers), build_bridge(folder))
+    tensors = {k: v for part in parts if part is not None for k, v in part.checkpoint().items()}
+    if config.vllm is not None:
+        width, rank = config.bridge.hidden_width, config.vllm.lora.rank
         for layer in range(TINY.llm_layers):
             for projection in "qv":
-                lora[f"{layer}.{projection}.A"] = torch.randn(rank, width) * 0.1
-                lora[f"{layer}.{projection}.B"] = torch.randn(width, rank) * 0.1
-        tokens["embed"] = torch.randn(config.num_edit_tokens, width) * 0.02
-    tensors = trained_tensors(unet, mea, qformer, tokens, lora)
+                tensors[f"lora.{layer}.{projection}.A"] = torch.randn(rank, width) * 0.1
+                tensors[f"lora.{layer}.{projection}.B"] = torch.randn(width, rank) * 0.1
+        tensors["tokens.embed"] = torch.randn(config.vllm.num_edit_tokens, width) * 0.02
     for key, tensor in tensors.items():
         if not tensor.any() or key.startswith("mea."):
             tensors[key] = torch.randn_like(tensor) * 0.2

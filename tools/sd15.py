@@ -2,51 +2,31 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from pathlib import Path
 
 import torch
 
-from flexedit.config import DiffusionConfig, MEAConfig, TextBridgeConfig
-from flexedit.model_folder import save_model_folder, trained_tensors, unet_layers
-from flexedit.models.mea import MEA
-from flexedit.models.unet import FlexEditUNet
-from flexedit.training.mini import MINI, system_config
-
-SD15 = {  # InstructPix2Pix's UNet
-    "sample_size": 64,
-    "in_channels": 8,
-    "out_channels": 4,
-    "block_out_channels": [320, 640, 1280, 1280],
-    "layers_per_block": 2,
-    "down_block_types": ["CrossAttnDownBlock2D"] * 3 + ["DownBlock2D"],
-    "up_block_types": ["UpBlock2D"] + ["CrossAttnUpBlock2D"] * 3,
-    "cross_attention_dim": 768,
-    "attention_head_dim": 8,
-}
+from flexedit.model_folder import build_adapter, save_model_folder
+from flexedit.models.diffusion.unet import FlexEditUNet
+from flexedit.systems import preset
 
 
 def make_sd15_folder(path: Path) -> Path:
-    """Random weights; of the frozen parts only what the latents' scale needs."""
-    config = dataclasses.replace(
-        system_config(MINI),
-        name="sd15-shape",
-        num_edit_tokens=0,
-        bridge="text",
-        text=TextBridgeConfig(width=768, num_tokens=77),
-        qformer=None,
-        mea=MEAConfig(width=768, clip_width=768, num_heads=8),
-        diffusion=DiffusionConfig("epsilon"),
-        unet=SD15,
-    )
+    """FlexEdit's UNet and adapter in full size, CLIP's text as the bridge; random weights, and of
+    the frozen parts only what the latents' scale needs.
+    """
+    text = {"type": "clip_text", "num_embeddings": 77, "width": 768}
+    settings = {"name": "sd15-shape", "vllm": None, "bridge": text}
+    config = preset("flexedit", {**settings, "sources": {"vae": {"folder": "vae"}}})
     with torch.device("meta"):
         unet = FlexEditUNet(config.unet)
-        mea = MEA(config.mea, config.context_length, unet_layers(config))
+        shapes = unet.checkpoint() | build_adapter(config, unet.layers).checkpoint()
+        shapes["null.edit"] = torch.empty(77, 768)
     torch.manual_seed(0)
     tensors = {
         name: random_weight(tensor.shape, is_weight=name.endswith("weight"))
-        for name, tensor in trained_tensors(unet, mea).items()
+        for name, tensor in shapes.items()
     }
     save_model_folder(path, config, tensors, torch.float32)
     (path / "vae").mkdir()

@@ -86,7 +86,7 @@ def token_by_token(vllm: VLLM, texts: list[str], pixels: torch.Tensor) -> None:
     """
     sequences = vllm.tokenize(texts, [prompts.GENERIC_REPLY], edit_tokens=[False])
     count = len(vllm.edit_ids)
-    output = vllm.llava.generate(
+    output = vllm.model.generate(
         input_ids=sequences.input_ids,
         attention_mask=sequences.attention_mask,
         pixel_values=pixels,

@@ -29,7 +29,8 @@ from ..errors import FlexEditError
 from ..files import fingerprint, read_picture, same_shape, weights
 from ..masks import compositing
 from ..model_folder import CONFIG_FILE
-from ..pipeline import FlexEditPipeline, ReplyMode, decode, scene_latent, usable_device, vae_ratio
+from ..models import vae as autoencoder
+from ..pipeline import FlexEditPipeline, ReplyMode, usable_device
 from ..request import EditRequest
 from .cases import Benchmark, Case, MaskForm
 
@@ -116,7 +117,7 @@ class FlexEdit(Editor):
         self.num_steps = advice.num_steps if num_steps is None else num_steps
         self.edit_cfg = advice.edit_cfg if edit_cfg is None else edit_cfg
         self.scene_cfg = advice.scene_cfg if scene_cfg is None else scene_cfg
-        self.paints = pipeline.config.has_vllm
+        self.paints = pipeline.config.vllm is not None
         changed = {"num_steps": num_steps, "edit_cfg": edit_cfg, "scene_cfg": scene_cfg}
         parts = [
             folder_name(pipeline.folder.path),
@@ -242,7 +243,8 @@ class InstructPix2Pix(Editor):
     def working_size(self, height: int, width: int) -> tuple[int, int]:
         """H, W → h, w: the longer side as long as the model's own."""
         own = self.pipeline.unet.config.sample_size
-        side = self.size or (own * vae_ratio(self.pipeline.vae) if own else max(height, width))
+        ratio = autoencoder.ratio(self.pipeline.vae)
+        side = self.size or (own * ratio if own else max(height, width))
         scale = side / max(height, width)
         return max(1, round(height * scale)), max(1, round(width * scale))
 
@@ -252,7 +254,7 @@ class InstructPix2Pix(Editor):
         scene = masks.resize(work.request.scene, *inner)
         output = self.pipeline(
             prompt=list(work.request.instructions),
-            image=masks.pad_to_multiple(scene, vae_ratio(self.pipeline.vae)),
+            image=masks.pad_to_multiple(scene, autoencoder.ratio(self.pipeline.vae)),
             num_inference_steps=self.num_steps,
             guidance_scale=self.edit_cfg,
             image_guidance_scale=self.scene_cfg,
@@ -288,8 +290,8 @@ class RoundTrip(Editor):
     @torch.inference_mode()
     def answer(self, work: Work) -> list[Answer]:
         vae, request = self.pipeline.vae, work.request
-        latent = scene_latent(vae, request.scene.to(self.pipeline.device))
-        trip = decode(vae, latent * vae.config.scaling_factor)
+        latent = autoencoder.encode(vae, request.scene.to(self.pipeline.device))
+        trip = autoencoder.decode(vae, latent * vae.config.scaling_factor)
         return [Answer(one) for one in to_uint8(masks.unpad(trip, request.height, request.width))]
 
 

@@ -24,11 +24,11 @@ from pydantic.dataclasses import dataclass
 
 from .. import __version__
 from ..errors import FlexEditError
-from ..files import Ledger, fingerprint, read_picture
+from ..files import Ledger, fingerprint, picture_size, read_picture
 from ..prompts import BACKGROUND
 from ..validation import STRICT, validated
 from .cases import FILES, FORMS, Benchmark, Case, MaskForm
-from .systems import Answer, BenchmarkTask, System, Work, folder_name, one_line
+from .editors import Answer, BenchmarkTask, Editor, Work, folder_name, one_line
 
 FORMAT = 1
 SYSTEM = "system.json"
@@ -105,7 +105,7 @@ class Run:
 
 def run(
     benchmark: Benchmark,
-    system: System,
+    system: Editor,
     out: str | Path,
     *,
     forms: Sequence[str] = FORMS,
@@ -145,7 +145,7 @@ def run(
 def overhead(run: Run) -> float:
     """The runner's own time as a fraction of the system's, in the last call that had work to do.
 
-    Its own is all but ``System.load`` and ``System.answer``: reading scenes, masks and subjects,
+    Its own is all but ``Editor.load`` and ``Editor.answer``: reading scenes, masks and subjects,
     writing outputs and records, checking that nothing has changed.
     """
     seconds = run.system.get("seconds")
@@ -157,7 +157,7 @@ def overhead(run: Run) -> float:
 # The folder
 
 
-def identity(benchmark: Benchmark, system: System, seed: int) -> dict[str, Any]:
+def identity(benchmark: Benchmark, system: Editor, seed: int) -> dict[str, Any]:
     """What a run's results depend on, and the version that made them, as JSON."""
     rows = [
         {key: value for key, value in asdict(case).items() if key not in REVIEWED}
@@ -237,7 +237,7 @@ def picture_path(folder: Path, key: Key) -> Path:
 
 def pending(
     benchmark: Benchmark,
-    system: System,
+    system: Editor,
     forms: Sequence[str],
     seed: int,
     batch_size: int,
@@ -265,22 +265,12 @@ def batches(
     """Cases whose scenes have one size, and whose subjects have one where the task reads them."""
     groups: dict[Any, list[Case]] = {}
     for case in cases:
-        subject = size_of(benchmark, case, "subject") if task == "edit" and case.subject else None
-        groups.setdefault((size_of(benchmark, case, "scene"), subject), []).append(case)
+        read = [case.scene, case.subject] if task == "edit" and case.subject else [case.scene]
+        sizes = tuple(picture_size(benchmark.folder / file) for file in read)
+        groups.setdefault(sizes, []).append(case)
     for group in groups.values():
         for start in range(0, len(group), batch_size):
             yield group[start : start + batch_size]
-
-
-def size_of(benchmark: Benchmark, case: Case, name: str) -> tuple[int, int]:
-    """Width and height of a case's picture, from the file's header."""
-    try:
-        with Image.open(benchmark.folder / getattr(case, name)) as opened:
-            return opened.size
-    except (OSError, SyntaxError) as error:
-        raise FlexEditError(
-            f"The case {case.id!r} has no readable {name} ({error}). Build the benchmark again."
-        ) from error
 
 
 def case_seed(seed: int, case: Case) -> int:
@@ -292,7 +282,7 @@ def case_seed(seed: int, case: Case) -> int:
 
 
 def carry_out(
-    works: deque[Work], system: System, folder: Path, num_done: int, progress: bool
+    works: deque[Work], system: Editor, folder: Path, num_done: int, progress: bool
 ) -> dict[str, float]:
     """Answers and records each batch → the seconds that the system took to load and to answer."""
     from tqdm import tqdm
@@ -316,7 +306,7 @@ def carry_out(
     return spent
 
 
-def attempt(work: Work, system: System, folder: Path) -> tuple[list[Result], float]:
+def attempt(work: Work, system: Editor, folder: Path) -> tuple[list[Result], float]:
     """Answers a batch and writes its pictures → its results, and the seconds spent answering.
 
     A batch that fails is tried again case by case, so that one bad case takes no other with it.

@@ -6,6 +6,7 @@ UNet has no input for the scene's latent, it gets one that starts at zero, as In
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 from pathlib import Path
 from typing import Any
@@ -13,16 +14,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..config import (
-    DiffusionConfig,
-    LoRAConfig,
-    MEAConfig,
-    PartSource,
-    QFormerConfig,
-    SamplingConfig,
-    SystemConfig,
-    build,
-)
 from ..errors import FlexEditError
 from ..model_folder import (
     ModelFolder,
@@ -34,12 +25,13 @@ from ..model_folder import (
     save_model_folder,
 )
 from ..model_folder.weights import read_config, unreadable
-from ..training.system import PARTS, Recipe, System
+from ..models.diffusion.sampling import DiffusionConfig
+from ..systems import preset
+from ..training.draws import Recipe
+from ..training.model import TrainingModel
+from ..validation import validated
 
-NUM_EDIT_TOKENS = 32
-QFORMER_LAYERS = 6
 HEAD_WIDTH = 64  # of Q-Former and adapter: 12 heads at a width of 768
-NUM_STEPS = 50  # of sampling; the scales stay InstructPix2Pix's
 
 
 def assemble(
@@ -63,29 +55,24 @@ def assemble(
     text, image = load_text_encoder(clip), load_image_encoder(clip)
     width = text.text_model.config.hidden_size
     require_its_clip(text.text_model.config, pipeline / "text_encoder")
-    config = SystemConfig(
-        name=out.name,
-        num_edit_tokens=NUM_EDIT_TOKENS,
-        bridge="qformer",
-        qformer=QFormerConfig(
-            num_queries=text.length,
-            width=width,
-            num_layers=QFORMER_LAYERS,
-            num_heads=max(1, width // HEAD_WIDTH),
-            intermediate_width=4 * width,
-            hidden_width=hidden_width(vllm),
-        ),
-        mea=MEAConfig(
-            width=width,
-            clip_width=image.visual_projection.out_features,
-            num_heads=max(1, width // HEAD_WIDTH),
-        ),
-        lora=LoRAConfig(),
-        diffusion=diffusion_config(pipeline / "scheduler" / "scheduler_config.json"),
-        unet={k: v for k, v in unet.config.items() if k[0] != "_"}
-        | {"in_channels": 2 * unet.config.out_channels},
-        sources={part: PartSource(folder=part) for part in sources},
-        sampling=SamplingConfig(num_steps=NUM_STEPS, size=size),
+    widths = {"width": width, "num_heads": max(1, width // HEAD_WIDTH)}
+    config = preset(
+        "flexedit",
+        {
+            "name": out.name,
+            "bridge": {
+                "num_embeddings": text.length,
+                "intermediate_width": 4 * width,
+                "hidden_width": hidden_width(vllm),
+                **widths,
+            },
+            "adapter": {"clip_width": image.visual_projection.out_features, **widths},
+            "diffusion": diffusion_config(pipeline / "scheduler" / "scheduler_config.json"),
+            "unet": {k: v for k, v in unet.config.items() if k[0] != "_"}
+            | {"in_channels": 2 * unet.config.out_channels},
+            "sources": {part: {"folder": part} for part in sources},
+            "sampling": {"size": size},
+        },
     )
     levels = read_config(pipeline / "vae").get("block_out_channels")
     if not isinstance(levels, list):
@@ -98,10 +85,10 @@ def assemble(
         for part, folder in sources.items():
             copy_part(folder, unfinished / part)
         torch.manual_seed(seed)
-        system = System(ModelFolder(unfinished, config), Recipe("joint", PARTS), 0, seed)
-        system.unet.unet.load_state_dict(with_scene(unet))
-        system.mea.start_from(system.unet.unet)
-        save_model_folder(unfinished, config, system.tensors())
+        model = TrainingModel(ModelFolder(unfinished, config), Recipe("joint", ()), 0, seed)
+        model.unet.unet.load_state_dict(with_scene(unet))
+        model.adapter.start_from(model.unet.unet)
+        save_model_folder(unfinished, config, model.tensors())
         unfinished.rename(out)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
@@ -160,13 +147,16 @@ def hidden_width(vllm: Path) -> int:
     return config.text_config.hidden_size
 
 
-def diffusion_config(file: Path) -> DiffusionConfig:
-    """What a pipeline's scheduler says of the noise it was trained with."""
+def diffusion_config(file: Path) -> dict[str, Any]:
+    """What a pipeline's scheduler says of the noise it was trained with.
+
+    Raises FlexEditError for a schedule that FlexEdit does not know.
+    """
     says = read_config(file.parent, file.name)
     if says.get("trained_betas") or says.get("rescale_betas_zero_snr"):
         raise FlexEditError(
             f"{file} has a noise schedule of its own, which FlexEdit cannot follow."
         )
     names = ("prediction_type", "beta_start", "beta_end", "beta_schedule", "num_train_timesteps")
-    known = {"prediction_type": "epsilon"} | {name: says[name] for name in names if name in says}
-    return build(DiffusionConfig, known, str(file))
+    settings = {"prediction_type": "epsilon"} | {name: says[name] for name in names if name in says}
+    return dataclasses.asdict(validated(DiffusionConfig, settings, str(file)))

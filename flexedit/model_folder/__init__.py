@@ -9,19 +9,21 @@ from .folder import (
     PRETRAINED,
     WEIGHTS_FILE,
     ModelFolder,
+    build_adapter,
+    build_bridge,
     copy_part,
     save_model_folder,
     unet_layers,
 )
-from .keys import check_keys, check_shapes, load_strict, trained_tensors
+from .keys import check_keys, check_shapes, load_strict
 from .reading import (
     by_library,
-    load_chat_vllm,
     load_diffusers,
     load_image_encoder,
     load_pretrained,
     load_stock_vllm,
     load_text_encoder,
+    load_vllm,
 )
 
 __all__ = [
@@ -30,18 +32,19 @@ __all__ = [
     "PRETRAINED",
     "WEIGHTS_FILE",
     "ModelFolder",
+    "build_adapter",
+    "build_bridge",
     "by_library",
     "check_keys",
     "check_shapes",
     "copy_part",
-    "load_chat_vllm",
     "load_diffusers",
     "load_image_encoder",
     "load_pretrained",
     "load_stock_vllm",
     "load_strict",
     "load_text_encoder",
+    "load_vllm",
     "save_model_folder",
-    "trained_tensors",
     "unet_layers",
 ]

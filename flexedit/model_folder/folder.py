@@ -15,15 +15,16 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from .. import packages
-from ..config import SystemConfig
 from ..errors import FlexEditError
+from ..models.adapters import ADAPTERS
+from ..models.bridges import BRIDGES
 from ..models.clip import ImageEncoder, TextEncoder
-from ..models.mea import MEA
-from ..models.qformer import QFormer
-from ..models.unet import FlexEditUNet, build_unet, cross_attention_layers
-from ..models.vllm import VLLM
-from .keys import check_keys, check_shapes, load_strict, part_of, shorten
-from .reading import load_diffusers, load_image_encoder, load_stock_vllm, load_text_encoder
+from ..models.config import SystemConfig
+from ..models.diffusion.unet import FlexEditUNet, build_unet, cross_attention_layers
+from ..models.vllm import VLLM, Instruction
+from .keys import SLOTS, check_shapes, load_strict, shorten, slot_of, under
+from .reading import load_diffusers, load_image_encoder, load_text_encoder, load_vllm
+from .upgrade import system_config
 
 CONFIG_FILE = "flexedit.json"
 WEIGHTS_FILE = "flexedit.safetensors"
@@ -62,7 +63,7 @@ class ModelFolder:
             text = self._file(CONFIG_FILE).read_text(encoding="utf-8")
         except UnicodeDecodeError:
             text = ""  # not JSON either
-        return SystemConfig.from_json(text, f"{self.path.name}/{CONFIG_FILE}")
+        return system_config(text, f"{self.path.name}/{CONFIG_FILE}")
 
     def _file(self, name: str) -> Path:
         file = self.path / name
@@ -76,7 +77,8 @@ class ModelFolder:
     def keys(self) -> tuple[str, ...]:
         with self._open() as file:
             keys = tuple(file.keys())
-        if unknown := sorted(key for key in keys if part_of(key) is None):
+        filled = {slot for slot in SLOTS if getattr(self.config, slot) is not None}
+        if unknown := sorted(key for key in keys if slot_of(key) not in filled):
             raise FlexEditError(
                 f"{self.path.name}/{WEIGHTS_FILE} has unexpected {shorten(unknown)}. It was "
                 "written for another config or a newer FlexEdit."
@@ -93,15 +95,11 @@ class ModelFolder:
                 "The file is truncated or damaged; download or export it again."
             ) from error
 
-    def tensors(self, prefix: str, dtype: torch.dtype | None = None) -> dict[str, Tensor]:
-        """All tensors under ``prefix.``, which is cut off; read lazily from the mapped file."""
-        start = prefix + "."
+    def tensors(self, slot: str, dtype: torch.dtype | None = None) -> dict[str, Tensor]:
+        """All tensors of a slot, by their full names; read lazily from the mapped file."""
         with self._open() as file:
-            return {
-                key[len(start) :]: file.get_tensor(key).to(dtype=dtype)
-                for key in self.keys
-                if key.startswith(start)
-            }
+            keys = [key for key in self.keys if slot_of(key) == slot]
+            return {key: file.get_tensor(key).to(dtype=dtype) for key in keys}
 
     def all_tensors(self, dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
         """All that was trained, by full names: what a training goes on from."""
@@ -134,74 +132,50 @@ class ModelFolder:
     # --- parts, in the order an edit meets them ---
 
     @packages.needed("transformers")
-    def load_vllm(self, dtype: torch.dtype = torch.float32) -> VLLM:
-        if not self.config.has_vllm:
-            raise FlexEditError(
-                f"{self.path.name} ({self.config.name}) has no VLLM: its text encoder reads the "
-                "instruction. Edit with it by python -m flexedit edit, or choose another model."
-            )
-        vllm = load_stock_vllm(
-            self.part("vllm"),
-            dtype,
-            num_edit_tokens=self.config.num_edit_tokens,
-            hidden_state=self.config.hidden_state,
-        )
-        assert self.config.qformer is not None and self.config.lora is not None
-        self._check(
-            "VLLM's hidden width",
-            vllm.width,
-            "qformer.hidden_width",
-            self.config.qformer.hidden_width,
-        )
-        tokens, lora, rank = self.tensors("tokens"), self.tensors("lora"), self.config.lora.rank
-        rows = (self.config.num_edit_tokens, vllm.width)
+    def load_vllm(self, dtype: torch.dtype = torch.float32) -> VLLM | Instruction:
+        """With its edit tokens, and LoRA merged; what passes the instruction on if there is none"""
+        wanted = self.config.vllm
+        if wanted is None:
+            return Instruction()
+        vllm = load_vllm(self.part("vllm"), wanted, dtype)
+        bridge_reads = getattr(self.config.bridge, "hidden_width", vllm.width)
+        self._check("VLLM's hidden width", vllm.width, "bridge.hidden_width", bridge_reads)
+        tensors, rank = self.tensors("vllm"), wanted.lora.rank
         names = ("embed",) if vllm.tied else ("embed", "lm_head")
-        check_shapes({name: rows for name in names}, tokens, f"{self.path.name}: tokens")
-        low_rank = {}
+        expected = {f"tokens.{name}": (wanted.num_edit_tokens, vllm.width) for name in names}
         for name, linear in vllm.attention_projections():
-            low_rank[f"{name}.A"] = (rank, linear.in_features)
-            low_rank[f"{name}.B"] = (linear.out_features, rank)
-        check_shapes(low_rank, lora, f"{self.path.name}: lora")
-        vllm.set_token_rows(tokens)
-        vllm.merge_lora(lora, self.config.lora.alpha / rank)
+            expected[f"lora.{name}.A"] = (rank, linear.in_features)
+            expected[f"lora.{name}.B"] = (linear.out_features, rank)
+        check_shapes(expected, tensors, self.path.name)
+        vllm.set_token_rows(under("tokens", tensors))
+        vllm.merge_lora(under("lora", tensors), wanted.lora.alpha / rank)
         return vllm.eval()
 
     @packages.needed("transformers")
-    def load_qformer(self, dtype: torch.dtype = torch.float32) -> QFormer:
-        if self.config.qformer is None:
-            raise FlexEditError(f"{self.path.name} ({self.config.name}) has no Q-Former.")
-        return self._load(QFormer(self.config.qformer), "qformer", dtype)
-
-    def load_text(self, dtype: torch.dtype = torch.float32) -> TextEncoder:
-        text = load_text_encoder(self.part("clip"), dtype)
-        if self.config.text is not None:
-            self._check(
-                "CLIP's text length", text.length, "text.num_tokens", self.config.text.num_tokens
-            )
-            width = text.text_model.config.hidden_size
-            self._check("CLIP's text width", width, "text.width", self.config.text.width)
-        return text
-
-    def load_clip(self, dtype: torch.dtype = torch.float32) -> ImageEncoder:
-        clip = load_image_encoder(self.part("clip"), dtype)
-        width = clip.visual_projection.out_features
-        self._check("CLIP's projection width", width, "mea.clip_width", self.config.mea.clip_width)
-        return clip
+    def load_bridge(self, dtype: torch.dtype = torch.float32) -> Any:
+        return self._load("bridge", build_bridge(self), dtype)
 
     @packages.needed("diffusers")
-    def load_mea(self, dtype: torch.dtype = torch.float32) -> MEA:
-        mea = MEA(self.config.mea, self.config.context_length, unet_layers(self.config))
-        tensors, null = self.tensors("mea", dtype), self.tensors("null", dtype)
-        check_keys({"edit"}, null, f"{self.path.name}: null")
-        tensors["null_edit"] = null["edit"]
-        return load_strict(mea, tensors, f"{self.path.name}: mea").eval()
+    def load_adapter(self, dtype: torch.dtype = torch.float32) -> Any:
+        """None if the system has none."""
+        adapter = build_adapter(self.config, unet_layers(self.config))
+        return None if adapter is None else self._load("adapter", adapter, dtype)
 
     @packages.needed("diffusers")
     def load_unet(self, dtype: torch.dtype = torch.float32) -> FlexEditUNet:
         with torch.device("meta"):  # every tensor is assigned
             unet = FlexEditUNet(self.config.unet)
-        load_strict(unet.unet, self.tensors("unet", dtype), f"{self.path.name}: unet")
-        return unet.to(dtype).eval()
+        return self._load("unet", unet, dtype)
+
+    def load_text(self, dtype: torch.dtype = torch.float32) -> TextEncoder:
+        return load_text_encoder(self.part("clip"), dtype)
+
+    def load_clip(self, dtype: torch.dtype = torch.float32) -> ImageEncoder:
+        clip = load_image_encoder(self.part("clip"), dtype)
+        if self.config.adapter is not None:
+            width, reads = clip.visual_projection.out_features, self.config.adapter.clip_width
+            self._check("CLIP's projection width", width, "adapter.clip_width", reads)
+        return clip
 
     @packages.needed("diffusers")
     def load_vae(self, dtype: torch.dtype = torch.float32) -> Any:
@@ -213,9 +187,15 @@ class ModelFolder:
         self._check("VAE's number of latent channels", channels, "unet.out_channels", wanted)
         return vae.eval()
 
-    def _load(self, module: Any, prefix: str, dtype: torch.dtype) -> Any:
-        tensors = self.tensors(prefix, dtype)
-        return load_strict(module, tensors, f"{self.path.name}: {prefix}").to(dtype).eval()
+    def _load(self, slot: str, part: Any, dtype: torch.dtype) -> Any:
+        return load_strict(part, self.tensors(slot, dtype), self.path.name).to(dtype).eval()
+
+    def check_text(self, text: TextEncoder) -> None:
+        """Raises FlexEditError for a text encoder that gives other embeddings than the bridge."""
+        bridge, length = self.config.bridge, text.length
+        self._check("CLIP's text length", length, "bridge.num_embeddings", bridge.num_embeddings)
+        width = text.text_model.config.hidden_size
+        self._check("CLIP's text width", width, "bridge.width", bridge.width)
 
     def _check(self, what: str, found: int, setting: str, wanted: int) -> None:
         if found != wanted:
@@ -241,6 +221,23 @@ def _snapshot(repo: str, revision: str | None) -> Path:
             return Path(snapshot_download(repo, local_files_only=True, **options))
         except Exception:
             raise error from None  # which says more
+
+
+def build_bridge(folder: ModelFolder) -> Any:
+    """An untrained bridge; one that reads with CLIP's text encoder gets the folder's."""
+    config = folder.config.bridge
+    kind: Any = BRIDGES[config.type]
+    if "text" not in kind.frozen:
+        return kind(config)
+    text = folder.load_text()
+    folder.check_text(text)
+    return kind(config, text)
+
+
+def build_adapter(config: SystemConfig, layers: Mapping[str, int]) -> Any:
+    """An untrained adapter, None if the system has none; layers: the UNet's cross-attention's."""
+    adapter = config.adapter
+    return None if adapter is None else ADAPTERS[adapter.type](adapter, layers)
 
 
 def unet_layers(config: SystemConfig) -> dict[str, int]:

@@ -10,27 +10,34 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from torch import Tensor, nn
+import torch
+from torch import Tensor
 
 from ..errors import FlexEditError
-from ..models.mea import MEA
-from ..models.qformer import QFormer
-from ..models.unet import FlexEditUNet
+from ..models.adapters import ADAPTERS
+from ..models.bridges import BRIDGES
+from ..models.parts import Part
 
-# What a key begins with → the part that has it; of the VLLM its LoRA and edit tokens are trained
-PART_OF = {
+PARTS: dict[str, Mapping[str, type[Part]]] = {"adapter": ADAPTERS, "bridge": BRIDGES}
+# What a key begins with → the slot that has it; of the VLLM its LoRA and edit tokens are trained
+SLOT_OF = {
     "unet": "unet",
-    "mea": "mea",
-    "null": "mea",
-    "qformer": "qformer",
+    **{part.prefix: slot for slot, parts in PARTS.items() for part in parts.values()},
+    "null": "bridge",
     "lora": "vllm",
     "tokens": "vllm",
 }
+SLOTS = ("unet", "adapter", "bridge", "vllm")
 
 
-def part_of(key: str) -> str | None:
-    """The part that has a key, None if it is none of ours."""
-    return PART_OF.get(key.partition(".")[0])
+def slot_of(key: str) -> str | None:
+    """The slot that has a key, None if it is none of ours."""
+    return SLOT_OF.get(key.partition(".")[0])
+
+
+def of_slot(slot: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors of one slot, under their full names."""
+    return {key: tensor for key, tensor in tensors.items() if slot_of(key) == slot}
 
 
 def under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -39,31 +46,12 @@ def under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {key[len(start) :]: value for key, value in tensors.items() if key.startswith(start)}
 
 
-def trained_tensors(
-    unet: FlexEditUNet,
-    mea: MEA,
-    qformer: QFormer | None = None,
-    tokens: Mapping[str, Tensor] | None = None,
-    lora: Mapping[str, Tensor] | None = None,
-) -> dict[str, Tensor]:
-    """All that FlexEdit trained, under the checkpoint's names."""
-    adapter = mea.state_dict()
-    states: dict[str, Mapping[str, Tensor]] = {
-        "unet": unet.unet.state_dict(),
-        "null": {"edit": adapter.pop("null_edit")},
-        "mea": adapter,
-        "qformer": {} if qformer is None else qformer.state_dict(),
-        "tokens": tokens or {},
-        "lora": lora or {},
-    }
-    return {f"{prefix}.{key}": state[key] for prefix, state in states.items() for key in state}
-
-
-def load_strict(module: nn.Module, tensors: Mapping[str, Tensor], what: str) -> Any:
-    """Puts tensors into a module; they must have its names and shapes, no more and no less."""
-    check_shapes({key: own.shape for key, own in module.state_dict().items()}, tensors, what)
-    module.load_state_dict(dict(tensors), assign=True)
-    return module
+def load_strict(part: Any, tensors: Mapping[str, Tensor], what: str) -> Any:
+    """Puts a slot's tensors (full names) into its part, which takes all of them and no others."""
+    check_shapes({key: own.shape for key, own in part.checkpoint().items()}, tensors, what)
+    with torch.no_grad():
+        part.load_checkpoint(tensors)
+    return part
 
 
 def check_shapes(
@@ -73,7 +61,7 @@ def check_shapes(
     for key, tensor in found.items():
         if tuple(tensor.shape) != tuple(expected[key]):
             raise FlexEditError(
-                f"{what}.{key} has shape {tuple(tensor.shape)}, "
+                f"{what}: {key} has shape {tuple(tensor.shape)}, "
                 f"but the config asks for {tuple(expected[key])}. "
                 "Config and weights do not belong together; download or export the model again."
             )

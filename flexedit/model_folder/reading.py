@@ -16,10 +16,12 @@ from safetensors import SafetensorError
 
 from .. import packages
 from ..errors import FlexEditError
-from ..models.chat_vllm import LLAVA_CHAT, ChatVLLM
 from ..models.clip import ImageEncoder, TextEncoder
 from ..models.preprocess import Preprocess
-from ..models.vllm import VLLM
+from ..models.vllm import VLLM, VLLMS
+from ..models.vllm.base import VLLMConfig
+from ..models.vllm.chat import Chat
+from ..models.vllm.families import complete_processor
 from .keys import shorten
 from .weights import is_portable, read_weights, unreadable
 
@@ -28,29 +30,29 @@ COMPLAINTS = (ImportError, KeyError, OSError, RuntimeError, SafetensorError, Typ
 
 
 @packages.needed("transformers")
-def load_stock_vllm(
-    folder: Path,
-    dtype: torch.dtype = torch.float32,
-    *,
-    num_edit_tokens: int = 0,
-    hidden_state: str = "at",
+def load_vllm(
+    folder: Path, config: VLLMConfig | None = None, dtype: torch.dtype = torch.float32
 ) -> VLLM:
-    """Any transformers LLaVA-class folder; ``num_edit_tokens`` are added, untrained."""
+    """Any transformers LLaVA-class folder, to be spoken to in FlexEdit's own prompt; the edit
+    tokens that ``config`` asks for are added, untrained.
+    """
     from transformers import AutoModelForImageTextToText
 
-    llava = load_pretrained(AutoModelForImageTextToText, folder, dtype)
+    model = load_pretrained(AutoModelForImageTextToText, folder, dtype)
     tokenizer = _load_tokenizer(folder)
-    if llava.config.model_type != "llava":
+    if model.config.model_type not in VLLMS:
         raise FlexEditError(
-            f"{folder} holds a {type(llava).__name__}; FlexEdit reads LLaVA 1.5's class only "
+            f"{folder} holds a {type(model).__name__}; FlexEdit reads LLaVA 1.5's class only "
             "(model_type llava). Choose such a folder."
         )
-    preprocess = Preprocess.from_folder(folder, llava.config.vision_config.image_size)
-    return VLLM(llava, tokenizer, preprocess, num_edit_tokens, hidden_state).eval()
+    preprocess = Preprocess.from_folder(folder, model.config.vision_config.image_size)
+    if config is None:
+        return VLLM(model, tokenizer, preprocess).eval()
+    return VLLM(model, tokenizer, preprocess, config.num_edit_tokens, config.hidden_state).eval()
 
 
 @packages.needed("transformers")
-def load_chat_vllm(folder: Path, dtype: torch.dtype = torch.float32) -> ChatVLLM:
+def load_stock_vllm(folder: Path, dtype: torch.dtype = torch.float32) -> VLLM:
     """Any transformers image-text-to-text folder with its processor, to be asked in plain words."""
     from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
@@ -63,25 +65,13 @@ def load_chat_vllm(folder: Path, dtype: torch.dtype = torch.float32) -> ChatVLLM
     model = load_pretrained(AutoModelForImageTextToText, folder, dtype)
     _require_tokenizer(folder)
     processor = by_library(folder, AutoProcessor.from_pretrained, folder, local_files_only=True)
-    if model.config.model_type == "llava":
-        _complete_llava(processor, model.config)
+    complete_processor(processor, model.config)
     if processor.chat_template is None or model.config.is_encoder_decoder:
         raise FlexEditError(
             f"{folder} holds a {type(model).__name__} that does not chat (it has no chat template)."
             " Choose an instruction-tuned VLLM, such as LLaVA, Qwen2.5-VL or SmolVLM."
         )
-    return ChatVLLM(model, processor).eval()
-
-
-def _complete_llava(processor: Any, config: Any) -> None:
-    """Folders of the first LLaVA models leave to the code what later ones say themselves."""
-    if processor.patch_size is None:
-        processor.patch_size = config.vision_config.patch_size
-        processor.vision_feature_select_strategy = config.vision_feature_select_strategy
-        class_token = config.vision_config.model_type == "clip_vision_model"
-        processor.num_additional_image_tokens = int(class_token)
-    if processor.chat_template is None:
-        processor.chat_template = LLAVA_CHAT
+    return VLLM(model, processor.tokenizer, chat=Chat(processor)).eval()
 
 
 @packages.needed("transformers")

@@ -1,1 +1,1 @@
-"""The parts of a FlexEdit system, in the order an edit meets them: VLLM, Q-Former, MEA, UNet."""
+"""The parts of a system, slot by slot, and the config that says which of them it is made of."""

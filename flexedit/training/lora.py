@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from ..config import LoRAConfig
 from ..models.vllm import VLLM
+from ..models.vllm.base import LoRAConfig
 
 
 def attach(vllm: VLLM, config: LoRAConfig) -> list[nn.Parameter]:
@@ -21,7 +21,7 @@ def attach(vllm: VLLM, config: LoRAConfig) -> list[nn.Parameter]:
         tokens["lm_head"] = vllm.edit_ids
     vllm.requires_grad_(False)
     get_peft_model(
-        vllm.llava,
+        vllm.model,
         LoraConfig(
             r=config.rank,
             lora_alpha=config.alpha,
@@ -42,13 +42,19 @@ def weights(vllm: VLLM) -> dict[str, Tensor]:
     }
 
 
+def checkpoint(vllm: VLLM) -> dict[str, Tensor]:
+    """All that FlexEdit trains of it, under the checkpoint's names."""
+    tensors = {f"lora.{name}": weight for name, weight in weights(vllm).items()}
+    return tensors | {f"tokens.{name}": rows for name, rows in vllm.token_rows().items()}
+
+
 @torch.no_grad()
 def load(vllm: VLLM, tensors: dict[str, Tensor], rows: dict[str, Tensor]) -> None:
     """Takes up LoRA weights and token rows that an earlier run trained."""
     for name, weight in weights(vllm).items():
         weight.copy_(tensors[name])
-    layers = {"embed": vllm.llava.get_input_embeddings()}
+    layers = {"embed": vllm.model.get_input_embeddings()}
     if not vllm.tied:
-        layers["lm_head"] = vllm.llava.get_output_embeddings()
+        layers["lm_head"] = vllm.model.get_output_embeddings()
     for name, layer in layers.items():
         layer.token_adapter.trainable_tokens_delta["default"].copy_(rows[name])

@@ -15,16 +15,9 @@ from typing import Any
 import torch
 
 from .. import prompts
-from ..config import (
-    DiffusionConfig,
-    LoRAConfig,
-    MEAConfig,
-    PartSource,
-    QFormerConfig,
-    SamplingConfig,
-    SystemConfig,
-)
 from ..model_folder.weights import make_portable
+from ..models.config import SystemConfig
+from ..systems import preset
 
 
 @dataclass(frozen=True)
@@ -81,38 +74,39 @@ def train_tokenizer(texts: Iterable[str], vocabulary: int, *, end: bool = False)
 
 
 def system_config(shape: Shape, name: str = "flexedit-mini") -> SystemConfig:
+    """FlexEdit in small sizes."""
     kinds = ["CrossAttn{}Block2D" if cross else "{}Block2D" for cross in shape.unet_cross]
-    return SystemConfig(
-        name=name,
-        num_edit_tokens=shape.num_edit_tokens,
-        bridge="qformer",
-        qformer=QFormerConfig(
-            num_queries=shape.text_length,
-            width=shape.clip_width,
-            num_layers=shape.qformer_layers,
-            num_heads=shape.num_heads,
-            intermediate_width=2 * shape.clip_width,
-            hidden_width=shape.llm_width,
-        ),
-        mea=MEAConfig(
-            width=shape.clip_width, clip_width=shape.clip_width, num_heads=shape.num_heads
-        ),
-        lora=LoRAConfig(dropout=0.0),
-        diffusion=DiffusionConfig(prediction_type="sample"),
-        unet={
-            "sample_size": shape.size // 4,
-            "in_channels": 2 * shape.latent_channels,  # the noisy latent and the scene's
-            "out_channels": shape.latent_channels,
-            "block_out_channels": list(shape.unet_channels),
-            "layers_per_block": shape.unet_layers,
-            "norm_num_groups": NORM_GROUPS,
-            "down_block_types": [kind.format("Down") for kind in kinds],
-            "up_block_types": [kind.format("Up") for kind in reversed(kinds)],
-            "cross_attention_dim": shape.clip_width,
-            "attention_head_dim": shape.num_heads,  # diffusers' name for the number of heads
+    width, heads = {"width": shape.clip_width}, {"num_heads": shape.num_heads}
+    return preset(
+        "flexedit",
+        {
+            "name": name,
+            "vllm": {"num_edit_tokens": shape.num_edit_tokens, "lora": {"dropout": 0.0}},
+            "bridge": {
+                "num_embeddings": shape.text_length,
+                "num_layers": shape.qformer_layers,
+                "intermediate_width": 2 * shape.clip_width,
+                "hidden_width": shape.llm_width,
+                **width,
+                **heads,
+            },
+            "adapter": {"clip_width": shape.clip_width, **width, **heads},
+            "diffusion": {"prediction_type": "sample"},
+            "unet": {
+                "sample_size": shape.size // 4,
+                "in_channels": 2 * shape.latent_channels,  # the noisy latent and the scene's
+                "out_channels": shape.latent_channels,
+                "block_out_channels": list(shape.unet_channels),
+                "layers_per_block": shape.unet_layers,
+                "norm_num_groups": NORM_GROUPS,
+                "down_block_types": [kind.format("Down") for kind in kinds],
+                "up_block_types": [kind.format("Up") for kind in reversed(kinds)],
+                "cross_attention_dim": shape.clip_width,
+                "attention_head_dim": shape.num_heads,  # diffusers' name for the number of heads
+            },
+            "sources": {part: {"folder": part} for part in ("vllm", "clip", "vae")},
+            "sampling": {"num_steps": 20, "edit_cfg": 3.0, "size": shape.size},
         },
-        sources={part: PartSource(folder=part) for part in ("vllm", "clip", "vae")},
-        sampling=SamplingConfig(num_steps=20, edit_cfg=3.0, scene_cfg=1.5, size=shape.size),
     )
 
 

@@ -21,13 +21,15 @@ from ..data.edits import Edits
 from ..errors import FlexEditError
 from ..files import fingerprint
 from ..model_folder import CONFIG_FILE, WEIGHTS_FILE, ModelFolder, copy_part, save_model_folder
+from ..model_folder.keys import SLOTS as PARTS
+from .draws import Recipe
+from .model import TrainingModel as System
 from .precision import resolved
-from .system import PARTS, Recipe, System
 from .trainer import CHECKPOINT, TrainConfig, Trainer
 from .validation import PictureGrid
 
 RECIPES = {
-    "align": Recipe("align", parts=("qformer", "vllm")),
+    "align": Recipe("align", parts=("bridge", "vllm")),
     "joint": Recipe("joint", parts=PARTS, text="instruction", region=2.0),
 }
 ORIGIN = "origin"  # a note of what a folder's training is of
@@ -59,7 +61,7 @@ class OwnTraining:
                 f"The stages are {', '.join(self.stages)}; choose from {', '.join(RECIPES)}, in "
                 "this order."
             )
-        if "align" in self.stages and not self.start.config.has_vllm:
+        if "align" in self.stages and not self.start.config.vllm:
             raise FlexEditError(
                 f"{self.start.path.name} has neither a VLLM nor a Q-Former to align. "
                 "Train joint only."
@@ -118,7 +120,7 @@ class OwnTraining:
         half = resolved(train.mixed_precision) == "bf16"
         dtype = torch.bfloat16 if half else torch.float32
         system = System(self.start, RECIPES[name], 0, train.seed, dtype)
-        system.take_up(tensors)
+        system.start_from(tensors)
         grid = None
         if name == "joint":
             grid = PictureGrid(system, self.folder / "pictures", self.shown)

@@ -21,7 +21,7 @@ from ..models.clip import project_tokens
 from ..models.preprocess import Preprocess
 from ..models.vllm import VLLM
 from .batch import Batch
-from .system import Draw, Recipe
+from .draws import Draw, Recipe
 
 
 @dataclass(frozen=True)
@@ -236,8 +236,7 @@ class VLLMPretraining(nn.Module):
                 replies[row] = batch.captions[row]
         request = replace(request, instructions=tuple(instructions))
         texts = prompts.prompts_for(request, draw.phrases)
-        silent = [False] * len(texts)
-        sequences = self.vllm.tokenize(texts, replies, edit_tokens=silent, end=True)
         pixels = self.vllm.pictures(request.marked(), request.subject, request.has_subject)
-        states = self.vllm.states(sequences, pixels)
-        return {"reply": self.vllm.reply_loss(sequences, states)}
+        silent = [False] * len(texts)
+        _, loss = self.vllm.score(texts, pixels, replies, edit_tokens=silent)
+        return {"reply": loss}

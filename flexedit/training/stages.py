@@ -24,16 +24,19 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from ..config import SystemConfig, TextBridgeConfig
 from ..data.world import World
 from ..data.world.assets import CLASSES
 from ..errors import FlexEditError
-from ..model_folder import WEIGHTS_FILE, ModelFolder, load_stock_vllm, save_model_folder
-from ..model_folder.keys import part_of
+from ..model_folder import WEIGHTS_FILE, ModelFolder, load_vllm, save_model_folder
+from ..model_folder.keys import SLOTS as PARTS
+from ..model_folder.keys import slot_of
 from ..model_folder.weights import make_portable, portable_name, read_config
+from ..models.config import SystemConfig
 from ..models.preprocess import Preprocess
 from . import mini
 from .batch import collate
+from .draws import Recipe
+from .model import TrainingModel as System
 from .pretrain import (
     CLIPPretraining,
     DecoderPretraining,
@@ -42,13 +45,12 @@ from .pretrain import (
     VLLMPretraining,
     describe,
 )
-from .system import PARTS, Recipe, System
 from .trainer import Optimizer, TrainConfig, Trainer, optimizer_class
 from .validation import VALIDATION_SEED, PictureGrid
 
 BASE = Recipe(
     stage="joint",
-    parts=("unet", "mea"),
+    parts=("unet", "adapter"),
     noises=2,
     region=2.0,
     helper_classes=0.1,
@@ -89,7 +91,7 @@ MINI_PLAN = Plan(
         "base": Stage(mini_train(24000, 32, 1e-3, ema=0.997), BASE),
         "align": Stage(
             mini_train(4000, 16, 1e-3),
-            Recipe(stage="align", parts=("qformer", "vllm")),
+            Recipe(stage="align", parts=("bridge", "vllm")),
         ),
         "joint": Stage(
             mini_train(3000, 32, 6e-4, ema=0.997),
@@ -113,7 +115,7 @@ NEEDS: dict[str, tuple[str, ...]] = {
 ORDER = tuple(NEEDS)
 MAX_WORKERS = 16  # of one loader, however many cores there are
 SEED_STRIDE = 10_000  # beyond the seeds of stages, validation and ablation
-TRAINED_BY = {"base": ("unet", "mea"), "align": ("qformer", "vllm")}  # what `joint` starts from
+TRAINED_BY = {"base": ("unet", "adapter"), "align": ("bridge", "vllm")}  # what `joint` starts from
 
 
 class MiniTraining:
@@ -177,7 +179,7 @@ class MiniTraining:
                 shutil.copytree(source.part(part), self.model / part, dirs_exist_ok=True)
             tensors = source.all_tensors()
             for stage, parts in TRAINED_BY.items():
-                own = {key: value for key, value in tensors.items() if part_of(key) in parts}
+                own = {key: value for key, value in tensors.items() if slot_of(key) in parts}
                 (self.folder / stage).mkdir(parents=True, exist_ok=True)
                 save_file(own, self.folder / stage / WEIGHTS_FILE)
             note.write_text(origin, encoding="utf-8")
@@ -270,36 +272,33 @@ class MiniTraining:
     def vision(self, max_seconds: float | None = None) -> bool:
         vllm, shape = self._untalkative_vllm(), self.plan.shape
         trainee = VisionPretraining(
-            vllm.llava.model.vision_tower,
+            vllm.model.model.vision_tower,
             vllm.preprocess,
             shape.vit_width,
             shape.size // shape.patch,
         )
         if not self._train("vision", trainee, max_seconds).finished:
             return False
-        self._save(vllm.llava, "vllm")
+        self._save(vllm.model, "vllm")
         return True
 
     def vllm(self, max_seconds: float | None = None) -> bool:
         vllm = self._untalkative_vllm()
         # frozen, as in LLaVA: the first gradients of an untrained language model would blind it
-        vllm.llava.model.vision_tower.requires_grad_(False)
+        vllm.model.model.vision_tower.requires_grad_(False)
         if not self._train("vllm", VLLMPretraining(vllm, self.seed), max_seconds).finished:
             return False
-        self._save(vllm.llava, "vllm")
+        self._save(vllm.model, "vllm")
         return True
 
     def _untalkative_vllm(self) -> Any:
-        vllm = load_stock_vllm(self.model / "vllm")
-        vllm.llava.set_attn_implementation("eager")  # SDPA's backward is slow on the CPU
+        vllm = load_vllm(self.model / "vllm")
+        vllm.model.set_attn_implementation("eager")  # SDPA's backward is slow on the CPU
         return vllm.requires_grad_(True)
 
     def base(self, max_seconds: float | None = None) -> bool:
         config = mini.system_config(self.plan.shape, "instructpix2pix-mea-mini")
-        text = TextBridgeConfig(self.plan.shape.clip_width, self.plan.shape.text_length)
-        config = dataclasses.replace(
-            config, bridge="text", text=text, num_edit_tokens=0, qformer=None, lora=None
-        )
+        config = config.override({"vllm": None, "bridge": {"type": "clip_text"}})
         return self._system("base", config, max_seconds)
 
     def align(self, max_seconds: float | None = None) -> bool:
@@ -320,7 +319,7 @@ class MiniTraining:
     ) -> bool:
         system = self.system(name, config)
         if start is not None:
-            system.take_up(start)
+            system.start_from(start)
         grid = PictureGrid(system, self.folder / name / "pictures") if name != "align" else None
         trainer = self._train(name, system, max_seconds, grid)
         with trainer.averaged():

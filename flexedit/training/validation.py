@@ -11,11 +11,12 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from .. import sampling
 from ..data.world import World
-from ..pipeline import decode, predictor
+from ..models import vae
+from ..models.diffusion import sampling
+from ..systems.system import condition, predictor
 from .batch import Batch, Samples, collate
-from .system import System
+from .model import TrainingModel
 
 COUNT = 16  # columns of a grid
 VALIDATION_SEED = 1000  # of a world that no stage trains on
@@ -29,7 +30,11 @@ class PictureGrid:
     batch: Batch | None
 
     def __init__(
-        self, system: System, folder: Path, samples: Samples | None = None, count: int = COUNT
+        self,
+        system: TrainingModel,
+        folder: Path,
+        samples: Samples | None = None,
+        count: int = COUNT,
     ) -> None:
         self.system, self.folder = system, folder
         if samples is None:
@@ -50,24 +55,24 @@ class PictureGrid:
 
 
 @torch.no_grad()
-def edit(system: System, batch: Batch, seed: int = 0) -> Tensor:
+def edit(system: TrainingModel, batch: Batch, seed: int = 0) -> Tensor:
     """The pictures (B, 3, H, W) that a system in training makes of a batch, on the CPU."""
     with evaluating(system):
         advice, device = system.config.sampling, next(system.parameters()).device
         size = len(batch.captions)
         batch = batch.to(device)
-        e = system.embed(batch, system.draw(seed, size).to(device), {})
-        branches = system.condition(e, batch)
+        embeds, _ = system.embed(batch, system.draw(seed, size).to(device))
+        branches = condition(system, embeds)
         start = sampling.noise(tuple(branches.positive.scene_latent.shape), seed)
         latent = sampling.sample(
-            predictor(system.unet, system.mea, branches),
+            predictor(system.unet, system.adapter, branches),
             start.to(device),
             system.config.diffusion,
             advice.num_steps,
             advice.edit_cfg,
             advice.scene_cfg,
         )
-        return decode(system.vae, latent).cpu()
+        return vae.decode(system.vae, latent).cpu()
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
 from typing import Any
 
 import comfy.clip_vision
@@ -9,16 +10,49 @@ import comfy.sd
 from torch import Tensor
 
 from ...flexedit import masks
-from ...flexedit.config import SystemConfig
 from ...flexedit.errors import FlexEditError
-from ...flexedit.models.mea import Branches, Conditioning
-from ...flexedit.pipeline import Embeds, row_strength
+from ...flexedit.models.config import SystemConfig
+from ...flexedit.models.diffusion.conditioning import Branches, Conditioning
+from ...flexedit.systems import system
+from ...flexedit.systems.system import Embeds
 from . import clip_vision as clip
 from . import vae as autoencoder
 from .parts import ManagedPart, on_cpu
 from .subject import Subject, model_conds
 
 Packed = list[list[Any]]  # ComfyUI's CONDITIONING: [[context, {…}]]
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What the road asks for, of ComfyUI's CLIP and VAE; all of it goes where the adapter is."""
+
+    mea: ManagedPart
+    clip_vision: comfy.clip_vision.ClipVisionModel
+    vae: comfy.sd.VAE
+
+    @property
+    def config(self) -> SystemConfig:
+        return self.mea.config
+
+    @property
+    def adapter(self) -> Any:
+        return None if self.config.adapter is None else self.mea.use()
+
+    def see(self, picture: Tensor) -> Tensor:
+        tokens = clip.tokens(self.clip_vision, picture, self.config.adapter.clip_width)
+        return tokens.to(self.mea.device, self.mea.dtype)
+
+    def encode(self, picture: Tensor) -> Tensor:
+        """Padded to the VAE's ratio."""
+        makes, wanted = self.vae.latent_channels, self.config.latent_channels
+        if makes != wanted:
+            raise FlexEditError(
+                f"This VAE's latents have {makes} channels, but the model works on {wanted}. "
+                "Connect the vae output of the same FlexEdit Loader."
+            )
+        padded = masks.pad_to_multiple(picture, autoencoder.ratio(self.vae))
+        return autoencoder.encode(self.vae, padded).to(self.mea.device)
 
 
 def condition(
@@ -29,30 +63,23 @@ def condition(
     subject_strength: float,
 ) -> tuple[Packed, Packed, Packed, dict[str, Tensor]]:
     """→ positive, scene-only and negative, and the clean scene's latent, all on the CPU."""
-    request, config = embeds.request, mea.config
-    wanted = (config.context_length, config.mea.width)
-    if embeds.e.shape[1:] != wanted:
+    bridge, found = mea.config.bridge, embeds.text.e.shape
+    if found[1:] != (bridge.num_embeddings, bridge.width):
         raise FlexEditError(
-            f"These edit embeddings are {embeds.e.shape[1]} of width {embeds.e.shape[2]}, but this "
-            f"MEA reads {wanted[0]} of width {wanted[1]}. Connect qformer and mea of the same "
+            f"These edit embeddings are {found[1]} of width {found[2]}, but this MEA reads "
+            f"{bridge.num_embeddings} of width {bridge.width}. Connect qformer and mea of the same "
             "FlexEdit Loader."
         )
-    clean = seen = scene_latent(vae, request.scene, config)
-    if config.vae_input == "marked" and request.mask is not None:
-        seen = scene_latent(vae, embeds.marked, config)
-    scene_tokens = clip.tokens(clip_vision, embeds.marked, config.mea.clip_width)
-    subject_tokens = None
-    if request.subject is not None and config.mea.subject:
-        subject_tokens = clip.tokens(clip_vision, request.subject, config.mea.clip_width)
-    branches = mea.use().branches(
-        *(
-            None if tensor is None else tensor.to(mea.device, mea.dtype)
-            for tensor in (embeds.e, scene_tokens, subject_tokens)
-        ),
-        row_strength(request, subject_strength).to(mea.device),
-        seen.to(mea.device),
+    parts, request = Parts(mea, clip_vision, vae), embeds.intent.request
+    text, null = (
+        replace(text, e=text.e.to(mea.device, mea.dtype)) for text in (embeds.text, embeds.null)
     )
-    return *pack(on_cpu(branches)), {"samples": clean}
+    embeds = replace(embeds, text=text, null=null)
+    branches = on_cpu(system.condition(parts, embeds, subject_strength))
+    clean = branches.positive.scene_latent
+    if mea.config.vae_input == "marked" and request.mask is not None:
+        clean = on_cpu(parts.encode(request.scene))
+    return *pack(branches), {"samples": clean}
 
 
 def pack(branches: Branches) -> tuple[Packed, Packed, Packed]:
@@ -73,13 +100,3 @@ def pack(branches: Branches) -> tuple[Packed, Packed, Packed]:
         one(branches.scene_only),
         one(branches.negative, with_scene=False),
     )
-
-
-def scene_latent(vae: comfy.sd.VAE, picture: Tensor, config: SystemConfig) -> Tensor:
-    """picture (B, 3, H, W) → latent (B, C, h, w), unscaled; padded to the VAE's ratio."""
-    if vae.latent_channels != config.latent_channels:
-        raise FlexEditError(
-            f"This VAE's latents have {vae.latent_channels} channels, but the model works on "
-            f"{config.latent_channels}. Connect the vae output of the same FlexEdit Loader."
-        )
-    return autoencoder.encode(vae, masks.pad_to_multiple(picture, autoencoder.ratio(vae)))

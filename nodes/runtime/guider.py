@@ -14,8 +14,8 @@ import torch
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
-from ...flexedit import sampling
 from ...flexedit.errors import FlexEditError
+from ...flexedit.models.diffusion import sampling
 from .conditioning import Packed
 
 

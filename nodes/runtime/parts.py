@@ -1,4 +1,4 @@
-"""A FlexEdit part (VLLM, Q-Former, MEA) in ComfyUI's care: read from disk when it is first used,
+"""A FlexEdit part (VLLM, bridge, adapter) in ComfyUI's care: read from disk when it is first used,
 on the device only while it is needed, and never read twice.
 """
 
@@ -13,7 +13,7 @@ from comfy import model_management
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor, nn
 
-from ...flexedit.config import SystemConfig
+from ...flexedit.models.config import SystemConfig
 
 PRECISIONS = {
     "auto": None,
@@ -89,11 +89,17 @@ def _tensors(module: nn.Module) -> Iterator[Tensor]:
     yield from module.buffers()
 
 
-def on_cpu(value: Any) -> Any:
-    """A tensor, or any dataclass with tensors in it, on the CPU: outputs outlive their stage."""
+def on_device(value: Any, device: torch.device | str) -> Any:
+    """A tensor, or any dataclass with tensors in it, on a device."""
     if isinstance(value, Tensor):
-        return value.cpu()
+        return value.to(device)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        moved = {f.name: on_cpu(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        fields = dataclasses.fields(value)
+        moved = {field.name: on_device(getattr(value, field.name), device) for field in fields}
         return dataclasses.replace(value, **moved)
     return value
+
+
+def on_cpu(value: Any) -> Any:
+    """Outputs outlive their stage, and what they were made by."""
+    return on_device(value, "cpu")

@@ -21,7 +21,8 @@ from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import WrappersMP
 from torch import Tensor, nn
 
-from ...flexedit.models.mea import SubjectLayers
+from ...flexedit.models.diffusion.decoupled import SubjectLayers
+from ...flexedit.systems.system import subject_layers
 from .parts import ManagedPart
 
 KEY = "flexedit"
@@ -119,7 +120,7 @@ class DecoupledAttention:
         self, subject: Subject, unet: nn.Module, like: Tensor
     ) -> dict[BlockKey, KeysValues]:
         """(B, T, C) each, on the UNet's device; a layer offloaded by ComfyUI works where it is."""
-        own: SubjectLayers | None = self.mea.read().model.subject
+        own: SubjectLayers | None = subject_layers(self.mea.read().model)
         made = {}
         for layer in self.layers:
             if own is None:  # share_kv: the UNet's keys and values serve the subject too

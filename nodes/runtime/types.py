@@ -10,12 +10,12 @@ from torch import Tensor
 
 CATEGORY = "FlexEdit"
 
-Vllm = io.Custom("FLEXEDIT_VLLM")  # ManagedPart around VLLM or, stock, ChatVLLM
-Qformer = io.Custom("FLEXEDIT_QFORMER")  # ManagedPart around flexedit.models.qformer.QFormer
-Mea = io.Custom("FLEXEDIT_MEA")  # ManagedPart around flexedit.models.mea.MEA
+Vllm = io.Custom("FLEXEDIT_VLLM")  # ManagedPart around flexedit.models.vllm.VLLM or Instruction
+Qformer = io.Custom("FLEXEDIT_QFORMER")  # ManagedPart around a bridge of flexedit.models.bridges
+Mea = io.Custom("FLEXEDIT_MEA")  # ManagedPart around an adapter of flexedit.models.adapters
 Sam = io.Custom("FLEXEDIT_SAM")  # ManagedPart around flexedit.resolve.sam.Sam
-Intent = io.Custom("FLEXEDIT_INTENT")  # flexedit.pipeline.Intent, on the CPU
-Embeds = io.Custom("FLEXEDIT_EMBEDS")  # flexedit.pipeline.Embeds, on the CPU
+Intent = io.Custom("FLEXEDIT_INTENT")  # flexedit.systems.system.Intent, on the CPU
+Embeds = io.Custom("FLEXEDIT_EMBEDS")  # flexedit.systems.system.Embeds, on the CPU
 CropBox = io.Custom("FLEXEDIT_CROP")  # where a crop came from
 
 

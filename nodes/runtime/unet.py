@@ -19,10 +19,11 @@ from comfy import model_management
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
-from ...flexedit.config import DiffusionConfig
 from ...flexedit.errors import FlexEditError
 from ...flexedit.model_folder import ModelFolder, check_shapes
+from ...flexedit.model_folder.keys import under
 from ...flexedit.model_folder.weights import read_config
+from ...flexedit.models.diffusion.sampling import DiffusionConfig
 from . import subject
 from .parts import PRECISIONS, ManagedPart
 from .weights import Width, require, set_norm_groups, shapes
@@ -236,7 +237,7 @@ def model_sampling(config: Config, prediction_type: str) -> torch.nn.Module:
 def load_unet(folder: ModelFolder, mea: ManagedPart, precision: str) -> ModelPatcher:
     """The folder's UNet with decoupled cross-attention; the MEA's layers are loaded beside it."""
     where = f"{folder.path.name}: unet"
-    tensors = folder.tensors("unet")
+    tensors = under("unet", folder.tensors("unet"))
     config = Config(unet_config(folder.config.unet, where))
     names = comfy.utils.unet_to_diffusers(config.unet_config)
     stored = next(iter(tensors.values()), torch.empty(0)).dtype
@@ -252,7 +253,7 @@ def load_unet(folder: ModelFolder, mea: ManagedPart, precision: str) -> ModelPat
         load_device=model_management.get_torch_device(),
         offload_device=model_management.unet_offload_device(),
     )
-    if folder.config.mea.subject and folder.config.mea.decoupled:
+    if folder.config.adapter is not None:
         subject.install(patcher, mea, names)
     return patcher
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -24,15 +24,15 @@ from flexedit.benchmark.judge import FACTS, FOLDER, WEIGHTS, Judge
 from flexedit.benchmark.metrics import require_packages, score
 from flexedit.benchmark.run import run
 from flexedit.benchmark.systems import FlexEdit
-from flexedit.config import MEAConfig, SystemConfig, TextBridgeConfig
 from flexedit.data.world import FULL_MASK, OPERATIONS, World
 from flexedit.data.world.assets import CLASSES
 from flexedit.errors import FlexEditError
 from flexedit.files import fingerprint, weights
 from flexedit.model_folder import ModelFolder
+from flexedit.model_folder.keys import SLOTS as PARTS
 from flexedit.pipeline import FlexEditPipeline
+from flexedit.training.model import TrainingModel
 from flexedit.training.stages import BASE, curve, export_folder
-from flexedit.training.system import PARTS, System
 from flexedit.training.trainer import TrainConfig, Trainer
 
 from .cases import GROUPS, NUM_MULTI, NUM_SINGLE, cases, first_of_each
@@ -61,51 +61,27 @@ class Variant:
     ``forms``: of the masks it is run with afterwards · ``trains``: whether at all.
     """
 
-    config: Callable[[SystemConfig], SystemConfig] = lambda config: config
+    config: Mapping[str, Any] = field(default_factory=dict)
     recipe: Mapping[str, Any] = field(default_factory=dict)
     world: Mapping[str, Any] = field(default_factory=dict)
     forms: tuple[str, ...] = ("free",)
     trains: bool = True
 
 
-def with_mea(**changes: Any) -> Callable[[SystemConfig], SystemConfig]:
-    return lambda config: dataclasses.replace(
-        config, mea=dataclasses.replace(config.mea, **changes)
-    )
-
-
-def instruct_pix2pix(config: SystemConfig) -> SystemConfig:
-    """CLIP's text encoder reads the instruction; no VLLM, no adapter."""
-    width = config.mea.width
-    return dataclasses.replace(
-        config,
-        bridge="text",
-        text=TextBridgeConfig(width, config.context_length),
-        num_edit_tokens=0,
-        qformer=None,
-        lora=None,
-        mea=MEAConfig(
-            width=width,
-            clip_width=config.mea.clip_width,
-            num_heads=config.mea.num_heads,
-            cross_attention=False,
-            subject=False,
-        ),
-    )
-
-
+# CLIP's text encoder reads the instruction; no VLLM, no adapter
+INSTRUCT_PIX2PIX = {"vllm": None, "bridge": {"type": "clip_text"}, "adapter": None}
 VARIANTS: dict[str, Variant] = {
     "full": Variant(forms=("free", "full")),
-    "no-ca": Variant(with_mea(cross_attention=False)),
-    "no-dca": Variant(with_mea(decoupled=False)),
+    "no-ca": Variant({"adapter": {"cross_attention": False}}),
+    "no-dca": Variant({"adapter": {"decoupled": False}}),
     "no-segmentation": Variant(
         world={"operations": {k: v for k, v in OPERATIONS.items() if k != "segment"}}
     ),
     "full-masks": Variant(world={"kinds": (FULL_MASK,)}, forms=("free", "full")),
-    "instructpix2pix": Variant(instruct_pix2pix, {"parts": ("unet",), "text": "instruction"}),
-    "literal-eq6": Variant(with_mea(residual=False)),
-    "shared-kv": Variant(with_mea(share_kv=True)),
-    "clean-input": Variant(lambda config: dataclasses.replace(config, vae_input="clean")),
+    "instructpix2pix": Variant(INSTRUCT_PIX2PIX, {"parts": ("unet",), "text": "instruction"}),
+    "literal-eq6": Variant({"adapter": {"residual": False}}),
+    "shared-kv": Variant({"adapter": {"share_kv": True}}),
+    "clean-input": Variant({"vae_input": "clean"}),
     START: Variant(forms=("free", "full"), trains=False),
 }
 
@@ -226,11 +202,11 @@ class Ablation:
 
     def fit(self, variant: Variant, seed: int, folder: Path) -> None:
         """Trains ``folder/model``."""
-        config = variant.config(dataclasses.replace(self.start.config, name=folder.name))
+        config = self.start.config.override({"name": folder.name, **variant.config})
         recipe = dataclasses.replace(RECIPE, **variant.recipe)
         torch.manual_seed(seed)
-        system = System(ModelFolder(self.start.path, config), recipe, len(CLASSES), seed)
-        system.take_up(self.inherited())
+        system = TrainingModel(ModelFolder(self.start.path, config), recipe, len(CLASSES), seed)
+        system.start_from(self.inherited())
         world = World(config.sampling.size, seed=WORLD_SEED + seed, **variant.world)
         trainer = Trainer(
             system, world, dataclasses.replace(self.train, seed=seed), folder / "training"

@@ -28,10 +28,9 @@ from flexedit.benchmark.editors import (
 )
 from flexedit.benchmark.metrics import iou, psnr
 from flexedit.benchmark.run import run
-from flexedit.config import TextBridgeConfig
 from flexedit.errors import FlexEditError
 from flexedit.pipeline import FlexEditPipeline
-from tests.tiny import TINY, make_tiny_folder
+from tests.tiny import INSTRUCT_PIX2PIX, TINY, make_tiny_folder
 
 SQUARE = ("world-remove", "world-replace")
 ODD = "world-add"  # 54 × 61 pixels
@@ -203,14 +202,7 @@ def test_the_form_of_the_mask_and_the_seed_change_what_flexedit_paints(pipeline,
 
 
 def test_a_model_without_a_vllm_edits_but_cannot_paint_what_is_meant(tmp_path, tiny_benchmark):
-    folder = make_tiny_folder(
-        tmp_path / "text",
-        bridge="text",
-        text=TextBridgeConfig(TINY.clip_width, TINY.text_length),
-        num_edit_tokens=0,
-        qformer=None,
-        lora=None,
-    )
+    folder = make_tiny_folder(tmp_path / "text", **INSTRUCT_PIX2PIX)
     system = editor_from(f"flexedit:{folder},num_steps=2", "cpu")
     system.load()
     assert not system.paints

@@ -129,6 +129,7 @@ def known(truth: np.ndarray, region: np.ndarray, **changes: object) -> Known:
         "group": "single",
         "operation": "add",
         "kind": "circle",
+        "orientation": 0.0,
         "setting": "none",
     }
     fields |= {"subject": None, "caption": "a turtle", "source": "world", "review": "open"}

@@ -121,7 +121,7 @@ def test_an_id_that_leads_out_of_the_folder_is_refused(name, built, tmp_path, ca
     changed = json.loads(first) | {"id": name}
     (copy / INDEX).write_text("\n".join([json.dumps(changed), *others]) + "\n")
     assert bench("run", copy, "--out", tmp_path / "out", "--system", "truth") == 2
-    assert "cannot name a file" in capsys.readouterr().err
+    assert "cases.jsonl, line 1: " in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 

@@ -23,10 +23,13 @@ import torch
 from comfy import model_management
 from comfy.ldm.modules.attention import optimized_attention
 from comfy_extras.nodes_custom_sampler import Guider_DualCFG
-from flexedit_pack.flexedit import pipeline, sampling
 from flexedit_pack.flexedit.errors import FlexEditError
 from flexedit_pack.flexedit.model_folder import ModelFolder
+from flexedit_pack.flexedit.models import vae as autoencoder
+from flexedit_pack.flexedit.models.diffusion import sampling
+from flexedit_pack.flexedit.models.parts import Reading, Text
 from flexedit_pack.flexedit.request import EditRequest
+from flexedit_pack.flexedit.systems import system
 from flexedit_pack.nodes.runtime import conditioning, guider, subject
 from flexedit_pack.nodes.runtime.clip_vision import load_clip_vision, tokens
 from flexedit_pack.nodes.runtime.unet import LatentFormat, load_unet, unet_config
@@ -296,7 +299,7 @@ def clip_vision(path: str) -> dict[str, Any]:
     """ComfyUI's CLIP against the library's, as we load it and as core's loader would give it."""
     folder = Model(path).folder
     clip, pictures = load_clip_vision(folder, "fp32"), torch.rand(2, 3, 50, 70)
-    width = folder.config.mea.clip_width
+    width = folder.config.adapter.clip_width
     wanted = folder.load_clip()(pictures)
     figures: dict[str, Any] = {"ours": error(tokens(clip, pictures, width), wanted)}
     del clip.flexedit_preprocess
@@ -311,7 +314,8 @@ def clip_vision(path: str) -> dict[str, Any]:
 def foreign_embeds(path: str) -> str:
     """What is said of another model's edit embeddings."""
     request = EditRequest.create(torch.rand(3, 8, 8), "remove this")
-    embeds = pipeline.Embeds(request, request.scene, torch.zeros(1, 77, 768))
+    intent = system.Intent(request, request.scene, Reading(request.instructions, (), (), None))
+    embeds = system.Embeds(intent, *[Text(torch.zeros(1, 77, 768))] * 2)
     try:
         conditioning.condition(open_model(path).mea, embeds, None, None, 1.0)
     except FlexEditError as refusal:
@@ -323,12 +327,12 @@ def vae(path: str) -> dict[str, float]:
     """ComfyUI's VAE against diffusers', both ways."""
     folder = Model(path).folder
     ours, theirs, picture = load_vae(folder, "fp32"), folder.load_vae(), torch.rand(2, 3, 48, 64)
-    latent = pipeline.scene_latent(theirs, picture)
+    latent = autoencoder.encode(theirs, picture)
     decoded = ours.decode(latent).movedim(-1, 1)
     scale = theirs.config.scaling_factor
     return {
         "encoded": error(encode(ours, picture), latent),
-        "decoded": error(decoded, pipeline.decode(theirs, latent * scale)),
+        "decoded": error(decoded, autoencoder.decode(theirs, latent * scale)),
     }
 
 

@@ -1,13 +1,11 @@
 """The same weights, noise and conditioning give the same latent in diffusers and in ComfyUI."""
 
-import dataclasses
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from flexedit.config import DiffusionConfig
 from flexedit.model_folder import EMBEDDED, WEIGHTS_FILE, ModelFolder, save_model_folder
 from flexedit.training.mini import system_config
 from tests.tiny import TINY, embedded, make_tiny_folder
@@ -34,17 +32,16 @@ def test_each_branch_and_the_subject_can_be_felt(compared):
 
 
 def test_every_prediction_type_schedule_and_ablation_agrees(tmp_path):
-    mea = system_config(TINY).mea
     unet = system_config(TINY).unet
     variants = {
-        "epsilon": {"diffusion": DiffusionConfig("epsilon")},
-        "v_prediction": {"diffusion": DiffusionConfig("v_prediction")},
-        "linear": {"diffusion": DiffusionConfig("sample", 1e-4, 0.02, "linear")},
-        "share_kv": {"mea": dataclasses.replace(mea, share_kv=True)},
-        "concatenated": {"mea": dataclasses.replace(mea, decoupled=False)},
-        "literal": {"mea": dataclasses.replace(mea, residual=False)},
-        "without_ca": {"mea": dataclasses.replace(mea, cross_attention=False)},
-        "without_subject": {"mea": dataclasses.replace(mea, subject=False)},
+        "epsilon": {"diffusion": {"prediction_type": "epsilon"}},
+        "v_prediction": {"diffusion": {"prediction_type": "v_prediction"}},
+        "linear": {"diffusion": {"beta_start": 1e-4, "beta_end": 0.02, "beta_schedule": "linear"}},
+        "share_kv": {"adapter": {"share_kv": True}},
+        "concatenated": {"adapter": {"decoupled": False}},
+        "literal": {"adapter": {"residual": False}},
+        "without_ca": {"adapter": {"cross_attention": False}},
+        "without_subject": {"adapter": {"subject": False}},
         "wide": {
             "unet": unet
             | {

@@ -4,29 +4,29 @@ import pytest
 import torch
 from PIL import Image
 
-from flexedit.config import LoRAConfig
 from flexedit.data.world import CLASSES
 from flexedit.model_folder import ModelFolder
-from flexedit.training.system import Recipe, System
+from flexedit.training.draws import Recipe
+from flexedit.training.model import TrainingModel
 from flexedit.training.validation import PictureGrid, edit, evaluating
 from tests.tiny import make_tiny_folder
 
-RECIPE = Recipe(stage="joint", parts=("unet", "mea", "qformer", "vllm"))
+RECIPE = Recipe(stage="joint", parts=("unet", "adapter", "bridge", "vllm"))
 
 
 @pytest.fixture(scope="module")
-def system(tmp_path_factory) -> System:
+def system(tmp_path_factory) -> TrainingModel:
     """A system in training, with much dropout"""
     path = tmp_path_factory.mktemp("validation") / "model"
-    folder = ModelFolder(make_tiny_folder(path, lora=LoRAConfig(dropout=0.5)))
-    system = System(folder, RECIPE, len(CLASSES))
-    system.take_up(folder.all_tensors())
+    folder = ModelFolder(make_tiny_folder(path, vllm={"lora": {"dropout": 0.5}}))
+    system = TrainingModel(folder, RECIPE, len(CLASSES))
+    system.start_from(folder.all_tensors())
     sampling = dataclasses.replace(system.config.sampling, num_steps=2)
     system.config = dataclasses.replace(system.config, sampling=sampling)
     return system
 
 
-def modes(system: System) -> list[bool]:
+def modes(system: TrainingModel) -> list[bool]:
     return [module.training for module in system.modules()]
 
 

@@ -12,9 +12,12 @@ inside.enter()
 
 import comfy.utils  # noqa: E402
 import torch  # noqa: E402
-from flexedit_pack.flexedit import pipeline, sampling  # noqa: E402
 from flexedit_pack.flexedit.model_folder import ModelFolder  # noqa: E402
-from flexedit_pack.flexedit.models.mea import Branches  # noqa: E402
+from flexedit_pack.flexedit.models.diffusion import sampling  # noqa: E402
+from flexedit_pack.flexedit.models.diffusion.conditioning import Branches  # noqa: E402
+from flexedit_pack.flexedit.models.parts import Reading, Text  # noqa: E402
+from flexedit_pack.flexedit.request import EditRequest  # noqa: E402
+from flexedit_pack.flexedit.systems import system  # noqa: E402
 from flexedit_pack.nodes.runtime import conditioning, guider  # noqa: E402
 from flexedit_pack.nodes.runtime.parts import ManagedPart  # noqa: E402
 from flexedit_pack.nodes.runtime.unet import load_unet  # noqa: E402
@@ -30,23 +33,34 @@ class Model:
     def __init__(self, path: str, size: int = 16, batch: int = 1) -> None:
         self.folder = ModelFolder(path)
         self.config = self.folder.config
-        self.mea = ManagedPart("MEA", self.folder.load_mea, "fp32", self.config, encoder=False)
+        load = self.folder.load_adapter
+        self.mea = ManagedPart("adapter", load, "fp32", self.config, encoder=False)
         self.shape = (batch, self.config.latent_channels, size, size)
 
+    @property
+    def adapter(self) -> Any:
+        return self.mea.read().model
+
+    def see(self, picture: Tensor) -> Tensor:
+        """Random tokens, others for each picture."""
+        shape = (self.shape[0], self.num_tokens, self.config.adapter.clip_width)
+        return torch.randn(shape, generator=self.draw)
+
+    def encode(self, picture: Tensor) -> Tensor:
+        return torch.randn(self.shape, generator=self.draw)
+
     def branches(self, strength: float | list[float] = 1.0, num_tokens: int = 17) -> Branches:
-        batch, width = self.shape[0], self.config.mea.width
-        draw = torch.Generator().manual_seed(SEED)
-
-        def random(*shape: int) -> Tensor:
-            return torch.randn(shape, generator=draw)
-
-        return self.mea.read().model.branches(
-            random(batch, self.config.context_length, width),
-            random(batch, num_tokens, self.config.mea.clip_width),
-            random(batch, num_tokens, self.config.mea.clip_width),
-            torch.tensor(strength).expand(batch),
-            random(*self.shape),
-        )
+        """From random embeddings, pictures and latents."""
+        self.draw, self.num_tokens = torch.Generator().manual_seed(SEED), num_tokens
+        batch, bridge = self.shape[0], self.config.bridge
+        e = torch.randn(batch, bridge.num_embeddings, bridge.width, generator=self.draw)
+        null = self.folder.tensors("bridge", torch.float32)["null.edit"].expand(batch, -1, -1)
+        picture = torch.zeros(batch, 3, 8, 8)
+        request = EditRequest.create(picture, "add this", subject=picture)
+        intent = system.Intent(request, picture, Reading(request.instructions, (), (), None))
+        embeds = system.Embeds(intent, Text(e), Text(null))
+        with torch.no_grad():
+            return system.condition(self, embeds, torch.tensor(strength))
 
     def diffusers(
         self, branches: Branches, steps: int, edit_cfg: float, scene_cfg: float
@@ -55,7 +69,7 @@ class Model:
         if not hasattr(self, "unet"):
             self.unet = self.folder.load_unet()
         return sampling.sample(
-            pipeline.predictor(self.unet, self.mea.read().model, branches),
+            system.predictor(self.unet, self.adapter, branches),
             sampling.noise(self.shape, SEED),
             self.config.diffusion,
             steps,

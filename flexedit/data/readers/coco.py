@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -30,7 +29,7 @@ from ...files import line_of, read_picture, read_records
 from ...prompts import BACKGROUND, naming_reply
 from ...validation import STRICT
 from ..sample import Sample
-from .reader import edited_region
+from .reader import Row, edited_region
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -46,7 +45,6 @@ class Edit:
     setting: Literal["indoor", "outdoor", "none"] = "none"
     subject: str = ""
     subject_setting: Literal["simple", "complex"] | None = None
-    line: int = 0
 
     def __post_init__(self) -> None:
         if self.subject and not self.subject_setting:
@@ -64,10 +62,6 @@ class Edit:
     def group(self) -> str:
         return "multi" if self.subject else "single"
 
-    @property
-    def key(self) -> Sequence[int]:
-        return (self.line,)
-
 
 class Coco:
     """``annotations``, a COCO instances JSON of ``pictures``, and the ``edits`` file (JSONL)."""
@@ -79,51 +73,48 @@ class Coco:
         self.annotations, self.pictures, self.edits = map(Path, (annotations, pictures, edits))
         self.files = (self.annotations, self.edits)
 
-    @property
-    def rows(self) -> Sequence[Edit]:
-        return self._content[0]
-
     @cached_property
-    def _content(self) -> tuple[list[Edit], Instances]:
-        edits = read_records(Edit, self.edits).items()
-        return [replace(edit, line=line) for line, edit in edits], Instances(self.annotations)
+    def rows(self) -> Sequence[Row]:
+        edits = read_records(Edit, self.edits)
+        self.instances = Instances(self.annotations)
+        return [
+            Row(line_of(self.edits, line), (line,), edit, edit.operation, edit.group)
+            for line, edit in edits.items()
+        ]
 
     def describe(self) -> dict[str, Any]:
         return {"annotations": self.annotations.name, "edits": self.edits.name}
 
-    def where(self, row: Edit) -> str:
-        return line_of(self.edits, row.line)
-
-    def read(self, row: Edit) -> Sample:
-        instances = self._content[1]
-        picture = read_picture(self.pictures / instances.file(row.image_id))
-        edited = read_picture(self.edits.parent / row.edited)
-        scene, target = (edited, picture) if row.operation == "add" else (picture, edited)
-        annotation, others = instances.look_up(row.image_id, row.annotation_id)
+    def read(self, row: Row) -> Sample:
+        edit, instances = row.content, self.instances
+        picture = read_picture(self.pictures / instances.file(edit.image_id))
+        edited = read_picture(self.edits.parent / edit.edited)
+        scene, target = (edited, picture) if edit.operation == "add" else (picture, edited)
+        annotation, others = instances.look_up(edit.image_id, edit.annotation_id)
         object_mask, *rest = (decode(one, *picture.shape[:2]) for one in (annotation, *others))
         if not object_mask.any():
             raise FlexEditError(
                 f"the mask of the annotation {annotation['id']} is empty; choose another object"
             )
         category = instances.category(annotation)
-        label = BACKGROUND if row.operation == "add" else category
+        label = BACKGROUND if edit.operation == "add" else category
         after = {"add": category, "remove": BACKGROUND}
         return Sample(
             scene=scene,
-            instruction=row.instruction,
-            operation=row.operation,
-            subject=read_picture(self.edits.parent / row.subject) if row.subject else None,
+            instruction=edit.instruction,
+            operation=edit.operation,
+            subject=read_picture(self.edits.parent / edit.subject) if edit.subject else None,
             target=target,
             region=edited_region(scene, target, object_mask),
-            caption=row.instruction,
+            caption=edit.instruction,
             reply=naming_reply(label),
             label=label,
-            result_label=row.result_label or after[row.operation],
+            result_label=edit.result_label or after[edit.operation],
             object_mask=object_mask,
             others=tuple(rest),
-            setting=row.setting,
-            subject_setting=row.subject_setting,
-            name=f"{row.line:05d}",
+            setting=edit.setting,
+            subject_setting=edit.subject_setting,
+            name=f"{row.key[0]:05d}",
         )
 
 

@@ -210,7 +210,5 @@ def test_a_file_of_another_kind_is_named(tmp_path):
     [("tables", "--seed", 77), ("tables", "--out", "runs"), ("figures", "--variant", "no-ca")],
 )
 def test_an_option_without_an_effect_is_refused(arguments, capsys):
-    with pytest.raises(SystemExit) as stopped:
-        main([str(argument) for argument in arguments])
-    assert stopped.value.code == 2
-    assert "unrecognized arguments" in capsys.readouterr().err
+    assert main([str(argument) for argument in arguments]) == 2
+    assert "No such option" in capsys.readouterr().err

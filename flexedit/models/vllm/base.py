@@ -6,23 +6,34 @@ B batch, L sequence length, N edit tokens, D width of the language model
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import field
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from einops import rearrange
+from PIL import Image
+from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
-from .. import prompts
-from ..errors import FlexEditError
-from .preprocess import Preprocess
+from ... import prompts
+from ...errors import FlexEditError
+from ...request import EditRequest
+from ...validation import STRICT
+from ..parts import Reading
+from ..preprocess import Preprocess
+from .chat import MAX_PICTURE_TOKENS, Chat
+from .families import num_image_tokens
+from .questions import read_by_questions
 
 IGNORED = -100
+REPLIES = ("direct", "generate")
+ROWS_AT_ONCE = 4  # a batch of questions takes no more memory than so many
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Sequences:
     """Left-padded token sequences (B, L); ``labels`` is IGNORED where nobody has to speak."""
 
@@ -35,77 +46,125 @@ class Sequences:
         return (self.attention_mask.cumsum(-1) - 1).clamp(min=0)
 
 
-@dataclass(frozen=True)
-class Reading:
-    """What the VLLM made of a request: replies and labels ("" in ``direct``), H (B, N, D)."""
+@dataclass(frozen=True, config=STRICT)
+class LoRAConfig:
+    rank: int = 8
+    alpha: int = 16
+    dropout: float = 0.05
 
-    replies: tuple[str, ...]
-    labels: tuple[str, ...]
-    hidden_states: Tensor | None
+
+@dataclass(frozen=True, config=STRICT)
+class VLLMConfig:
+    """What a system adds to a VLLM: N edit tokens, and LoRA on its language model's q and v."""
+
+    num_edit_tokens: int
+    hidden_state: Literal["at", "before"] = "at"  # the state at a token, or the one predicting it
+    lora: LoRAConfig = field(default_factory=LoRAConfig)
+    type: Literal["llava"] = "llava"
+
+    def __post_init__(self) -> None:
+        if self.num_edit_tokens < 1:
+            raise FlexEditError("A bridge needs num_edit_tokens ≥ 1 to read from.")
 
 
 class VLLM(nn.Module):
-    """A transformers LLaVA-class model with N edit tokens (N = 0 while it learns to talk).
+    """A transformers image-text-to-text model: with N edit tokens it carries an edit, without (and
+    with a ``chat``) it is a stock one that is asked in plain words.
 
     Wrapped as a plain module, so that device and dtype are moved like any other part's.
     """
 
-    longest_answer = 64  # tokens; a reply is one sentence
-    llava: Any  # transformers' model; its class is the folder's
+    Config = VLLMConfig
+    model: Any  # transformers' own; its class is the folder's
 
     def __init__(
         self,
-        llava: Any,
+        model: Any,
         tokenizer: Any,
-        preprocess: Preprocess,
-        num_edit_tokens: int,
+        preprocess: Preprocess | None = None,
+        num_edit_tokens: int = 0,
         hidden_state: str = "at",
+        chat: Chat | None = None,
     ) -> None:
-        """Adds the edit tokens to tokenizer and embeddings if they are not there yet."""
+        """Adds the edit tokens to tokenizer and embeddings if they are not there yet.
+
+        preprocess: how pictures are shown to it beside FlexEdit's own prompts.
+        """
         super().__init__()
-        self.llava = llava
-        self.tokenizer = tokenizer
+        self.model, self.tokenizer, self.chat = model, tokenizer, chat
         self.preprocess = preprocess
         self.hidden_state = hidden_state
-        if num_edit_tokens:
-            names = [prompts.edit_token(index) for index in range(num_edit_tokens)]
+        self.tied = False
+        names = [prompts.edit_token(index) for index in range(num_edit_tokens)]
+        if names:
             tokenizer.add_tokens(names, special_tokens=True)
-            if len(tokenizer) > llava.get_input_embeddings().num_embeddings:
-                llava.resize_token_embeddings(len(tokenizer), mean_resizing=False)
-            self.edit_ids: list[int] = tokenizer.convert_tokens_to_ids(names)
-        else:
-            self.edit_ids = []
-        # one tensor for input and output embeddings: then only one set of rows is new
-        self.tied = llava.get_input_embeddings().weight is llava.get_output_embeddings().weight
+            if len(tokenizer) > model.get_input_embeddings().num_embeddings:
+                model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+            # one tensor for input and output embeddings: then only one set of rows is new
+            inputs, outputs = model.get_input_embeddings(), model.get_output_embeddings()
+            self.tied = inputs.weight is outputs.weight
+        self.edit_ids: list[int] = tokenizer.convert_tokens_to_ids(names)
 
     @property
     def config(self) -> Any:
-        return self.llava.config
+        return self.model.config
 
     @property
     def width(self) -> int:
-        return self.config.text_config.hidden_size
+        return self.config.get_text_config().hidden_size
 
     @property
-    def num_image_tokens(self) -> int:
-        """How many tokens one picture becomes."""
-        vision = self.config.vision_config
-        count = (vision.image_size // vision.patch_size) ** 2
-        if vision.model_type == "clip_vision_model":  # it has a class token; SigLIP has none
-            count += 1
-        if self.config.vision_feature_select_strategy == "default":  # without the first token
-            count -= 1
-        return count
+    def longest_answer(self) -> int:
+        """In tokens: a reply is one sentence, a stock model may say several."""
+        return 256 if self.chat else 64
 
     def memory_required(self, num_rows: int, num_pictures: int) -> int:
         """About how many bytes it takes to read a request with so many rows, of so many pictures"""
-        num_tokens = num_rows * (num_pictures * self.num_image_tokens + 512)
-        return reading_memory(self.config.text_config, num_tokens, self._dtype)
+        per_picture = MAX_PICTURE_TOKENS if self.chat else num_image_tokens(self.config)
+        rows_at_once = min(num_rows, ROWS_AT_ONCE) if self.chat else num_rows
+        num_tokens = rows_at_once * (num_pictures * per_picture + 512)
+        return reading_memory(self.config.get_text_config(), num_tokens, self._dtype)
+
+    def read(
+        self,
+        request: EditRequest,
+        marked: Tensor,
+        reply: str = "direct",
+        on_token: Callable[[int], None] | None = None,
+    ) -> Reading:
+        """What it makes of a request; marked: the marked scene (B, 3, H, W).
+
+        A question is always answered; it has no edit tokens. A stock VLLM always speaks: it names
+        what is meant and says an edit's instruction anew.
+        ``on_token(count)`` is called for each token of an answer; what it raises ends the reading.
+        Raises FlexEditError for an unknown mode of reply.
+        """
+        if reply not in REPLIES:
+            raise FlexEditError(f"Unknown reply mode {reply!r}; choose direct or generate.")
+        if self.chat is not None:
+
+            def ask(questions: Any, pictures: Any, max_new_tokens: int) -> list[str]:
+                return self.answer(questions, pictures, max_new_tokens, on_token)
+
+            return read_by_questions(ask, request, marked, self.longest_answer)
+        texts = prompts.prompts_for(request)
+        pixels = self.pictures(marked, request.subject, request.has_subject)
+        pixels = pixels.to(next(self.parameters()).device)
+        asks = "ask" in request.tasks
+        if reply == "direct" and not asks:
+            empty = ("",) * request.batch_size
+            return Reading(request.instructions, empty, empty, self.direct(texts, pixels))
+        replies, hidden_states = self.generate(
+            texts, pixels, with_edit=bool(self.edit_ids) and not asks, on_token=on_token
+        )
+        labels = tuple(map(prompts.parse_label, replies))
+        return Reading(request.instructions, replies, labels, hidden_states)
 
     def pictures(
         self, marked: Tensor, subject: Tensor | None, has_subject: Sequence[bool]
     ) -> Tensor:
         """marked (B, 3, H, W), subject (B, 3, h, w) → all rows' pictures, in reading order."""
+        assert self.preprocess is not None
         scenes = self.preprocess(marked)
         if subject is None or not any(has_subject):
             return scenes
@@ -149,14 +208,14 @@ class VLLM(nn.Module):
             spoken = reply[:num_spoken]
             labels.append([IGNORED] * len(ids) + spoken + [IGNORED] * (len(reply) - len(spoken)))
         length = max(map(len, rows))
-        limit = self.config.text_config.max_position_embeddings
+        limit = self.config.get_text_config().max_position_embeddings
         if length > limit:
             raise FlexEditError(
                 f"The instruction needs {length} tokens with its pictures, but this VLLM reads at "
                 f"most {limit}. Shorten the instruction."
             )
         pad = self.tokenizer.pad_token_id
-        device = self.llava.get_input_embeddings().weight.device
+        device = self.model.get_input_embeddings().weight.device
 
         def stack(sequences: list[list[int]], fill: int) -> Tensor:
             padded = [[fill] * (length - len(sequence)) + sequence for sequence in sequences]
@@ -167,12 +226,12 @@ class VLLM(nn.Module):
 
     def _expand(self, ids: list[int]) -> list[int]:
         """One token for a picture → as many as it has."""
-        image, count = self.config.image_token_index, self.num_image_tokens
+        image, count = self.config.image_token_index, num_image_tokens(self.config)
         return [one for each in ids for one in ([each] * count if each == image else [each])]
 
     def states(self, sequences: Sequences, pixels: Tensor) -> Tensor:
         """One prefill: the last layer's hidden states (B, L, D) of whole sequences."""
-        return self.llava.model(
+        return self.model.model(
             input_ids=sequences.input_ids,
             attention_mask=sequences.attention_mask,
             position_ids=sequences.position_ids,
@@ -193,7 +252,7 @@ class VLLM(nn.Module):
         labels = sequences.labels
         columns = (labels != IGNORED).any(0).nonzero()
         longest = labels.shape[1] - int(columns[0]) if len(columns) else 1
-        logits = self.llava.get_output_embeddings()(states[:, -longest - 1 : -1]).float()
+        logits = self.model.get_output_embeddings()(states[:, -longest - 1 : -1]).float()
         labels = labels[:, -longest:]
         losses = F.cross_entropy(
             rearrange(logits, "b l v -> (b l) v"),
@@ -204,16 +263,35 @@ class VLLM(nn.Module):
         losses = rearrange(losses, "(b l) -> b l", b=labels.shape[0])
         return losses.sum(-1) / (labels != IGNORED).sum(-1).clamp(min=1)
 
+    def score(
+        self,
+        prompt_texts: Sequence[str],
+        pixels: Tensor,
+        replies: Sequence[str],
+        *,
+        edit_tokens: Sequence[bool],
+        forced: Sequence[bool] | None = None,
+    ) -> tuple[Tensor | None, Tensor]:
+        """Training's prefill: H (B, N, D), None without edit tokens, beside each reply's loss (B,)
+
+        edit_tokens, forced: as in `tokenize`.
+        """
+        sequences = self.tokenize(
+            prompt_texts, replies, edit_tokens=edit_tokens, forced=forced, end=True
+        )
+        states = self.states(sequences, pixels)
+        hidden = self.edit_states(sequences, states) if self.edit_ids else None
+        return hidden, self.reply_loss(sequences, states)
+
     @torch.no_grad()
-    def direct(self, prompt_texts: Sequence[str], pixels: Tensor) -> Reading:
-        """The fast path: one prefill of prompt, generic reply and edit tokens."""
+    def direct(self, prompt_texts: Sequence[str], pixels: Tensor) -> Tensor:
+        """The fast path: one prefill of prompt, generic reply and edit tokens → H (B, N, D)"""
         self._require_edit_tokens()
         generic = [prompts.GENERIC_REPLY] * len(prompt_texts)
         with torch.inference_mode():  # a tenth faster than without gradients
             sequences = self.tokenize(prompt_texts, generic)
             hidden = self.edit_states(sequences, self.states(sequences, pixels))
-        empty = ("",) * len(prompt_texts)
-        return Reading(empty, empty, hidden.clone())  # a tensor that a loss may go on from
+        return hidden.clone()  # a tensor that a loss may go on from
 
     @torch.no_grad()
     def generate(
@@ -222,31 +300,32 @@ class VLLM(nn.Module):
         pixels: Tensor,
         *,
         with_edit: bool = True,
-        max_new_tokens: int = longest_answer,
+        max_new_tokens: int | None = None,
         on_token: Callable[[int], None] | None = None,
-    ) -> Reading:
+    ) -> tuple[tuple[str, ...], Tensor | None]:
         """Lets the VLLM speak (greedily), then appends the edit tokens over the kept KV cache.
 
-        ``on_token(count)`` is called for each new token; what it raises ends the generation.
+        → what it said, H (B, N, D) ``with_edit``. ``on_token(count)`` is called for each new token;
+        what it raises ends the generation.
         """
         if with_edit:
             self._require_edit_tokens()
         sequences = self.tokenize(prompt_texts)
         stops = [self.tokenizer.eos_token_id, *self.edit_ids]
-        prompt_length = sequences.input_ids.shape[1]
-        output = self.llava.generate(
-            input_ids=sequences.input_ids,
-            attention_mask=sequences.attention_mask,
-            pixel_values=pixels.to(self._dtype),
-            max_new_tokens=max_new_tokens,
-            do_sample=False,
+        inputs = {
+            "input_ids": sequences.input_ids,
+            "attention_mask": sequences.attention_mask,
+            "pixel_values": pixels.to(self._dtype),
+        }
+        output = self._speak(
+            inputs,
+            max_new_tokens or self.longest_answer,
+            on_token,
             use_cache=True,
             eos_token_id=stops,
-            pad_token_id=self.tokenizer.pad_token_id,
-            stopping_criteria=[Watch(prompt_length, on_token)] if on_token else None,
             return_dict_in_generate=True,
         )
-        spoken = output.sequences[:, prompt_length:]
+        spoken = output.sequences[:, sequences.input_ids.shape[1] :]
         stopped = torch.isin(spoken, torch.tensor(stops, device=spoken.device))
         said = stopped.int().cumsum(-1) == 0  # (B, T): tokens before the first stop
         replies = tuple(
@@ -259,7 +338,52 @@ class VLLM(nn.Module):
             hidden = self.edit_states(full, self.states(full, pixels))
         elif with_edit:
             hidden = self._append_edit_tokens(sequences, spoken, said, output.past_key_values)
-        return Reading(replies, tuple(map(prompts.parse_label, replies)), hidden)
+        return replies, hidden
+
+    @torch.no_grad()
+    def answer(
+        self,
+        questions: Sequence[str],
+        pictures: Sequence[Sequence[Image.Image]],
+        max_new_tokens: int = 256,
+        on_token: Callable[[int], None] | None = None,
+    ) -> list[str]:
+        """One question about each row's own pictures → what a stock model says, greedily."""
+        assert self.chat is not None
+        answers: list[str] = []
+        for start in range(0, len(questions), ROWS_AT_ONCE):
+            rows = slice(start, start + ROWS_AT_ONCE)
+            inputs = self.chat.inputs(self.model, questions[rows], pictures[rows])
+            length = inputs["input_ids"].shape[1]
+            limit = getattr(self.config.get_text_config(), "max_position_embeddings", None)
+            if limit is not None and length + max_new_tokens > limit:
+                raise FlexEditError(
+                    f"The question needs {length} tokens with its pictures and {max_new_tokens} "
+                    f"for the answer, but this VLLM reads at most {limit}. Shorten the "
+                    "instruction, or choose a VLLM that reads more."
+                )
+            inputs = inputs.to(self.model.device, self.model.dtype)
+            output = self._speak(inputs, max_new_tokens, on_token)
+            said = self.tokenizer.batch_decode(output[:, length:], skip_special_tokens=True)
+            answers += [text.strip() for text in said]
+        return answers
+
+    def _speak(
+        self,
+        inputs: Mapping[str, Tensor],
+        max_new_tokens: int,
+        on_token: Callable[[int], None] | None,
+        **options: Any,
+    ) -> Any:
+        length = inputs["input_ids"].shape[1]
+        return self.model.generate(
+            **inputs,
+            max_new_tokens=max_new_tokens,
+            do_sample=False,
+            pad_token_id=self.tokenizer.pad_token_id,
+            stopping_criteria=[Watch(length, on_token)] if on_token else None,
+            **options,
+        )
 
     def _append_edit_tokens(
         self, sequences: Sequences, spoken: Tensor, said: Tensor, cache: Any
@@ -270,7 +394,7 @@ class VLLM(nn.Module):
         ones = torch.ones_like(edit_ids)
         mask = torch.cat([sequences.attention_mask, said.long(), ones], 1)
         positions = (mask.cumsum(-1) - 1).clamp(min=0)
-        states = self.llava.model(
+        states = self.model.model(
             input_ids=torch.cat([spoken[:, -1:], edit_ids], 1),
             attention_mask=mask,
             position_ids=positions[:, -count - 1 :],
@@ -288,15 +412,15 @@ class VLLM(nn.Module):
 
     @property
     def _dtype(self) -> torch.dtype:
-        return next(self.llava.parameters()).dtype
+        return next(self.model.parameters()).dtype
 
     # --- what FlexEdit trains in the VLLM, under the checkpoint's own names ---
 
     def token_rows(self) -> dict[str, Tensor]:
         """``embed`` and, if untied, ``lm_head``: the edit tokens' rows (N, D)."""
-        rows = {"embed": self._rows(self.llava.get_input_embeddings())}
+        rows = {"embed": self._rows(self.model.get_input_embeddings())}
         if not self.tied:
-            rows["lm_head"] = self._rows(self.llava.get_output_embeddings())
+            rows["lm_head"] = self._rows(self.model.get_output_embeddings())
         return rows
 
     def _rows(self, layer: Any) -> Tensor:
@@ -308,13 +432,13 @@ class VLLM(nn.Module):
     @torch.no_grad()
     def set_token_rows(self, rows: dict[str, Tensor]) -> None:
         ids = torch.tensor(self.edit_ids)
-        self.llava.get_input_embeddings().weight[ids] = rows["embed"].to(self._dtype)
+        self.model.get_input_embeddings().weight[ids] = rows["embed"].to(self._dtype)
         if not self.tied:
-            self.llava.get_output_embeddings().weight[ids] = rows["lm_head"].to(self._dtype)
+            self.model.get_output_embeddings().weight[ids] = rows["lm_head"].to(self._dtype)
 
     def attention_projections(self) -> Iterator[tuple[str, nn.Linear]]:
         """``<layer>.<q|v>`` and its linear layer: where LoRA sits."""
-        for index, layer in enumerate(self.llava.model.language_model.layers):
+        for index, layer in enumerate(self.model.model.language_model.layers):
             yield f"{index}.q", layer.self_attn.q_proj
             yield f"{index}.v", layer.self_attn.v_proj
 

@@ -7,18 +7,30 @@ B batch, C × h × w a latent
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import torch
+from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from .config import DiffusionConfig
-from .errors import FlexEditError
+from ...errors import FlexEditError
+from ...validation import STRICT
 
 if TYPE_CHECKING:
     from diffusers import DDPMScheduler, EulerDiscreteScheduler
 
 Predict = Callable[[Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]
+
+
+@dataclass(frozen=True, config=STRICT)
+class DiffusionConfig:
+    """The noise schedule and what the UNet predicts, in diffusers' words."""
+
+    prediction_type: Literal["epsilon", "v_prediction", "sample"]
+    beta_start: float = 0.00085
+    beta_end: float = 0.012
+    beta_schedule: Literal["scaled_linear", "linear"] = "scaled_linear"
+    num_train_timesteps: int = 1000
 
 
 def schedule(config: DiffusionConfig) -> EulerDiscreteScheduler:

@@ -6,37 +6,41 @@ import torch
 import torch.nn.functional as F
 
 from flexedit import prompts
-from flexedit.config import LoRAConfig, TextBridgeConfig
 from flexedit.data.world import CLASSES, World
 from flexedit.model_folder import ModelFolder, save_model_folder
-from flexedit.models.mea import Branches, Conditioning
+from flexedit.models.diffusion.conditioning import Branches, Conditioning
 from flexedit.pipeline import FlexEditPipeline
+from flexedit.systems import system as road
+from flexedit.training import losses as terms
 from flexedit.training.batch import Batch, collate
-from flexedit.training.system import Draw, Recipe, System, choose
-from tests.tiny import TINY, make_tiny_folder
+from flexedit.training.draws import Draw, Recipe
+from flexedit.training.model import TrainingModel, choose
+from tests.tiny import TEXT_BRIDGE, TINY, make_tiny_folder
 
 JOINT = Recipe(
     stage="joint",
-    parts=("unet", "mea", "qformer", "vllm"),
+    parts=("unet", "adapter", "bridge", "vllm"),
     drop_edit=0,
     drop_scene=0,
     generic_reply=0,
 )
-ALIGN = Recipe(stage="align", parts=("qformer", "vllm"))
+ALIGN = Recipe(stage="align", parts=("bridge", "vllm"))
 HELPERS = ("helper_classes", "helper_result", "helper_mask")
 HELPED = dataclasses.replace(JOINT, helper_classes=0.5, helper_result=0.25, helper_mask=2.0)
 
 
-def build(folder: Path, recipe: Recipe = JOINT) -> System:
+def build(folder: Path, recipe: Recipe = JOINT) -> TrainingModel:
     torch.manual_seed(0)
-    return System(ModelFolder(folder), recipe, len(CLASSES))
+    return TrainingModel(ModelFolder(folder), recipe, len(CLASSES))
 
 
 def batch_of(*operations: str) -> Batch:
     return collate([World(64, operations={name: 1.0})[i] for i, name in enumerate(operations)])
 
 
-def losses(system: System, batch: Batch, draw: Draw | None = None) -> dict[str, torch.Tensor]:
+def losses(
+    system: TrainingModel, batch: Batch, draw: Draw | None = None
+) -> dict[str, torch.Tensor]:
     with torch.no_grad():
         return system(batch, draw or system.draw(0, len(batch.captions)))
 
@@ -116,7 +120,7 @@ def test_in_stage_one_the_diffusion_term_is_replaced(tiny):
 
 
 def test_a_frozen_vllm_is_not_scored(tiny):
-    recipe = dataclasses.replace(JOINT, parts=("unet", "mea", "qformer"))
+    recipe = dataclasses.replace(JOINT, parts=("unet", "adapter", "bridge"))
     assert set(losses(build(tiny, recipe), batch_of("remove"))) == {"diffusion"}
 
 
@@ -187,9 +191,7 @@ def test_the_mask_is_pointed_at_with_varying_words(tiny):
 
 @pytest.mark.parametrize("prediction_type", ["sample", "epsilon", "v_prediction"])
 def test_diffusion_scores_what_the_config_says_is_predicted(tiny, tmp_path, prediction_type):
-    diffusion = dataclasses.replace(
-        ModelFolder(tiny).config.diffusion, prediction_type=prediction_type
-    )
+    diffusion = {"prediction_type": prediction_type}
     system = build(make_tiny_folder(tmp_path / "model", diffusion=diffusion))
     batch, draw, seen = batch_of("remove", "recolor"), system.draw(0, 2), []
     hook = system.unet.register_forward_hook(
@@ -268,9 +270,9 @@ def test_helpers_ask_only_where_the_unet_knows_the_edit(tiny):
         assert (found[name] > 0).tolist() == [True, False, False, False]
 
 
-def test_a_helper_that_knows_scene_result_and_mask_has_nothing_to_learn(tiny):
+def test_a_helper_that_knows_scene_result_and_mask_has_nothing_to_learn():
     """Right answers cost nothing, wrong ones do: of the scene, the result, and what is meant."""
-    system, batch = build(tiny, HELPED), batch_of("replace")
+    batch = batch_of("replace")
     count, side = len(CLASSES) + 1, (16, 16)
     one_hot = [
         F.one_hot(classes[:, 2::4, 2::4], count).permute(0, 3, 1, 2).float()
@@ -280,11 +282,10 @@ def test_a_helper_that_knows_scene_result_and_mask_has_nothing_to_learn(tiny):
     meant = F.adaptive_avg_pool2d(batch.object_mask[:, None], side).round() * 2 - 1
     answers = {"right": torch.cat([*one_hot, meant], 1), "wrong": torch.cat([*one_hot, -meant], 1)}
     answers["mixed up"] = torch.cat([*one_hot[::-1], meant], 1)
-    system.helper = torch.nn.Identity()
-    found = {
-        name: {k: float(v.mean()) for k, v in system.help(50 * a, batch, torch.ones(1)).items()}
-        for name, a in answers.items()
-    }
+    found = {}
+    for name, answer in answers.items():
+        scores = terms.helpers(50 * answer[:, :, None], batch, torch.ones(1))
+        found[name] = {key: float(score.mean()) for key, score in scores.items()}
     for name in HELPERS[:2]:
         assert found["right"][name] < 0.1 * found["mixed up"][name]
     assert found["right"]["helper_mask"] < 0.1 * found["wrong"]["helper_mask"]
@@ -293,11 +294,11 @@ def test_a_helper_that_knows_scene_result_and_mask_has_nothing_to_learn(tiny):
 # Gradients
 
 
-def subject_gradient(system: System, batch: Batch, *branches: int) -> float:
+def subject_gradient(system: TrainingModel, batch: Batch, *branches: int) -> float:
     system.zero_grad()
     draw = dealt(system.draw(0, len(branches)), *branches)
     system(batch, draw)["diffusion"].sum().backward()
-    trained = [*system.mea.subject.parameters(), *system.mea.subject_linear.parameters()]
+    trained = [*system.adapter.subject.parameters(), *system.adapter.subject_linear.parameters()]
     return sum(float(p.grad.abs().sum()) for p in trained if p.grad is not None)
 
 
@@ -309,13 +310,13 @@ def test_the_subjects_layers_learn_only_from_rows_that_show_one(tiny):
     assert subject_gradient(system, batch_of("insert", "insert"), 1, 2) == 0
 
 
-def trained_names(system: System) -> set[str]:
+def trained_names(system: TrainingModel) -> set[str]:
     return {name.partition(".")[0] for name, p in system.named_parameters() if p.requires_grad}
 
 
 def test_a_recipe_trains_its_parts_and_nothing_else(tiny):
-    assert trained_names(build(tiny, JOINT)) == {"unet", "mea", "qformer", "vllm", "helper"}
-    assert trained_names(build(tiny, ALIGN)) == {"qformer", "vllm", "helper"}
+    assert trained_names(build(tiny, JOINT)) == {"unet", "adapter", "bridge", "vllm", "helper"}
+    assert trained_names(build(tiny, ALIGN)) == {"bridge", "vllm", "helper"}
     system = build(tiny, JOINT)
     for name, parameter in system.vllm.named_parameters():
         assert parameter.requires_grad == ("lora_" in name or "trainable_tokens" in name), name
@@ -323,7 +324,7 @@ def test_a_recipe_trains_its_parts_and_nothing_else(tiny):
 
 def test_every_trained_part_gets_a_gradient(tiny):
     system = build(tiny, HELPED)
-    for part in (system.unet.unet.conv_out, system.mea.scene.to_out):
+    for part in (system.unet.unet.conv_out, system.adapter.scene.to_out):
         torch.nn.init.normal_(part.weight, std=0.1)  # both start at zero
     found = system(batch_of("insert", "segment"), system.draw(0, 2))
     torch.stack([loss.mean() for loss in found.values()]).sum().backward()
@@ -352,11 +353,12 @@ def test_alignment_pulls_the_edit_towards_clips_text(tiny):
 
 def test_alignment_is_the_squared_distance_to_the_captions_embedding(tiny):
     system, batch = build(tiny, ALIGN), batch_of("remove", "replace")
-    e = torch.randn(2, system.config.context_length, TINY.clip_width)
+    e = torch.randn(2, TINY.text_length, TINY.clip_width)
     expected = torch.stack(
         [F.mse_loss(e[row], system.text([batch.captions[row]])[0]) for row in range(2)]
     )
-    torch.testing.assert_close(system.alignment(e, batch), expected)
+    found = terms.alignment(e, system.text(batch.captions), batch.has_target)
+    torch.testing.assert_close(found, expected)
 
 
 # From stage to stage, and into a model folder
@@ -364,11 +366,11 @@ def test_alignment_is_the_squared_distance_to_the_captions_embedding(tiny):
 
 def test_what_a_dropped_edit_becomes_is_the_empty_text(tiny):
     system = build(tiny)
-    assert torch.equal(system.mea.null_edit, system.text([""])[0])
-    assert not system.mea.null_edit.requires_grad
+    assert torch.equal(system.bridge.null_edit, system.text([""])[0])
+    assert not system.bridge.null_edit.requires_grad
 
 
-def shaken(system: System) -> System:
+def shaken(system: TrainingModel) -> TrainingModel:
     for parameter in system.parameters():
         if parameter.requires_grad:
             parameter.data += 0.05 * torch.randn_like(parameter)
@@ -380,22 +382,22 @@ def test_a_later_stage_takes_up_what_an_earlier_one_trained(tiny):
     second = build(tiny, JOINT)
     draw = first.draw(0, 2)
     before = losses(second, batch, draw)
-    second.take_up({key: tensor.detach() for key, tensor in first.tensors().items()})
+    second.start_from({key: tensor.detach() for key, tensor in first.tensors().items()})
     for name, expected in losses(first, batch, draw).items():
         torch.testing.assert_close(losses(second, batch, draw)[name], expected)
         assert not torch.allclose(before[name], expected)
 
 
 def test_a_frozen_vllm_keeps_what_was_trained_before(tmp_path):
-    folder = make_tiny_folder(tmp_path / "model", lora=LoRAConfig(dropout=0.5))
+    folder = make_tiny_folder(tmp_path / "model", vllm={"lora": {"dropout": 0.5}})
     start = ModelFolder(folder).all_tensors()
-    system = build(folder, dataclasses.replace(JOINT, parts=("unet", "mea")))
-    system.take_up(start)
+    system = build(folder, dataclasses.replace(JOINT, parts=("unet", "adapter")))
+    system.start_from(start)
     tensors = system.tensors()
     assert set(tensors) == set(start)
     assert all(torch.equal(tensors[key], tensor) for key, tensor in start.items())
 
-    assert trained_names(system) == {"unet", "mea", "helper"}
+    assert trained_names(system) == {"unet", "adapter", "helper"}
     assert not any(module.training for module in system.vllm.modules())
     batch, vllm = batch_of("remove"), ModelFolder(folder).load_vllm()
     sequences = vllm.tokenize([prompts.prompt("remove this")], [prompts.GENERIC_REPLY])
@@ -405,31 +407,22 @@ def test_a_frozen_vllm_keeps_what_was_trained_before(tmp_path):
     torch.testing.assert_close(states, expected, atol=1e-4, rtol=1e-4)
 
 
-def text_system(folder: Path, tmp_path: Path) -> Path:
-    return make_tiny_folder(
-        tmp_path / "text",
-        bridge="text",
-        text=TextBridgeConfig(TINY.clip_width, TINY.text_length),
-        num_edit_tokens=0,
-        qformer=None,
-        lora=None,
-    )
-
-
 def test_a_system_without_a_vllm_reads_captions_and_hands_its_unet_on(tiny, tmp_path):
-    recipe = Recipe(stage="joint", parts=("unet", "mea"))
-    base, batch = shaken(build(text_system(tiny, tmp_path), recipe)), batch_of("remove", "ask")
-    assert base.vllm is None and base.qformer is None
+    recipe = Recipe(stage="joint", parts=("unet", "adapter"))
+    folder = make_tiny_folder(tmp_path / "text", vllm=None, bridge=TEXT_BRIDGE)
+    base, batch = shaken(build(folder, recipe)), batch_of("remove", "ask")
+    assert base.vllm is None
     assert set(losses(base, batch)) == {"diffusion"}
-    assert torch.equal(base.embed(batch, base.draw(0, 2), {}), base.text(batch.captions))
+    embeds, _ = base.embed(batch, base.draw(0, 2))
+    assert torch.equal(embeds.text.e, base.text(batch.captions))
     later = build(tiny, JOINT)
-    qformer = {name: tensor.clone() for name, tensor in later.qformer.state_dict().items()}
-    later.take_up(base.tensors())
-    for part in ("unet", "mea"):
+    bridge = {name: tensor.clone() for name, tensor in later.bridge.state_dict().items()}
+    later.start_from(base.tensors())
+    for part in ("unet", "adapter"):
         expected, found = (getattr(system, part).state_dict() for system in (base, later))
         assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
-    now = later.qformer.state_dict()
-    assert all(torch.equal(now[name], tensor) for name, tensor in qformer.items())
+    now = later.bridge.state_dict()
+    assert all(torch.equal(now[name], tensor) for name, tensor in bridge.items())
 
 
 def test_what_was_trained_is_a_model_folder_that_computes_the_same(tiny, tmp_path):
@@ -445,15 +438,15 @@ def test_what_was_trained_is_a_model_folder_that_computes_the_same(tiny, tmp_pat
         system.draw(0, 2), generic=torch.tensor([True, True]), positional=torch.zeros(2).int()
     )
     with torch.inference_mode():
-        e = system.embed(batch, draw, {})
-        embeds, _, _ = pipeline.embed(batch.request)
-        torch.testing.assert_close(embeds.e, e, atol=1e-4, rtol=1e-4)
-        trained, loaded = system.condition(e, batch), pipeline.condition(embeds)
+        embeds, _ = system.embed(batch, draw)
+        loaded_embeds = pipeline.embed(pipeline.interpret(batch.request, "direct"))
+        torch.testing.assert_close(loaded_embeds.text.e, embeds.text.e, atol=1e-4, rtol=1e-4)
+        trained, loaded = road.condition(system, embeds), pipeline.condition(loaded_embeds)
         noisy, timesteps = draw.noise[:, 0], draw.timesteps[:, 0]
         for one, other in zip(trained, loaded, strict=True):
             torch.testing.assert_close(
-                system.unet(noisy, timesteps, one, system.mea),
-                pipeline.unet(noisy, timesteps, other, pipeline.mea),
+                system.unet(noisy, timesteps, one, system.adapter.subject),
+                pipeline.unet(noisy, timesteps, other, pipeline.adapter.subject),
                 atol=1e-4,
                 rtol=1e-3,
             )

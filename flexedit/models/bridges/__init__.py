@@ -1,0 +1,10 @@
+"""Bridges: from what the VLLM understood to edit embeddings, H → e, and what they are without one.
+
+A bridge is a Part with ``forward(reading) → Text`` and ``null(batch) → Text`` (e∅); its Config has
+``num_embeddings`` (Q) and ``width`` (D_context).
+"""
+
+from .clip_text import CLIPText
+from .qformer import QFormer
+
+BRIDGES = {"qformer": QFormer, "clip_text": CLIPText}

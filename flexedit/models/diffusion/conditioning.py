@@ -1,0 +1,37 @@
+"""What the UNet is given beside the noisy latent, for each branch of guidance.
+
+B batch, L tokens of the context, T tokens of a subject, D width of the context, C × h × w a latent
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Conditioning:
+    """What one guidance branch gives the UNet.
+
+    f1 (B, L, D) · f2 (B, T, D) or None · strength λ (B,), 0 for rows without a subject ·
+    scene_latent (B, C, h, w), unscaled; zeros where the scene is dropped
+    """
+
+    f1: Tensor
+    f2: Tensor | None
+    strength: Tensor
+    scene_latent: Tensor
+
+
+@dataclass(frozen=True)
+class Branches:
+    """The three guidance branches, the same in training dropout and in sampling."""
+
+    positive: Conditioning
+    scene_only: Conditioning
+    negative: Conditioning
+
+    def __iter__(self) -> Iterator[Conditioning]:
+        return iter((self.positive, self.scene_only, self.negative))

@@ -1,0 +1,83 @@
+"""What passes from slot to slot on the way of an edit, and what all trained parts have in common.
+
+B batch, N edit tokens, Q edit embeddings, T tokens of a picture, P its patches, D a width
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from torch import Tensor, nn
+
+from ..errors import FlexEditError
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What the VLLM made of a request: instructions as they were given, replies and labels (""
+    where nothing was said), H (B, N, D_llm), None if it carries no edit.
+    """
+
+    instructions: tuple[str, ...]
+    replies: tuple[str, ...]
+    labels: tuple[str, ...]
+    hidden_states: Tensor | None
+
+
+@dataclass(frozen=True)
+class Text:
+    """What a bridge makes of a reading: the edit embeddings e (B, Q, D_context)."""
+
+    e: Tensor
+
+
+@dataclass(frozen=True)
+class Features:
+    """What an adapter gives the UNet's cross-attention: f1 (B, L, D_context), L ≥ Q · f2
+    (B, T, D_context) or None · the strength λ (B,) that f2 has.
+    """
+
+    f1: Tensor
+    f2: Tensor | None
+    strength: Tensor
+
+
+class Part(nn.Module):
+    """What stands in a slot: it is built from its ``Config``, and what is trained of it lies in
+    ``flexedit.safetensors`` under its ``prefix``.
+
+    ``elsewhere``: tensors that lie under another name there · ``frozen``: submodules that others
+    trained, which lie in a folder of their own.
+    """
+
+    Config: ClassVar[Any]
+    prefix: ClassVar[str]
+    elsewhere: ClassVar[Mapping[str, str]] = {}
+    frozen: ClassVar[tuple[str, ...]] = ()
+
+    def checkpoint(self) -> dict[str, Tensor]:
+        """All that is trained of it, under the checkpoint's names."""
+        state = self.state_dict()
+        return {key: state[name] for name, key in self._keys(state)}
+
+    def load_checkpoint(self, tensors: Mapping[str, Tensor]) -> None:
+        """Takes what `checkpoint` gave; names and shapes have been compared."""
+        state = {name: tensors[key] for name, key in self._keys(self.state_dict())}
+        self.load_state_dict(state, strict=False, assign=True)
+
+    def _keys(self, state: Iterable[str]) -> Iterator[tuple[str, str]]:
+        """Its own name of each trained tensor, and the checkpoint's."""
+        for name in state:
+            if name.partition(".")[0] not in self.frozen:
+                yield name, self.elsewhere.get(name, f"{self.prefix}.{name}")
+
+
+def check_heads(part: str, width: int, num_heads: int) -> None:
+    """Raises FlexEditError unless a part's width can be shared by its attention heads."""
+    if num_heads < 1 or width % num_heads:
+        raise FlexEditError(
+            f"{part}.width {width} cannot be shared by {part}.num_heads {num_heads}; "
+            "choose a divisor."
+        )

@@ -1,0 +1,27 @@
+"""Systems as data: one YAML each, and the road that all of them walk."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ..errors import FlexEditError
+from ..models.config import SystemConfig, merged
+from ..validation import validated
+
+FOLDER = Path(__file__).parent
+PRESETS = tuple(sorted(file.stem for file in FOLDER.glob("*.yaml")))
+
+
+def preset(name: str, settings: Mapping[str, Any]) -> SystemConfig:
+    """The system ``name``, in full size but for ``settings``, which give it a name and sources.
+
+    Raises FlexEditError for an unknown system, and for settings that do not fit.
+    """
+    if name not in PRESETS:
+        raise FlexEditError(f"There is no system {name!r}; choose one of {', '.join(PRESETS)}.")
+    data = yaml.safe_load((FOLDER / f"{name}.yaml").read_text(encoding="utf-8"))
+    return validated(SystemConfig, merged(data, settings), name)

@@ -1,0 +1,156 @@
+"""The road of an edit, the same for every system: interpret → embed → condition → predict.
+
+What differs from system to system is which part stands in a slot. Whoever has the parts walks: the
+pipeline, training and ComfyUI's nodes.
+B batch, L tokens of the context, Q edit embeddings, D width of the context
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..errors import FlexEditError
+from ..models.config import SystemConfig
+from ..models.diffusion.conditioning import Branches, Conditioning
+from ..models.diffusion.decoupled import Subject
+from ..models.diffusion.sampling import Predict
+from ..models.diffusion.unet import FlexEditUNet
+from ..models.parts import Features, Reading, Text
+from ..models.vllm import VLLM, Instruction
+from ..request import EditRequest
+
+
+@dataclass(frozen=True)
+class Intent:
+    """A request and what the VLLM made of it. marked: the marked scene (B, 3, H, W)."""
+
+    request: EditRequest
+    marked: Tensor
+    reading: Reading
+
+
+@dataclass(frozen=True)
+class Embeds:
+    """An intent, its edit embeddings e, and e∅, to which the edit is dropped."""
+
+    intent: Intent
+    text: Text
+    null: Text
+
+
+class Parts(Protocol):
+    """What conditioning asks of whoever has the parts."""
+
+    @property
+    def config(self) -> SystemConfig: ...
+
+    @property
+    def adapter(self) -> Any:
+        """None where a system has none."""
+
+    def see(self, picture: Tensor) -> Tensor:
+        """picture (B, 3, H, W) → CLIP's tokens (B, T, D_clip), where the adapter is"""
+
+    def encode(self, picture: Tensor) -> Tensor:
+        """picture (B, 3, H, W) → the VAE's latent (B, C, h, w), unscaled"""
+
+
+def interpret(
+    vllm: VLLM | Instruction,
+    request: EditRequest,
+    reply: str = "direct",
+    mark_alpha: float = 0.5,
+    on_token: Callable[[int], None] | None = None,
+) -> Intent:
+    """The VLLM reads the marked scene, the subject and the instruction."""
+    marked = request.marked(mark_alpha)
+    return Intent(request, marked, vllm.read(request, marked, reply, on_token))
+
+
+def embed(bridge: Any, intent: Intent) -> Embeds:
+    """The bridge says it in the words that the UNet's cross-attention reads."""
+    if "ask" in intent.request.tasks:
+        raise FlexEditError(
+            "This intent answers a question and carries no edit. Set the task to 'edit' or "
+            "'segment', with a FlexEdit model's VLLM."
+        )
+    return Embeds(intent, bridge(intent.reading), bridge.null(intent.request.batch_size))
+
+
+def condition(parts: Parts, embeds: Embeds, strength: float | Tensor = 1.0) -> Branches:
+    """The three branches of guidance, the same in training dropout and in sampling.
+
+    strength: λ of the subject, of all rows or of each (B,).
+
+    positive = (e, f2, λ; the scene's latent) · scene-only = (e∅, no subject; the scene's latent) ·
+    negative = (e∅ as it is, no subject; a zero latent). Dropping the edit drops the subject.
+    """
+    intent, null = embeds.intent, embeds.null.e.to(embeds.text.e.dtype)
+    marked = intent.marked
+    seen = marked if parts.config.vae_input == "marked" else intent.request.scene
+    latent = parts.encode(seen)
+    positive, scene_only = features(parts, embeds.text.e, null, intent, strength)
+    # what an adapter added to the context is zero where the edit is dropped
+    null = F.pad(null, (0, 0, 0, positive.f1.shape[1] - null.shape[1]))
+    f2, off = positive.f2, torch.zeros_like(positive.strength)
+    return Branches(
+        Conditioning(positive.f1, f2, positive.strength, latent),
+        Conditioning(scene_only.f1, f2, off, latent),
+        Conditioning(null, f2, off, torch.zeros_like(latent)),
+    )
+
+
+def features(
+    parts: Parts, e: Tensor, null: Tensor, intent: Intent, strength: float | Tensor
+) -> tuple[Features, Features]:
+    """What the adapter makes of e and of e∅ (B, Q, D); without one f1 is what it was given."""
+    request, config = intent.request, parts.config.adapter
+    rows = torch.as_tensor(strength, dtype=torch.float32).expand(request.batch_size).to(e.device)
+    if config is None:
+        off = torch.zeros_like(rows)
+        return Features(e, None, off), Features(null, None, off)
+    scene, subject = parts.see(intent.marked), None
+    if request.subject is not None and config.reads_subject:
+        subject = parts.see(request.subject)
+    has_subject = torch.tensor(request.has_subject, device=e.device)
+    adapter = parts.adapter  # now: making room for CLIP may have moved it
+
+    def adapted(embeddings: Tensor, strength: Tensor) -> Features:
+        return adapter(embeddings, intent.reading, scene, subject, has_subject, strength)
+
+    return adapted(e, rows), adapted(null, torch.zeros_like(rows))
+
+
+def predictor(unet: FlexEditUNet, adapter: Any, branches: Branches) -> Predict:
+    """All three branches in one call of the UNet; the subject's keys and values are made once."""
+    f2s = [branch.f2 for branch in branches]
+    joined = Conditioning(
+        torch.cat([branch.f1 for branch in branches]),
+        None if any(f2 is None for f2 in f2s) else torch.cat(f2s),  # type: ignore[arg-type]
+        torch.cat([branch.strength for branch in branches]),
+        torch.cat([branch.scene_latent for branch in branches]),
+    )
+    subject = Subject.of(joined, subject_layers(adapter))
+
+    def predict(latent: Tensor, timestep: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        output = unet(
+            latent.repeat(3, 1, 1, 1).to(unet.unet.dtype),
+            timestep.expand(3 * latent.shape[0]).to(latent.device),
+            joined,
+            subject=subject,
+        )
+        positive, scene_only, negative = output.float().chunk(3)
+        return positive, scene_only, negative
+
+    return predict
+
+
+def subject_layers(adapter: Any) -> Any:
+    """An adapter's own keys and values for the subject, None if it has none."""
+    return getattr(adapter, "subject", None)

@@ -1,0 +1,91 @@
+"""All that is random in a step of training, and what a stage's recipe makes of it.
+
+B batch, K noises of one row, C × h × w a latent
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from .. import prompts
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What a stage trains, and how much each loss counts.
+
+    noises is K: on how many noises and timesteps a row is scored; what comes before the UNet is
+    computed once for all of them. ``text`` is what a system without a VLLM reads: words that name
+    everything, or those that a person said. ``region`` weighs latent pixels in and around the
+    edited region (others: 1). The helpers are for training only: read off the UNet's last features,
+    the classes of scene and result and the mask of what is meant teach it what it looks at and what
+    it has to draw; the saved model has no such head.
+    """
+
+    stage: Literal["align", "joint"]
+    parts: tuple[str, ...]  # of PARTS
+    drop_edit: float = 0.05  # guidance dropout: the scene-only branch
+    drop_scene: float = 0.05  # guidance dropout: the negative branch
+    noises: int = 1
+    text: Literal["caption", "instruction"] = "caption"
+    generic_reply: float = 0.5  # how many edits are answered with the reply ``direct`` forces
+    reply: float = 1.0
+    diffusion: float = 1.0
+    align: float = 1.0
+    region: float = 1.0
+    helper_classes: float = 0.0
+    helper_result: float = 0.0
+    helper_mask: float = 0.0
+
+
+@dataclass(frozen=True)
+class Draw:
+    """All that is random in one step, drawn for the global batch so that processes agree.
+
+    noise (B, K, C, h, w) · timesteps, branch (B, K); 0 positive, 1 scene-only, 2 negative ·
+    generic (B,): which edits are answered with the generic reply · positional (B,): which phrase
+    """
+
+    noise: Tensor
+    timesteps: Tensor
+    branch: Tensor
+    generic: Tensor
+    positional: Tensor
+
+    @classmethod
+    def make(
+        cls,
+        seed: int,
+        step: int,
+        shape: tuple[int, ...],
+        recipe: Recipe,
+        num_train_timesteps: int = 1000,
+    ) -> Draw:
+        generator = torch.Generator().manual_seed(seed * 1_000_003 + step)
+        batch, *latent = shape
+        noises = (batch, recipe.noises)
+        choice = torch.rand(noises, generator=generator)
+        return cls(
+            noise=torch.randn((*noises, *latent), generator=generator),
+            timesteps=torch.randint(num_train_timesteps, noises, generator=generator),
+            branch=(choice < recipe.drop_edit + recipe.drop_scene).long()
+            + (choice < recipe.drop_scene).long(),
+            generic=torch.rand(batch, generator=generator) < recipe.generic_reply,
+            positional=torch.randint(
+                len(prompts.POSITIONAL_PARAPHRASES), (batch,), generator=generator
+            ),
+        )
+
+    @property
+    def phrases(self) -> list[str]:
+        return [prompts.POSITIONAL_PARAPHRASES[index] for index in self.positional.tolist()]
+
+    def rows(self, start: int, stop: int) -> Draw:
+        return Draw(*(getattr(self, field.name)[start:stop] for field in fields(self)))
+
+    def to(self, device: torch.device) -> Draw:
+        return Draw(*(getattr(self, field.name).to(device) for field in fields(self)))

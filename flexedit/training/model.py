@@ -1,0 +1,234 @@
+"""A system in training: the stages of an edit, with each loss beside the prediction it scores.
+
+L = L_VLLM + L_diffusion (eq. 5); in stage 1 L_align in place of the diffusion term. Every loss is
+a vector over rows, (B,); rows it does not concern have 0. B batch, K noises of one row, h × w the
+latent's size
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from einops import rearrange, repeat
+from torch import Tensor, nn
+
+from .. import prompts
+from ..model_folder import ModelFolder, build_adapter, build_bridge, load_vllm
+from ..model_folder.keys import SLOTS, of_slot, under
+from ..models import vae as autoencoder
+from ..models.clip import ImageEncoder, TextEncoder
+from ..models.diffusion import sampling
+from ..models.diffusion.conditioning import Branches, Conditioning
+from ..models.diffusion.unet import FlexEditUNet
+from ..models.parts import Reading
+from ..models.vllm import VLLM
+from ..systems import system
+from ..systems.system import Embeds, Intent
+from . import lora, losses
+from .batch import Batch
+from .draws import Draw, Recipe
+
+# What the parameters of a model were called in checkpoints of earlier versions
+FORMER_NAMES = {"qformer.": "bridge.", "mea.": "adapter.", "vllm.llava.": "vllm.model."}
+
+
+class TrainingModel(nn.Module):
+    """All parts of one system, and the losses of one batch."""
+
+    def __init__(
+        self,
+        folder: ModelFolder,
+        recipe: Recipe,
+        num_classes: int,
+        seed: int = 0,
+        vllm_dtype: torch.dtype = torch.float32,
+    ) -> None:
+        """Fresh trainable parts, in float32, beside the folder's frozen ones.
+
+        ``vllm_dtype``: of the VLLM without its LoRA and edit tokens, by far the largest part.
+        """
+        super().__init__()
+        self.recipe, self.seed = recipe, seed
+        config = self.config = folder.config
+        self.vllm: VLLM | None = None
+        if config.vllm is not None:
+            self.vllm = load_vllm(folder.part("vllm"), config.vllm, vllm_dtype)
+        self.bridge = build_bridge(folder)
+        self.text: TextEncoder = getattr(self.bridge, "text", None) or folder.load_text()
+        self.clip: ImageEncoder = folder.load_clip()
+        self.vae = folder.load_vae()
+        self.unet = FlexEditUNet(config.unet)
+        self.adapter = build_adapter(config, self.unet.layers)
+        if self.adapter is not None:
+            self.adapter.start_from(self.unet.unet)
+        self.helper = nn.Conv2d(config.unet["block_out_channels"][0], 2 * (num_classes + 1) + 1, 1)
+        nn.init.zeros_(self.helper.weight)  # it guesses nothing yet and sends back no gradient
+        self.schedule = sampling.training_schedule(config.diffusion)
+        with torch.no_grad():
+            self.bridge.null_edit.copy_(self.text([""])[0])
+        self._freeze()
+
+    def _freeze(self) -> None:
+        """Only what the recipe names trains, and the helper; of the VLLM LoRA and edit tokens."""
+        for slot in ("unet", "adapter", "bridge"):
+            part = getattr(self, slot)
+            if part is not None:
+                part.requires_grad_(slot in self.recipe.parts)
+        frozen = [self.text, self.clip, self.vae, self.vllm]
+        for part in (*frozen, *(getattr(self.bridge, name) for name in self.bridge.frozen)):
+            if part is not None:
+                part.requires_grad_(False).eval()
+        if self.vllm is not None:
+            assert self.config.vllm is not None
+            lora.attach(self.vllm, self.config.vllm.lora)
+            if "vllm" not in self.recipe.parts:
+                self.vllm.requires_grad_(False).eval()
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All that is trained so far, here or before, under the checkpoint's names."""
+        tensors = {} if self.vllm is None else lora.checkpoint(self.vllm)
+        for slot in ("unet", "adapter", "bridge"):
+            part = getattr(self, slot)
+            tensors |= {} if part is None else part.checkpoint()
+        return tensors
+
+    def start_from(self, tensors: Mapping[str, Tensor]) -> None:
+        """Starts from what an earlier stage trained; parts it did not have keep their start."""
+        given = {slot: of_slot(slot, tensors) for slot in SLOTS}
+        self.unet.load_state_dict(given["unet"])
+        if self.adapter is not None:
+            self.adapter.start_from(self.unet.unet)
+        for slot in ("adapter", "bridge"):
+            part = getattr(self, slot)
+            own = {} if part is None else part.checkpoint()
+            with torch.no_grad():
+                for key in own.keys() & given[slot].keys():
+                    own[key].copy_(given[slot][key])
+        if self.vllm is not None and given["vllm"]:
+            lora.load(self.vllm, under("lora", tensors), under("tokens", tensors))
+
+    # --- what the road asks of whoever has the parts ---
+
+    @torch.no_grad()
+    def see(self, picture: Tensor) -> Tensor:
+        return self.clip(picture)
+
+    @torch.no_grad()
+    def encode(self, picture: Tensor) -> Tensor:
+        return autoencoder.encode(self.vae, picture)
+
+    # --- one step ---
+
+    def draw(self, step: int, batch_size: int) -> Draw:
+        side = self.config.sampling.size // autoencoder.ratio(self.vae)
+        shape = (batch_size, self.config.latent_channels, side, side)
+        num_timesteps = self.config.diffusion.num_train_timesteps
+        return Draw.make(self.seed, step, shape, self.recipe, num_timesteps)
+
+    def forward(self, batch: Batch, draw: Draw) -> dict[str, Tensor]:
+        """Losses by name, each (B,), already weighted; their sum over names is the row's loss."""
+        embeds, scores = self.embed(batch, draw)
+        if self.recipe.stage == "align":
+            target = self.text(batch.captions)
+            loss = losses.alignment(embeds.text.e, target, batch.has_target)
+            return scores | {"align": self.recipe.align * loss}
+        return scores | self.diffusion(embeds, batch, draw)
+
+    def embed(self, batch: Batch, draw: Draw) -> tuple[Embeds, dict[str, Tensor]]:
+        """Edit embeddings, and the loss of the VLLM's reply if that is trained."""
+        request = batch.request
+        marked = request.marked(self.config.mark_alpha)
+        scores: dict[str, Tensor] = {}
+        if self.vllm is None:
+            reads = batch.captions if self.recipe.text == "caption" else request.instructions
+            reading = Reading(tuple(reads), (), (), None)
+        else:
+            hidden, loss = self.read(self.vllm, batch, draw, marked)
+            reading = Reading(request.instructions, (), (), hidden.float())
+            if "vllm" in self.recipe.parts:
+                scores["reply"] = self.recipe.reply * loss
+        intent = Intent(request, marked, reading)
+        text, null = self.bridge(reading), self.bridge.null(request.batch_size)
+        return Embeds(intent, text, null), scores
+
+    def read(self, vllm: VLLM, batch: Batch, draw: Draw, marked: Tensor) -> tuple[Tensor, Tensor]:
+        """H (B, N, D_llm), zeros for questions, and the loss (B,) of what it says."""
+        request = batch.request
+        asks = [task == "ask" for task in request.tasks]
+        # nobody is taught to say the generic reply: it is what rows that know no other are given
+        generic = [
+            not ask and (bool(drawn) or reply == prompts.GENERIC_REPLY)
+            for drawn, ask, reply in zip(draw.generic, asks, batch.replies, strict=True)
+        ]
+        hidden, loss = vllm.score(
+            prompts.prompts_for(request, draw.phrases),
+            vllm.pictures(marked, request.subject, request.has_subject),
+            prompts.training_replies(batch.replies, generic),
+            edit_tokens=[not ask for ask in asks],
+            forced=generic,
+        )
+        assert hidden is not None
+        return hidden, loss
+
+    def diffusion(self, embeds: Embeds, batch: Batch, draw: Draw) -> dict[str, Tensor]:
+        """L_diffusion (eq. 4) in the config's prediction type, and what the helpers lose; questions
+        have no such terms.
+        """
+        conditioning = choose(system.condition(self, embeds), draw.branch)
+        noise, timesteps = draw.noise.flatten(0, 1), draw.timesteps.flatten()
+        with torch.no_grad():
+            clean = self.encode(batch.target).float() * self.vae.config.scaling_factor
+            clean = repeat(clean, "b ... -> (b k) ...", k=draw.timesteps.shape[1])
+        noisy = self.schedule.add_noise(clean, noise, timesteps)
+        prediction, features = self.predict(noisy, timesteps, conditioning)
+        wanted = {
+            "epsilon": lambda: noise,
+            "sample": lambda: clean,
+            "v_prediction": lambda: self.schedule.get_velocity(clean, noise, timesteps),
+        }[self.config.diffusion.prediction_type]()
+        recipe = self.recipe
+        height, width = clean.shape[-2:]
+        weight = losses.region_weight(batch.region, height, width, recipe.region)
+        error = losses.diffusion(prediction, wanted, weight)
+        scores = {"diffusion": recipe.diffusion * error * batch.has_target}
+        if recipe.helper_classes or recipe.helper_result or recipe.helper_mask:
+            rows = len(batch.captions)
+            output = rearrange(self.helper(features).float(), "(b k) c h w -> b c k h w", b=rows)
+            concerned = batch.has_target[:, None] * (draw.branch == 0)
+            for name, loss in losses.helpers(output, batch, weight).items():
+                loss = (loss.mean((2, 3)) * concerned).mean(1)
+                scores[name] = getattr(recipe, name) * loss
+        return scores
+
+    def predict(
+        self, noisy: Tensor, timesteps: Tensor, conditioning: Conditioning
+    ) -> tuple[Tensor, Tensor]:
+        """The UNet's prediction, and the features (B·K, C, h, w) that it is made from."""
+        features: list[Tensor] = []
+        hook = self.unet.unet.conv_norm_out.register_forward_pre_hook(
+            lambda _, inputs: features.append(inputs[0])
+        )
+        layers = system.subject_layers(self.adapter)
+        prediction = self.unet(noisy, timesteps, conditioning, layers)
+        hook.remove()
+        return prediction, features[0]
+
+
+def choose(branches: Branches, branch: Tensor) -> Conditioning:
+    """Guidance dropout: each row takes the branches (B, K) it was dealt (0, 1 or 2): B·K rows."""
+
+    def pick(tensors: list[Tensor]) -> Tensor:
+        stacked = rearrange(tensors, "n b ... -> b n ...")
+        row = torch.arange(len(branch), device=branch.device)[:, None]
+        return stacked[row, branch].flatten(0, 1)
+
+    options: list[Any] = list(branches)
+    f2 = options[0].f2
+    return Conditioning(
+        pick([option.f1 for option in options]),
+        None if f2 is None else repeat(f2, "b ... -> (b k) ...", k=branch.shape[1]),
+        pick([option.strength for option in options]),
+        pick([option.scene_latent for option in options]),
+    )
