@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from flexedit.benchmark.cases import Benchmark
+from flexedit.benchmark.editors import ReturnScene
 from flexedit.benchmark.report import report
 from flexedit.benchmark.review import ReviewServer
 from flexedit.benchmark.run import run
-from flexedit.benchmark.systems import ReturnScene
 from flexedit.benchmark.tables import METRICS
 from tools.comfyui.editor import chromium
 

@@ -15,10 +15,10 @@ from PIL import Image
 
 from flexedit.benchmark import metrics
 from flexedit.benchmark.cases import FORMS, NAMES, Benchmark
+from flexedit.benchmark.editors import Answer, Editor, ReturnScene, RoundTrip, Work
 from flexedit.benchmark.page import LARGEST, data_uri
 from flexedit.benchmark.report import compare, report
 from flexedit.benchmark.run import Run, run
-from flexedit.benchmark.systems import Answer, ReturnScene, RoundTrip, System, Work
 from flexedit.benchmark.tables import METRICS
 from flexedit.errors import FlexEditError
 
@@ -40,7 +40,7 @@ KNOWN: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
-class Breaks(System):
+class Breaks(Editor):
     """Returns the scene, but breaks on one case."""
 
     name = "ours"
