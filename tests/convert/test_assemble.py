@@ -8,7 +8,7 @@ from diffusers import UNet2DConditionModel
 
 from flexedit.cli import main
 from flexedit.convert.assemble import assemble
-from flexedit.data import World
+from flexedit.data.world import World
 from flexedit.errors import FlexEditError
 from flexedit.model_folder import ModelFolder
 from flexedit.models.diffusion.conditioning import Conditioning
