@@ -111,19 +111,18 @@ class FlexEdit(Editor):
         if reply not in get_args(ReplyMode):
             choices = ", ".join(get_args(ReplyMode))
             raise FlexEditError(f"Unknown reply {reply!r}; choose one of {choices}.")
-        advice = pipeline.config.sampling
         self.pipeline, self.reply, self.composite = pipeline, reply, composite
         self.strength = strength
-        self.num_steps = advice.num_steps if num_steps is None else num_steps
-        self.edit_cfg = advice.edit_cfg if edit_cfg is None else edit_cfg
-        self.scene_cfg = advice.scene_cfg if scene_cfg is None else scene_cfg
         self.paints = pipeline.config.vllm is not None
-        changed = {"num_steps": num_steps, "edit_cfg": edit_cfg, "scene_cfg": scene_cfg}
+        given = {"num_steps": num_steps, "edit_cfg": edit_cfg, "scene_cfg": scene_cfg}
+        changed = {key: value for key, value in given.items() if value is not None}
+        advice = pipeline.config.sampling
+        self.sampling = {key: changed.get(key, getattr(advice, key)) for key in given}
         parts = [
             folder_name(pipeline.folder.path),
             *(["generate"] if reply == "generate" else []),
             *(["composite"] if composite else []),
-            *(f"{key}{value:g}" for key, value in changed.items() if value is not None),
+            *(f"{key}{value:g}" for key, value in changed.items()),
             *([f"strength{strength:g}"] if strength != 1 else []),
         ]
         self.name = name or "-".join(parts)
@@ -134,9 +133,7 @@ class FlexEdit(Editor):
             **described(self.pipeline),
             "reply": self.reply,
             "composite": REGION if self.composite else "",
-            "num_steps": self.num_steps,
-            "edit_cfg": self.edit_cfg,
-            "scene_cfg": self.scene_cfg,
+            **self.sampling,
             "strength": self.strength,
         }
 
@@ -149,9 +146,7 @@ class FlexEdit(Editor):
             request,
             reply="generate" if work.task == "segment" else self.reply,
             seed=work.seeds,
-            num_steps=self.num_steps,
-            edit_cfg=self.edit_cfg,
-            scene_cfg=self.scene_cfg,
+            **self.sampling,
             subject_strength=self.strength,
         )
         picture = result.picture.cpu()
@@ -194,7 +189,7 @@ class InstructPix2Pix(Editor):
             )
         self.device = usable_device(device)
         self.dtype = torch.float32 if self.device.type == "cpu" else torch.float16
-        self.num_steps, self.edit_cfg, self.scene_cfg = num_steps, edit_cfg, scene_cfg
+        self.sampling = {"num_steps": num_steps, "edit_cfg": edit_cfg, "scene_cfg": scene_cfg}
         self.size = size
         model = self.folder if self.folder.is_dir() else Path(self.repository)
         self.name = name or folder_name(model)
@@ -207,9 +202,7 @@ class InstructPix2Pix(Editor):
             "weights": fingerprint(weights(self.folder)) if is_folder else self.revision,
             "device": self.device.type,
             "dtype": str(self.dtype).removeprefix("torch."),
-            "num_steps": self.num_steps,
-            "edit_cfg": self.edit_cfg,
-            "scene_cfg": self.scene_cfg,
+            **self.sampling,
             "size": self.size,
         }
 
@@ -255,9 +248,9 @@ class InstructPix2Pix(Editor):
         output = self.pipeline(
             prompt=list(work.request.instructions),
             image=masks.pad_to_multiple(scene, autoencoder.ratio(self.pipeline.vae)),
-            num_inference_steps=self.num_steps,
-            guidance_scale=self.edit_cfg,
-            image_guidance_scale=self.scene_cfg,
+            num_inference_steps=self.sampling["num_steps"],
+            guidance_scale=self.sampling["edit_cfg"],
+            image_guidance_scale=self.sampling["scene_cfg"],
             generator=[torch.Generator("cpu").manual_seed(seed) for seed in work.seeds],
             output_type="pt",
         ).images
@@ -305,23 +298,21 @@ class Truth(Editor):
         self.name = name
 
     def answer(self, work: Work) -> list[Answer]:
-        look = self.painted if work.task == "segment" else self.edited
-        return [
-            Answer(look(work.benchmark, case), prompts.naming_reply(case.label), case.label)
-            for case in work.cases
-        ]
+        answers = []
+        for case in work.cases:
+            edits = work.task == "edit"
+            picture = work.benchmark.picture(case, "truth") if edits else self.painted(work, case)
+            answers.append(Answer(picture, prompts.naming_reply(case.label), case.label))
+        return answers
 
-    def edited(self, benchmark: Benchmark, case: Case) -> np.ndarray:
-        return benchmark.picture(case, "truth")
-
-    def painted(self, benchmark: Benchmark, case: Case) -> np.ndarray:
+    def painted(self, work: Work, case: Case) -> np.ndarray:
         """The whole object in the colour that is farthest from all of the scene's own."""
-        scene = benchmark.picture(case, "scene")
+        scene = work.benchmark.picture(case, "scene")
         colors = np.rint(255 * np.array(list(masks.COLORS.values()))).astype(np.uint8)
         pixels = scene.reshape(-1, 1, 3).astype(np.float32)
         nearest = np.quantile(np.linalg.norm(pixels - colors, axis=-1), 0.01, axis=0)
         picture = scene.copy()
-        picture[benchmark.picture(case, "full_mask")] = colors[nearest.argmax()]
+        picture[work.benchmark.picture(case, "full_mask")] = colors[nearest.argmax()]
         return picture
 
 

@@ -486,7 +486,7 @@ def test_a_system_of_ones_own_is_named_by_module_and_class(my_systems, tiny, tin
     result = run(tiny_benchmark, dark, "results", progress=False)
     assert result.folder == Path("results/black")
     for case in tiny_benchmark.cases:
-        expected = tiny_benchmark.picture(case, "scene")
+        expected = tiny_benchmark.picture(case, "scene").copy()
         expected[tiny_benchmark.picture(case, "mask")] = 0
         assert (result.picture(case.id) == expected).all()
 
