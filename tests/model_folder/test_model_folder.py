@@ -261,20 +261,6 @@ def test_a_system_whose_bridge_reads_the_instruction_has_no_vllm(adapter, tmp_pa
     assert torch.equal(bridge(Reading(("hi",), (), (), None)).e, text(["hi"]))
 
 
-def test_a_folder_of_format_1_is_read_as_one_of_today(tiny, folder):
-    """Format 1 named LLaVA's, Q-Former's and MEA's settings side by side."""
-
-    def older(data: dict) -> None:
-        vllm, qformer, mea = data.pop("vllm"), data.pop("bridge"), data.pop("adapter")
-        for section in (vllm, qformer, mea):
-            section.pop("type")
-        qformer["num_queries"] = qformer.pop("num_embeddings")
-        data.update(format=1, bridge="qformer", qformer=qformer, mea=mea, text=None, **vllm)
-
-    settings(older)(folder)
-    assert ModelFolder(folder).config == ModelFolder(tiny).config
-
-
 # What is missing, superfluous or damaged is named
 
 

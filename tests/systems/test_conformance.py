@@ -33,6 +33,9 @@ SIZES = {  # how large a setting of a part is here, whatever part it is
     "intermediate_width": 2 * TINY.clip_width,
     "num_layers": 2,
     "num_heads": 2,
+    "inner_width": TINY.clip_width,
+    "vision_width": TINY.clip_width,
+    "channels": TINY.unet_channels[0],
 }
 STEPS, BATCH = 2, 2
 

@@ -13,7 +13,7 @@ from flexedit.errors import FlexEditError
 from flexedit.model_folder import build_adapter
 from flexedit.models.diffusion.conditioning import Branches
 from flexedit.models.diffusion.unet import FlexEditUNet
-from flexedit.models.parts import Reading, Text
+from flexedit.models.parts import PictureTokens, Reading, Text
 from flexedit.models.vllm import Instruction
 from flexedit.request import EditRequest
 from flexedit.systems import system
@@ -44,9 +44,10 @@ class RandomParts:
             torch.nn.init.normal_(parameter, std=0.3)
         self.eyes, self.seen = torch.randn(3, WIDTH), []
 
-    def see(self, picture: Tensor) -> Tensor:
+    def see(self, picture: Tensor) -> PictureTokens:
         self.seen.append(picture)
-        return F.adaptive_avg_pool2d(picture, 2).flatten(2).mT @ self.eyes
+        patches = F.adaptive_avg_pool2d(picture, 2).flatten(2).mT @ self.eyes
+        return PictureTokens(patches, patches, (2, 2))
 
     def encode(self, picture: Tensor) -> Tensor:
         small = F.adaptive_avg_pool2d(picture, (4, 6))
@@ -88,10 +89,13 @@ def test_an_answer_to_a_question_carries_no_edit():
 # The three branches
 
 
-def test_the_positive_branch_has_everything():
+@pytest.mark.parametrize("strength", [0.7, torch.tensor([0.3, 0.7])])
+def test_the_positive_branch_has_everything(strength):
     parts, given = RandomParts(), embeds()
-    positive = system.condition(parts, given, 0.7).positive
-    scene, subject = parts.see(REQUEST.marked()), parts.see(REQUEST.subject)
+    positive = system.condition(parts, given, strength).positive
+    scene, subject = (
+        parts.see(picture).projected for picture in (REQUEST.marked(), REQUEST.subject)
+    )
     torch.testing.assert_close(positive.f1, parts.adapter.scene_features(given.text.e, scene))
     torch.testing.assert_close(positive.f2, parts.adapter.subject_features(subject))
     torch.testing.assert_close(positive.strength, torch.tensor([0, 0.7]))
@@ -101,7 +105,7 @@ def test_the_positive_branch_has_everything():
 def test_the_scene_only_branch_drops_the_edit_and_with_it_the_subject():
     parts, given = RandomParts(), embeds()
     scene_only = system.condition(parts, given).scene_only
-    scene = parts.see(REQUEST.marked())
+    scene = parts.see(REQUEST.marked()).projected
     torch.testing.assert_close(scene_only.f1, parts.adapter.scene_features(given.null.e, scene))
     assert not scene_only.strength.any()
     assert torch.equal(scene_only.scene_latent, parts.encode(REQUEST.marked()))
@@ -133,7 +137,7 @@ def test_without_dca_what_joins_the_context_is_zero_where_the_edit_is_dropped():
     branches = system.condition(parts, given, 0.7)
     assert all(branch.f2 is None and branch.f1.shape[1] == LENGTH + 4 for branch in branches)
     joined = branches.positive.f1[:, LENGTH:]
-    f2 = parts.adapter.subject_features(parts.see(REQUEST.subject))
+    f2 = parts.adapter.subject_features(parts.see(REQUEST.subject).projected)
     torch.testing.assert_close(joined[1], 0.7 * f2[1])
     assert not joined[0].any()
     assert torch.equal(branches.negative.f1[:, :LENGTH], given.null.e)

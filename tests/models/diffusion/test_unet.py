@@ -76,13 +76,13 @@ def test_attention_is_equation_7(parts, share_kv):
         torch.testing.assert_close(output, expected)
 
 
+@torch.no_grad()
 def test_the_scenes_latent_is_the_second_half_of_the_input(parts):
     unet, layers = parts
     seen = []
     hook = unet.unet.conv_in.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
     given, (z, timesteps) = conditioning(1.0), noisy(1)
-    with torch.no_grad():
-        unet(z, timesteps, given, layers)
+    unet(z, timesteps, given, layers)
     hook.remove()
     assert torch.equal(seen[0], torch.cat([z, given.scene_latent], 1))
 
@@ -90,69 +90,41 @@ def test_the_scenes_latent_is_the_second_half_of_the_input(parts):
 # Strength
 
 
+@torch.no_grad()
 def test_strength_zero_is_exactly_no_subject(parts):
     unet, layers = parts
-    with torch.no_grad():
-        off = unet(*noisy(2), conditioning(0.0, 0.0), layers)
-        none = unet(*noisy(2), conditioning(0.0, 0.0, subject=False), layers)
+    off = unet(*noisy(2), conditioning(0.0, 0.0), layers)
+    none = unet(*noisy(2), conditioning(0.0, 0.0, subject=False), layers)
     assert torch.equal(off, none)
 
 
+@torch.no_grad()
 def test_only_rows_with_a_subject_change(parts):
     unet, layers = parts
-    with torch.no_grad():
-        without = unet(*noisy(3), conditioning(0.0, 0.0, 0.0), layers)
-        with_one = unet(*noisy(3), conditioning(0.0, 1.0, 0.0), layers)
+    without = unet(*noisy(3), conditioning(0.0, 0.0, 0.0), layers)
+    with_one = unet(*noisy(3), conditioning(0.0, 1.0, 0.0), layers)
     changed = (without - with_one).abs().amax((1, 2, 3))
     assert changed[0] == changed[2] == 0 and changed[1] > 1e-4
 
 
-def test_more_strength_changes_more(parts):
-    unet, layers = parts
-    with torch.no_grad():
-        none, weak, strong = (unet(*noisy(1), conditioning(s), layers) for s in (0.0, 0.1, 1.0))
-    assert 0 < (weak - none).abs().sum() < (strong - none).abs().sum()
-
-
+@torch.no_grad()
 def test_a_rows_subject_stays_in_its_row(parts):
     unet, layers = parts
     pair, (z, timesteps) = conditioning(1.0, 0.5), noisy(2)
-    one = Conditioning(*(getattr(pair, name)[1:] for name in pair.__dataclass_fields__))
-    with torch.no_grad():
-        both = unet(z, timesteps, pair, layers)
-        alone = unet(z[1:], timesteps[1:], one, layers)
+    one = Conditioning(pair.f1[1:], pair.f2[1:], pair.strength[1:], pair.scene_latent[1:])
+    both = unet(z, timesteps, pair, layers)
+    alone = unet(z[1:], timesteps[1:], one, layers)
     torch.testing.assert_close(both[1:], alone, atol=1e-5, rtol=1e-4)
 
 
+@torch.no_grad()
 def test_the_literal_equation_7_uses_the_unets_own_keys_and_values(parts):
     unet, _ = parts
-    with torch.no_grad():
-        none, shared = (unet(*noisy(1), conditioning(s), None) for s in (0.0, 1.0))
+    none, shared = (unet(*noisy(1), conditioning(s), None) for s in (0.0, 1.0))
     assert (none - shared).abs().amax() > 1e-4
 
 
 # The subject's keys and values
-
-
-def test_keys_and_values_are_made_once_for_all_steps_in_every_layer(parts):
-    unet, layers = parts
-    calls = []
-    hooks = [
-        layer.register_forward_hook(lambda *_, name=name: calls.append(name))
-        for name, layer in layers.items()
-    ]
-    given = conditioning(1.0, 1.0)
-    subject = Subject.of(given, layers)
-    z, _ = noisy(2)
-    with torch.no_grad():
-        for timestep in (900, 500, 100):
-            unet(z, torch.tensor([timestep] * 2), given, subject=subject)
-        kept = unet(z, torch.tensor([100] * 2), given, subject=subject)
-        assert sorted(calls) == sorted(unet.layers)  # each layer, once
-        fresh = unet(z, torch.tensor([100] * 2), given, layers)
-    for hook in hooks:
-        hook.remove()
-    assert torch.equal(kept, fresh)
 
 
 def test_rows_without_a_subject_cost_nothing():
@@ -195,12 +167,12 @@ def test_every_cross_attention_layer_is_decoupled(parts):
 
 
 @pytest.mark.parametrize("size", [(2, 2), (5, 3), (7, 12)])
+@torch.no_grad()
 def test_latents_of_any_size_pass(parts, size):
     unet, layers = parts
     given = conditioning(1.0, 0.0, 0.0)  # three rows, as guidance has
     odd = Conditioning(given.f1, given.f2, given.strength, torch.randn(3, 4, *size))
-    with torch.no_grad():
-        prediction = unet(torch.randn(3, 4, *size), torch.tensor([3] * 3), odd, layers)
+    prediction = unet(torch.randn(3, 4, *size), torch.tensor([3] * 3), odd, layers)
     assert prediction.shape == (3, 4, *size)
 
 
