@@ -80,10 +80,10 @@ def run(
     """Run systems on a benchmark, measure and report."""
     shown = number_of_pictures(options["pictures"])
     from ..benchmark.cases import FORMS, Benchmark
-    from ..benchmark.editors import editors_from
     from ..benchmark.encoders import Encoders
     from ..benchmark.judge import Judge
     from ..benchmark.metrics import require_packages, score
+    from ..benchmark.naming import editors_from
     from ..benchmark.report import HTML, MARKDOWN, report
     from ..benchmark.run import run
 

@@ -23,11 +23,11 @@ from flexedit.benchmark.editors import (
     RoundTrip,
     Truth,
     Work,
-    editors_from,
     one_line,
     to_uint8,
 )
 from flexedit.benchmark.metrics import iou, psnr
+from flexedit.benchmark.naming import editors_from
 from flexedit.benchmark.run import run
 from flexedit.errors import FlexEditError
 from flexedit.pipeline import FlexEditPipeline
