@@ -1,26 +1,21 @@
 """Editors: the systems that the benchmark can measure. Whatever maps a case to a picture is one.
 
-The command line's ``--system`` names them, see :func:`editors_from`.
+The command line's ``--system`` names them, see :mod:`.naming`.
 B cases of one size, H × W their scenes' size, h × w a model's working size
 """
 
 from __future__ import annotations
 
-import inspect
 import re
-import sys
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache, cached_property
-from importlib import import_module
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 import numpy as np
 import torch
-import yaml
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import Field
 from torch import Tensor
 
 from .. import masks, prompts
@@ -68,7 +63,7 @@ class Answer:
 
 class Editor(ABC):
     """What can be measured. A class of one's own derives from it and defines ``answer``; what its
-    ``__init__`` takes are its options, see :func:`editors_from`.
+    ``__init__`` takes are its options, see :mod:`.naming`.
     """
 
     name: str  # unique in a report, and the folder of its results
@@ -111,19 +106,18 @@ class FlexEdit(Editor):
         if reply not in get_args(ReplyMode):
             choices = ", ".join(get_args(ReplyMode))
             raise FlexEditError(f"Unknown reply {reply!r}; choose one of {choices}.")
-        advice = pipeline.config.sampling
         self.pipeline, self.reply, self.composite = pipeline, reply, composite
         self.strength = strength
-        self.num_steps = advice.num_steps if num_steps is None else num_steps
-        self.edit_cfg = advice.edit_cfg if edit_cfg is None else edit_cfg
-        self.scene_cfg = advice.scene_cfg if scene_cfg is None else scene_cfg
         self.paints = pipeline.config.vllm is not None
-        changed = {"num_steps": num_steps, "edit_cfg": edit_cfg, "scene_cfg": scene_cfg}
+        given = {"num_steps": num_steps, "edit_cfg": edit_cfg, "scene_cfg": scene_cfg}
+        changed = {key: value for key, value in given.items() if value is not None}
+        advice = pipeline.config.sampling
+        self.sampling = {key: changed.get(key, getattr(advice, key)) for key in given}
         parts = [
             folder_name(pipeline.folder.path),
             *(["generate"] if reply == "generate" else []),
             *(["composite"] if composite else []),
-            *(f"{key}{value:g}" for key, value in changed.items() if value is not None),
+            *(f"{key}{value:g}" for key, value in changed.items()),
             *([f"strength{strength:g}"] if strength != 1 else []),
         ]
         self.name = name or "-".join(parts)
@@ -134,9 +128,7 @@ class FlexEdit(Editor):
             **described(self.pipeline),
             "reply": self.reply,
             "composite": REGION if self.composite else "",
-            "num_steps": self.num_steps,
-            "edit_cfg": self.edit_cfg,
-            "scene_cfg": self.scene_cfg,
+            **self.sampling,
             "strength": self.strength,
         }
 
@@ -149,9 +141,7 @@ class FlexEdit(Editor):
             request,
             reply="generate" if work.task == "segment" else self.reply,
             seed=work.seeds,
-            num_steps=self.num_steps,
-            edit_cfg=self.edit_cfg,
-            scene_cfg=self.scene_cfg,
+            **self.sampling,
             subject_strength=self.strength,
         )
         picture = result.picture.cpu()
@@ -159,8 +149,8 @@ class FlexEdit(Editor):
             assert request.mask is not None
             picture, _ = compositing.put_edit(request.scene, picture, request.mask, region=REGION)
         return [
-            Answer(one, reply, label)
-            for one, reply, label in zip(
+            Answer(image, reply, label)
+            for image, reply, label in zip(
                 to_uint8(picture), result.replies, result.labels, strict=True
             )
         ]
@@ -194,7 +184,7 @@ class InstructPix2Pix(Editor):
             )
         self.device = usable_device(device)
         self.dtype = torch.float32 if self.device.type == "cpu" else torch.float16
-        self.num_steps, self.edit_cfg, self.scene_cfg = num_steps, edit_cfg, scene_cfg
+        self.sampling = {"num_steps": num_steps, "edit_cfg": edit_cfg, "scene_cfg": scene_cfg}
         self.size = size
         model = self.folder if self.folder.is_dir() else Path(self.repository)
         self.name = name or folder_name(model)
@@ -207,9 +197,7 @@ class InstructPix2Pix(Editor):
             "weights": fingerprint(weights(self.folder)) if is_folder else self.revision,
             "device": self.device.type,
             "dtype": str(self.dtype).removeprefix("torch."),
-            "num_steps": self.num_steps,
-            "edit_cfg": self.edit_cfg,
-            "scene_cfg": self.scene_cfg,
+            **self.sampling,
             "size": self.size,
         }
 
@@ -255,14 +243,14 @@ class InstructPix2Pix(Editor):
         output = self.pipeline(
             prompt=list(work.request.instructions),
             image=masks.pad_to_multiple(scene, autoencoder.ratio(self.pipeline.vae)),
-            num_inference_steps=self.num_steps,
-            guidance_scale=self.edit_cfg,
-            image_guidance_scale=self.scene_cfg,
+            num_inference_steps=self.sampling["num_steps"],
+            guidance_scale=self.sampling["edit_cfg"],
+            image_guidance_scale=self.sampling["scene_cfg"],
             generator=[torch.Generator("cpu").manual_seed(seed) for seed in work.seeds],
             output_type="pt",
         ).images
         edited = masks.unpad(output.float().cpu(), *inner)
-        return [Answer(one) for one in to_uint8(masks.resize(edited, height, width))]
+        return [Answer(image) for image in to_uint8(masks.resize(edited, height, width))]
 
 
 class ReturnScene(Editor):
@@ -292,7 +280,8 @@ class RoundTrip(Editor):
         vae, request = self.pipeline.vae, work.request
         latent = autoencoder.encode(vae, request.scene.to(self.pipeline.device))
         trip = autoencoder.decode(vae, latent * vae.config.scaling_factor)
-        return [Answer(one) for one in to_uint8(masks.unpad(trip, request.height, request.width))]
+        edited = masks.unpad(trip, request.height, request.width)
+        return [Answer(image) for image in to_uint8(edited)]
 
 
 class Truth(Editor):
@@ -304,23 +293,21 @@ class Truth(Editor):
         self.name = name
 
     def answer(self, work: Work) -> list[Answer]:
-        look = self.painted if work.task == "segment" else self.edited
-        return [
-            Answer(look(work.benchmark, case), prompts.naming_reply(case.label), case.label)
-            for case in work.cases
-        ]
+        answers = []
+        for case in work.cases:
+            edits = work.task == "edit"
+            picture = work.benchmark.picture(case, "truth") if edits else self.painted(work, case)
+            answers.append(Answer(picture, prompts.naming_reply(case.label), case.label))
+        return answers
 
-    def edited(self, benchmark: Benchmark, case: Case) -> np.ndarray:
-        return benchmark.picture(case, "truth")
-
-    def painted(self, benchmark: Benchmark, case: Case) -> np.ndarray:
+    def painted(self, work: Work, case: Case) -> np.ndarray:
         """The whole object in the colour that is farthest from all of the scene's own."""
-        scene = benchmark.picture(case, "scene")
+        scene = work.benchmark.picture(case, "scene")
         colors = np.rint(255 * np.array(list(masks.COLORS.values()))).astype(np.uint8)
         pixels = scene.reshape(-1, 1, 3).astype(np.float32)
         nearest = np.quantile(np.linalg.norm(pixels - colors, axis=-1), 0.01, axis=0)
         picture = scene.copy()
-        picture[benchmark.picture(case, "full_mask")] = colors[nearest.argmax()]
+        picture[work.benchmark.picture(case, "full_mask")] = colors[nearest.argmax()]
         return picture
 
 
@@ -360,10 +347,10 @@ class Finished(Editor):
         if path is None:
             raise FlexEditError(f"There is no {case.id}.png in {self.folder} or {files[0].parent}.")
         picture = read_picture(path)
-        found = f"{picture.shape[1]}×{picture.shape[0]}"
         if not same_shape(picture.shape[:2], (height, width)):
             raise FlexEditError(
-                f"{path.name} has {found} pixels, but its scene {width}×{height}: another shape. "
+                f"{path.name} has {picture.shape[1]}×{picture.shape[0]} pixels, but its scene "
+                f"{width}×{height}: another shape. "
                 "Undo the crop or the stretch, so that it lies over the scene."
             )
         return to_uint8(masks.resize(pictures([picture]), height, width))[0]
@@ -405,131 +392,3 @@ def one_line(error: BaseException) -> str:
     return (
         text if isinstance(error, FlexEditError) else f"{type(error).__name__}: {text}".rstrip(": ")
     )
-
-
-# The command line's --system values
-
-KINDS: dict[str, type[Editor]] = {
-    "flexedit": FlexEdit,
-    "instructpix2pix": InstructPix2Pix,
-    "round-trip": RoundTrip,
-    "pictures": Finished,
-    "scene": ReturnScene,
-    "truth": Truth,
-}
-GIVEN = ("pipeline", "device")  # arguments that no option sets
-
-
-def editors_from(texts: Sequence[str], device: str | None = None) -> list[Editor]:
-    """Editors by their command line names; those of one model folder share its loaded parts.
-
-    A text is ``KIND[:FOLDER][,OPTION[=VALUE]]…`` with a KIND of KINDS, or ``MODULE:CLASS`` in its
-    place, or a YAML file with ``kind`` (either of these) and the options, ``folder`` among them.
-    Options are what the class's ``__init__`` takes; its ``device`` is the one given here, its
-    ``pipeline`` the model in ``folder``, by default the embedded one. Raises FlexEditError for what
-    cannot be understood, and for two editors of one name.
-    """
-    pipelines = cache(lambda folder: FlexEditPipeline.from_pretrained(folder, device))
-    editors = []
-    for text in texts:
-        kind, options = from_yaml(text) if text.endswith((".yaml", ".yml")) else from_text(text)
-        editors.append(make(text, kind, options, pipelines, device))
-    names = [editor.name for editor in editors]
-    if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise FlexEditError(
-            f"Two systems are called {twice[0]!r}. Give one of them another name: …,name=other."
-        )
-    return editors
-
-
-def from_text(text: str) -> tuple[str, dict[str, Any]]:
-    """``KIND[:FOLDER][,OPTION[=VALUE]]…`` → kind and options; without a value: True"""
-    head, *parts = text.split(",")
-    kind, _, folder = head.partition(":")
-    if folder and kind not in KINDS:  # MODULE:CLASS
-        kind, folder = head, ""
-    options: dict[str, Any] = {"folder": folder} if folder else {}
-    for part in parts:
-        key, has_value, value = part.partition("=")
-        options[key] = value if has_value else True
-    return kind, options
-
-
-def from_yaml(file: str) -> tuple[str, dict[str, Any]]:
-    try:
-        options = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise FlexEditError(f"The system {file} cannot be read ({one_line(error)}).") from error
-    if not isinstance(options, dict) or not isinstance(options.get("kind"), str):
-        raise FlexEditError(f"{file} says no `kind` of system. {usages()}")
-    return options.pop("kind"), {str(key): value for key, value in options.items()}
-
-
-def make(
-    text: str,
-    kind: str,
-    options: dict[str, Any],
-    pipelines: Callable[[str | None], FlexEditPipeline],
-    device: str | None,
-) -> Editor:
-    """``text``: what the command line says, for messages"""
-    cls = KINDS.get(kind) or own_class(text, kind)
-    hints = get_type_hints(cls.__init__, include_extras=True)
-    parameters = inspect.signature(cls).parameters
-    arguments: dict[str, Any] = {}
-    if "pipeline" in parameters:
-        arguments["pipeline"] = pipelines(options.pop("folder", None))
-    if "device" in parameters:
-        arguments["device"] = device
-    for key, value in options.items():
-        if key not in parameters or key in GIVEN:
-            raise FlexEditError(f"{kind!r} has no option {key!r}. Write it as {usage(kind, cls)}.")
-        try:
-            arguments[key] = TypeAdapter(hints.get(key, Any)).validate_python(value)
-        except ValidationError as error:
-            why = error.errors()[0]["msg"]
-            raise FlexEditError(f"{key}={value!r} of {text!r} is wrong: {why}.") from error
-    try:
-        editor = cls(**arguments)
-    except TypeError as error:  # an argument is missing
-        raise FlexEditError(f"{error}. Write it as {usage(kind, cls)}.") from error
-    if folder_name(Path(editor.name)) != editor.name:
-        raise FlexEditError(
-            f"The name {editor.name!r} of {text!r} cannot be a folder's; "
-            "use letters, digits, '.', '_' and '-'."
-        )
-    return editor
-
-
-def own_class(text: str, kind: str) -> type[Editor]:
-    """The class that MODULE:CLASS names; the module may lie in the present folder."""
-    module, _, name = kind.partition(":")
-    if not all(part.isidentifier() for part in (*module.split("."), name)):
-        raise FlexEditError(f"Unknown system {text!r}. {usages()}")
-    if "" not in sys.path:
-        sys.path.insert(0, "")
-    try:
-        cls = getattr(import_module(module), name)
-    except Exception as error:  # whatever a module raises
-        raise FlexEditError(
-            f"The system {text!r} cannot be imported ({one_line(error)}). {usages()}"
-        ) from error
-    if not (isinstance(cls, type) and issubclass(cls, Editor)):
-        raise FlexEditError(f"{kind} is not a class that derives from {Editor.__module__}.Editor.")
-    return cls
-
-
-def usages() -> str:
-    known = "; ".join(usage(kind, cls) for kind, cls in KINDS.items())
-    return f"Choose one of: {known}; MODULE:CLASS; a YAML file."
-
-
-def usage(kind: str, cls: type[Editor]) -> str:
-    """How the command line writes it: ``scene[,name=…]``"""
-    hints = get_type_hints(cls.__init__, include_extras=True)
-    parameters = inspect.signature(cls).parameters
-    source = ":FOLDER" if "folder" in parameters else ""
-    source = "[:FOLDER]" if "pipeline" in parameters else source
-    options = [key for key in parameters if key not in (*GIVEN, "folder")]
-    flags = (f"[,{key}]" if hints.get(key) is bool else f"[,{key}=…]" for key in options)
-    return kind + source + "".join(flags)

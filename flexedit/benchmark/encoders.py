@@ -45,28 +45,47 @@ NOT_LOADED = (
 
 
 @dataclass(frozen=True)
-class CLIP:
-    """A transformers CLIPModel with its processor, in the standard preprocessing of its folder.
+class Encoder:
+    """A transformers model with its processor, in the standard preprocessing of its folder."""
 
-    torchmetrics' CLIPScore expects of the model what only transformers 4 returned.
-    """
+    MODEL, PROCESSOR, FAMILY = "AutoModel", "AutoImageProcessor", ""
 
     model: Any
     processor: Any
 
     @classmethod
-    def load(cls, source: str, device: torch.device) -> CLIP:
-        from transformers import AutoProcessor, CLIPModel
+    def load(cls, source: str, device: torch.device) -> Encoder:
+        import transformers
 
-        model, where = load_model(CLIPModel, "clip", source)
-        return cls(model.to(device), AutoProcessor.from_pretrained(**where))
+        model, where = load_model(getattr(transformers, cls.MODEL), cls.FAMILY, source)
+        processor = getattr(transformers, cls.PROCESSOR).from_pretrained(**where)
+        return cls(model.to(device), processor)
 
     @torch.inference_mode()
     def pictures(self, pictures: Sequence[np.ndarray]) -> Tensor:
         """N pictures (H, W, 3) uint8 → embeddings (N, D) of length 1, on the CPU."""
         pixels = self.processor(images=to_pil(pictures), return_tensors="pt")["pixel_values"]
-        pooled = self.model.vision_model(pixel_values=pixels.to(self.model.device)).pooler_output
-        return F.normalize(self.model.visual_projection(pooled), dim=-1).cpu()
+        return F.normalize(self.embed(pixels.to(self.model.device)), dim=-1).cpu()
+
+    def embed(self, pixels: Tensor) -> Tensor:
+        """What the processor has made of N pictures → (N, D)"""
+        return self.model(pixel_values=pixels).pooler_output
+
+
+class DINO(Encoder):
+    """DINOv2; a picture's embedding is its CLS token after the last LayerNorm."""
+
+    FAMILY = "dinov2"
+
+
+class CLIP(Encoder):
+    """torchmetrics' CLIPScore expects of the model what only transformers 4 returned."""
+
+    MODEL, PROCESSOR, FAMILY = "CLIPModel", "AutoProcessor", "clip"
+
+    def embed(self, pixels: Tensor) -> Tensor:
+        pooled = self.model.vision_model(pixel_values=pixels).pooler_output
+        return self.model.visual_projection(pooled)
 
     @torch.inference_mode()
     def texts(self, texts: Sequence[str]) -> Tensor:
@@ -82,28 +101,6 @@ class CLIP:
             input_ids=tokens["input_ids"], attention_mask=tokens["attention_mask"]
         ).pooler_output
         return F.normalize(self.model.text_projection(pooled), dim=-1).cpu()
-
-
-@dataclass(frozen=True)
-class DINO:
-    """A transformers DINOv2; a picture's embedding is its CLS token after the last LayerNorm."""
-
-    model: Any
-    processor: Any
-
-    @classmethod
-    def load(cls, source: str, device: torch.device) -> DINO:
-        from transformers import AutoImageProcessor, AutoModel
-
-        model, where = load_model(AutoModel, "dinov2", source)
-        return cls(model.to(device), AutoImageProcessor.from_pretrained(**where))
-
-    @torch.inference_mode()
-    def pictures(self, pictures: Sequence[np.ndarray]) -> Tensor:
-        """N pictures (H, W, 3) uint8 → embeddings (N, D) of length 1, on the CPU."""
-        pixels = self.processor(images=to_pil(pictures), return_tensors="pt")["pixel_values"]
-        pooled = self.model(pixel_values=pixels.to(self.model.device)).pooler_output
-        return F.normalize(pooled, dim=-1).cpu()
 
 
 @dataclass(frozen=True)
@@ -192,8 +189,8 @@ class Encoders:
                 loaded[name] = load()
             except NOT_LOADED as error:
                 unavailable[name] = f"unavailable, because {' '.join(str(error).split())}"
-        found = {name: source for name, source in sources.items() if source and name in loaded}
-        return cls(**loaded, sources=found, unavailable=unavailable)
+        used = {name: source for name, source in sources.items() if source and name in loaded}
+        return cls(**loaded, sources=used, unavailable=unavailable)
 
 
 def given(source: str | None) -> str:
@@ -211,9 +208,9 @@ def load_model(kind: Any, family: str, source: str) -> tuple[Any, dict[str, str]
     from transformers import AutoConfig
 
     where = locate(source)
-    found = AutoConfig.from_pretrained(**where).model_type
-    if not found.startswith(family):
-        raise FlexEditError(f"{source} holds a model of type {found!r}, not {family!r}.")
+    model_type = AutoConfig.from_pretrained(**where).model_type
+    if not model_type.startswith(family):
+        raise FlexEditError(f"{source} holds a model of type {model_type!r}, not {family!r}.")
     model, loading = kind.from_pretrained(**where, output_loading_info=True)
     if loading["missing_keys"]:
         raise FlexEditError(f"{source} lacks the weights {sorted(loading['missing_keys'])[0]}.")

@@ -80,14 +80,14 @@ def run(
     """Run systems on a benchmark, measure and report."""
     shown = number_of_pictures(options["pictures"])
     from ..benchmark.cases import FORMS, Benchmark
-    from ..benchmark.editors import editors_from
     from ..benchmark.encoders import Encoders
     from ..benchmark.judge import Judge
-    from ..benchmark.metrics import require_torchmetrics, score
+    from ..benchmark.metrics import require_packages, score
+    from ..benchmark.naming import editors_from
     from ..benchmark.report import HTML, MARKDOWN, report
     from ..benchmark.run import run
 
-    require_torchmetrics()
+    require_packages()
     cases = Benchmark(benchmark)
     encoders = Encoders.load(*map(options.get, ("clip", "dino", "lpips", "device")))
     judge = Judge.load()

@@ -21,7 +21,7 @@ from filelock import FileLock, Timeout
 
 from flexedit.benchmark.encoders import Encoders
 from flexedit.benchmark.judge import FACTS, FOLDER, WEIGHTS, Judge
-from flexedit.benchmark.metrics import require_torchmetrics, score
+from flexedit.benchmark.metrics import require_packages, score
 from flexedit.benchmark.run import run
 from flexedit.benchmark.systems import FlexEdit
 from flexedit.data.world import FULL_MASK, OPERATIONS, World
@@ -134,7 +134,7 @@ class Ablation:
             raise FlexEditError(
                 f"Unknown variant {unknown[0]!r}; choose from {', '.join(VARIANTS)}."
             )
-        require_torchmetrics()
+        require_packages()
         self.out.mkdir(parents=True, exist_ok=True)
         with FileLock(self.out / "cases.lock"):
             self.claim()

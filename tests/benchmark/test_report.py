@@ -5,7 +5,6 @@ import re
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +14,10 @@ from PIL import Image
 
 from flexedit.benchmark import metrics
 from flexedit.benchmark.cases import FORMS, NAMES, Benchmark
+from flexedit.benchmark.editors import Answer, Editor, ReturnScene, RoundTrip, Work
 from flexedit.benchmark.page import LARGEST, data_uri
 from flexedit.benchmark.report import compare, report
 from flexedit.benchmark.run import Run, run
-from flexedit.benchmark.systems import Answer, ReturnScene, RoundTrip, System, Work
 from flexedit.benchmark.tables import METRICS
 from flexedit.errors import FlexEditError
 
@@ -40,7 +39,7 @@ KNOWN: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
-class Breaks(System):
+class Breaks(Editor):
     """Returns the scene, but breaks on one case."""
 
     name = "ours"
@@ -157,22 +156,15 @@ def test_the_single_image_table_is_about_the_background(written):
 
 
 def test_the_papers_numbers_are_references_in_both_halves(written):
-    free = cells(written, "multi", "Free-shape mask", "FlexEdit (paper)")
-    full = cells(written, "multi", "Full mask", "FlexEdit (paper)")
+    free, full = (
+        cells(written, "multi", form, "FlexEdit (paper)")
+        for form in ("Free-shape mask", "Full mask")
+    )
     assert (free["fg_clip_t"], full["fg_clip_t"]) == ({"mean": 22.4813}, {"mean": 24.1754})
-    assert (free["lpips"], free["dino"]) == ({"mean": 0.1585}, {"mean": 0.8262})
     single = cells(written, "single", "Free-shape mask", "SmartEdit (paper)")
-    assert single == {
-        "bg_psnr": {"mean": 21.9535},
-        "bg_ssim": {"mean": 0.7620},
-        "bg_lpips": {"mean": 0.0781},
-        "fg_clip_t": {"mean": 20.4910},
-    }
-    rows = content(written)["tables"]["multi"]["rows"]
-    assert [row["name"] for row in rows if row["reference"]] == [
-        "AnyDoor (paper)", "Largen (paper)", "InstructAny2Pix (paper)", "FlexEdit (paper)",
-    ] * 2  # fmt: skip
-    assert "swapped" in content(written)["tables"]["multi"]["note"]
+    assert [cell["mean"] for cell in single.values()] == [21.9535, 0.7620, 0.0781, 20.4910]
+    references = [row for row in content(written)["tables"]["multi"]["rows"] if row["reference"]]
+    assert len(references) == 2 * 4
 
 
 def test_mask_understanding_stands_beside_the_scribble_by_kind(write, benchmark_):
@@ -190,8 +182,9 @@ def test_mask_understanding_stands_beside_the_scribble_by_kind(write, benchmark_
     assert every["iou"]["mean"] == pytest.approx(0.7)
     assert "50.0" in markdown_row(folder, "By kind of mask", "circle")
     bars = page_text(folder).split("Mask understanding IoU</h3>")[1].split("</svg>")[0]
-    assert bars.count("<rect") == 2 * 4  # ours and the given mask: two kinds, all, full masks
-    assert ">0.600</text>" in bars and ">0.250</text>" in bars
+    # ours and the given mask: two kinds, all, full masks
+    assert bars.count(">0.250</text>") == 4
+    assert [bars.count(f">{iou}</text>") for iou in ("0.600", "0.900", "0.700")] == [1, 1, 2]
 
 
 def test_success_is_told_by_operation_with_what_the_judge_is(written):
@@ -280,53 +273,20 @@ def test_a_report_of_nothing_is_refused(write):
 # The page
 
 
-class Balanced(HTMLParser):
-    """Reads a page; fails on a tag that closes another, collects attributes that load things."""
-
-    VOID = ("meta", "link", "img", "input", "br", "!doctype")
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.loads: list[str] = []
-        self.articles: list[str] = []
-        self.images = 0
-        self.feed(text)
-        self.close()
-        assert not self.open
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        found = dict(attrs)
-        self.loads += [found[key] or "" for key in ("src", "href", "srcset") if key in found]
-        self.images += tag == "img"
-        assert not any(name.startswith("on") for name in found), "an event handler was let in"
-        if tag == "article":
-            self.articles.append(found["data-case"] or "")
-        if tag not in self.VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.handle_starttag(tag, attrs)
-        if tag not in self.VOID:
-            self.open.pop()
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
+def articles(folder: Path) -> list[str]:
+    return re.findall(r'<article data-case="(.*?)">', page_text(folder))
 
 
-def test_the_page_is_one_file_that_loads_nothing(written):
-    page = Balanced(page_text(written))
-    assert page.images > 20
-    assert all(one.startswith("data:") for one in page.loads)
-    assert "url(" not in page_text(written) and "@import" not in page_text(written)
-
-
-def test_the_page_shows_every_case_with_its_results(written):
-    page = Balanced(page_text(written))
-    assert page.articles == list(KNOWN)
+def test_the_page_shows_every_case_with_its_results_in_one_file(written):
+    text = page_text(written)
+    assert articles(written) == list(KNOWN)
     # two forms of five cases: marked scene, truth, two systems' results less a failed one; and the
     # subjects of two cases
-    assert page.images == 2 * (5 * 4 - 1 + 2)
+    images = re.findall(r'<img src="(.*?)"', text)
+    assert len(images) == 2 * (5 * 4 - 1 + 2)
+    loads = re.findall(r'(?:src|href|srcset)="(.*?)"', text)
+    assert all(address.startswith("data:") for address in loads)
+    assert "url(" not in text and "@import" not in text
 
 
 def test_no_instruction_can_write_into_the_page(written):
@@ -337,9 +297,9 @@ def test_no_instruction_can_write_into_the_page(written):
 
 
 def test_few_pictures_are_spread_and_worst_cases(write):
-    assert Balanced(page_text(write(pictures=2))).articles == ["world-remove", "world-swap"]
-    assert Balanced(page_text(write(pictures=0))).images == 0
-    assert len(Balanced(page_text(write(pictures=None))).articles) == 5
+    assert articles(write(pictures=2)) == ["world-remove", "world-swap"]
+    assert "<article" not in page_text(write(pictures=0))
+    assert len(articles(write(pictures=None))) == 5
 
 
 def test_large_pictures_are_scaled_down_for_the_page():
@@ -380,19 +340,14 @@ def test_a_lower_distance_is_better(write, benchmark_, written):
     assert compare(with_lpips(0.1), with_lpips(0.3)).count("| worse |") == 4  # 2 systems, 2 forms
 
 
-def test_few_pairs_are_no_verdict(write, benchmark_, written):
-    text = compare(written, write(known_rows(benchmark_, shift=1.5)))
-    assert differences(text, "Foreground PSNR") == ["15.00", "16.50", "+1.50", "2", "–"]
-    assert differences(text, "Background PSNR")[2:] == ["+1.50", "3", "–"]
-
-
-def test_only_cases_with_a_value_in_both_are_compared(write, benchmark_, written):
+def test_only_cases_with_a_value_in_both_are_compared_and_few_are_no_verdict(write, benchmark_):
     rows = known_rows(benchmark_, shift=2.0)
-    for one in rows:
-        if one["case"] == "world-insert":
-            one["fg_psnr"] = None
-    found = differences(compare(written, write(rows)), "Foreground PSNR")
-    assert found[:4] == ["10.00", "12.00", "+2.00", "1"]
+    for row in rows:
+        if row["case"] == "world-insert":
+            row["fg_psnr"] = None
+    text = compare(write(), write(rows))
+    assert differences(text, "Foreground PSNR") == ["10.00", "12.00", "+2.00", "1", "–"]
+    assert differences(text, "Background PSNR")[2:] == ["+2.00", "3", "–"]
 
 
 def test_success_is_compared_only_if_one_judge_gave_it(written, tmp_path):
@@ -419,10 +374,13 @@ def test_reports_without_a_common_system_are_not_compared(write, benchmark_, wri
         compare(written, other)
 
 
-def test_a_case_that_changed_is_not_compared(write, benchmark_, runs, written, tmp_path):
+def test_a_case_that_changed_is_not_compared_but_one_that_was_reviewed_is(
+    write, benchmark_, runs, written, tmp_path
+):
     folder = tmp_path / "changed"
     shutil.copytree(benchmark_.folder, folder)
     changed = Benchmark(folder)
+    changed.rewrite(replace(case, review="accepted", note="good") for case in changed.cases)
     mask = folder / changed.cases[0].mask
     Image.fromarray(255 - np.asarray(Image.open(mask))).save(mask)
     systems = [one.system for one in runs]
@@ -430,16 +388,6 @@ def test_a_case_that_changed_is_not_compared(write, benchmark_, runs, written, t
     text = compare(written, tmp_path / "out")
     assert "4 in both, 1 only in A, 1 only in B" in text
     assert differences(text, "Background PSNR")[3] == "2"
-
-
-def test_what_a_reviewer_said_does_not_change_a_case(write, benchmark_, runs, written, tmp_path):
-    folder = tmp_path / "reviewed"
-    shutil.copytree(benchmark_.folder, folder)
-    reviewed = Benchmark(folder)
-    reviewed.rewrite(replace(case, review="accepted", note="good") for case in reviewed.cases)
-    systems = [one.system for one in runs]
-    report(reviewed, known_rows(reviewed), {}, systems, tmp_path / "out", runs, {})
-    assert "5 in both" in compare(written, tmp_path / "out")
 
 
 @pytest.mark.parametrize("text", [None, "", "[]", '{"format": 99, "rows": []}'])
