@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -43,6 +44,14 @@ TEXTS = [
     prompts.SEGMENT_INSTRUCTION,
     prompts.ASK_INSTRUCTION,
 ]
+
+
+def made(build: Callable[[Path], None], folder: Path) -> Path:
+    """The folder that a function fills, with the same random weights every time."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        build(folder)
+    return folder
 
 
 def make_tiny_folder(path: Path, seed: int = 0, shape: Shape = TINY, **changes: object) -> Path:

@@ -10,6 +10,7 @@ from flexedit.masks import strokes
 from flexedit.masks.strokes import parse, rasterise
 from tools.comfyui.editor import SCENE, Editor, Place, graph, scene, swipes
 
+MASK = "FlexEditFreeShapeMask"
 KEYS = {"brush": "b", "lasso": "l", "circle": "c", "rectangle": "r", "triangle": "t", "eraser": "e"}
 ZIGZAG: list[Place] = [(0.2, 0.25), (0.8, 0.4), (0.3, 0.6), (0.75, 0.8)]
 AROUND: list[Place] = [(0.3, 0.3), (0.7, 0.25), (0.75, 0.7), (0.35, 0.8), (0.25, 0.5)]
@@ -373,16 +374,8 @@ def test_a_drawing_that_is_changed_from_outside_is_shown(either):
 
 
 def test_strokes_from_another_node_cannot_be_drawn_over(either):
-    either.mask_node(
-        """(() => {
-          const text = LiteGraph.createNode("PrimitiveString");
-          app.graph.add(text);
-          text.pos = [60, 600];
-          text.widgets[0].value = argument;
-          text.connect(0, node, node.inputs.findIndex((it) => it.name === "strokes"));
-        })()""",
-        SAVED,
-    )
+    either.add("PrimitiveString", (60, 600), [SAVED])
+    either.connect("PrimitiveString", MASK, "strokes")
     panel = either.page.locator(".flexedit-drawing:visible")
     is_vue = either.evaluate("LiteGraph.vueNodesMode")
     if either.version < ((1, 58) if is_vue else (1, 47)):
@@ -397,22 +390,10 @@ def test_strokes_from_another_node_cannot_be_drawn_over(either):
 # The node
 
 
-def connect(editor: Editor, kind: str, name: str) -> None:
-    """Puts a new node of a kind before an input of the mask's node."""
-    editor.mask_node(
-        """(() => {
-          const source = LiteGraph.createNode(argument[0]);
-          app.graph.add(source);
-          source.pos = [60, 600];
-          source.connect(0, node, node.inputs.findIndex((it) => it.name === argument[1]));
-        })()""",
-        [kind, name],
-    )
-
-
 def test_a_kind_from_another_node_leaves_drawing_and_numbers(either):
     either.until(lambda: either.shown_widgets() == ["kind", "strokes"])
-    connect(either, "Reroute", "kind")
+    either.add("Reroute", (60, 600))
+    either.connect("Reroute", MASK, "kind")
     either.until(lambda: {"x", "image_width", "strokes"} <= set(either.shown_widgets()))
     assert either.caption() == "The kind comes from another node."
     either.until(either.holds_its_drawing)
@@ -422,7 +403,8 @@ def test_a_kind_from_another_node_leaves_drawing_and_numbers(either):
 
 def test_a_number_from_another_node_stays_to_be_seen(either):
     number = ["rotation"] if either.version < (1, 58) else []  # the page hides what is connected
-    connect(either, "PrimitiveFloat", "rotation")
+    either.add("PrimitiveFloat", (60, 600))
+    either.connect("PrimitiveFloat", MASK, "rotation")
     either.until(lambda: either.shown_widgets() == ["kind", *number, "strokes"])
 
 

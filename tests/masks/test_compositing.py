@@ -271,16 +271,6 @@ def test_an_edit_of_most_of_the_picture_is_no_shift_of_colours():
     assert region[0, :47].all() and not region[0, 50:].any()
 
 
-def test_outside_the_region_the_scene_is_kept_bit_for_bit():
-    scene, edited = torch.rand(2, 3, 64, 64), torch.rand(2, 3, 64, 64)
-    region = masks.feather(masks.draw("circle", 64, 64).expand(2, -1, -1), 6)
-    result = masks.composite(scene, edited, region)
-    outside = (region == 0).unsqueeze(1).expand_as(scene)
-    assert torch.equal(result[outside], scene[outside])
-    whole = (region == 1).unsqueeze(1).expand_as(scene)
-    assert whole.any() and torch.equal(result[whole], edited[whole])
-
-
 def test_a_crop_is_a_square_with_context():
     mask = torch.zeros(2, 100, 200)
     mask[0, 40:60, 90:110] = 1
