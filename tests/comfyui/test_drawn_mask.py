@@ -33,14 +33,6 @@ def test_strokes_of_an_api_graph_make_the_librarys_mask(comfy):
     assert np.array_equal(mask[..., 0] > 0, drawn(32, 48))
 
 
-def test_a_drawing_has_the_size_and_number_of_the_pictures(comfy):
-    graph = Graph()
-    images = graph.add("EmptyImage", width=30, height=20, batch_size=3, color=0)
-    saved = graph.save_mask(free_shape(graph, "drawn", image=images[0], strokes=STROKES))
-    for mask in pictures(comfy, comfy.run(graph), saved):
-        assert np.array_equal(mask[..., 0] > 0, drawn(20, 30))
-
-
 def test_the_run_shows_the_picture_that_is_drawn_on(comfy):
     graph = Graph()
     scene = load(graph, comfy, "scene.png", 40, 56)

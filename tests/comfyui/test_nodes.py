@@ -4,7 +4,7 @@ import pytest
 from flexedit import masks
 from tests.comfyui.graph import OPAQUE, SHAPE, Graph, free_shape, load, pictures
 from tools import object_info
-from tools.workflows import input_specs
+from tools.workflows import drawing, input_specs
 
 
 @pytest.mark.parametrize("node_id", object_info.recorded())
@@ -26,12 +26,14 @@ def test_a_free_shape_is_what_the_library_draws(kind, comfy):
     assert np.array_equal(drawn[..., 0] > 0, masks.draw(kind, 32, 48, **shape).numpy() > 0)
 
 
-def test_a_free_shape_on_pictures_has_their_size_and_number(comfy):
+@pytest.mark.parametrize("kind", ["circle", "drawn"])
+def test_a_free_shape_on_pictures_has_their_size_and_number(kind, comfy):
     graph = Graph()
     images = graph.add("EmptyImage", width=30, height=20, batch_size=3, color=0)
-    saved = graph.save_mask(free_shape(graph, image=images[0]))
-    drawn = pictures(comfy, comfy.run(graph), saved)
-    assert [one.shape[:2] for one in drawn] == [(20, 30)] * 3
+    strokes = drawing([(0.1, 0.2), (0.8, 0.9)])
+    saved = graph.save_mask(free_shape(graph, kind, image=images[0], strokes=strokes))
+    shapes = pictures(comfy, comfy.run(graph), saved)
+    assert [one.shape[:2] for one in shapes] == [(20, 30)] * 3
 
 
 def test_a_random_walk_stays_near_its_object(comfy):
