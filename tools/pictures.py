@@ -13,7 +13,7 @@ import json
 import math
 import shutil
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
@@ -258,11 +258,12 @@ def main() -> int:
     return 0
 
 
-def take(editor: Editor, folder: Path) -> None:
-    """Every picture, into a folder."""
+def take(editor: Editor, folder: Path, names: Iterable[str] = VIEWS) -> None:
+    """Pictures, into a folder."""
     upload_scenes(editor.comfy)
     with stock_models(editor.comfy):
-        for name, view in VIEWS.items():
+        for name in names:
+            view = VIEWS[name]
             show(editor, view)
             for _ in range(2):  # what is shown may load once more
                 wait_for_all(editor, view)

@@ -147,6 +147,9 @@ def test_the_candidates_show_with_their_confidence(resolver):
 def test_the_picked_candidate_is_coloured_where_it_is(resolver):
     resolver.load(WITHIN)
     (mask,) = resolver.run().masks
+    box = resolver.editor.page.locator(".flexedit-scene:visible").bounding_box()
+    assert box["width"] / box["height"] == pytest.approx(SCENE[0] / SCENE[1], rel=0.02)
+    assert box["width"] > 250  # as wide as the node
     assert mask[60, 45] and not mask[60, 115]
     marked = np.add(np.multiply(0.55, RED), np.multiply(0.45, MARK))
     resolver.editor.until(lambda: np.allclose(resolver.color((0.28, 0.5)), marked, atol=4))
@@ -230,7 +233,7 @@ def undo_one_step(editor):
     editor.undo()
 
 
-def test_the_keyboard_picks_too(resolver):
+def test_the_keyboard_and_the_number_on_the_node_pick_too(resolver):
     resolver.load(ACROSS)
     resolver.run()
     resolver.buttons.first.focus()
@@ -238,17 +241,9 @@ def test_the_keyboard_picks_too(resolver):
     assert resolver.candidate() == 2 and resolver.picked() == [2]
     resolver.editor.press("Shift+Tab", "Space")
     assert resolver.candidate() == 1
-
-
-def test_the_number_on_the_node_and_the_picture_agree(resolver):
-    resolver.load(ACROSS)
-    resolver.run()
-    resolver.editor.node(
-        KIND, "node.widgets.find((it) => it.name === 'candidate').callback(argument)", 2
-    )
-    resolver.editor.node(
-        KIND, "(node.widgets.find((it) => it.name === 'candidate').value = argument)", 2
-    )
+    for change in ("callback(argument)", "value = argument"):
+        find = "node.widgets.find((it) => it.name === 'candidate')"
+        resolver.editor.node(KIND, f"({find}.{change})", 2)
     resolver.editor.until(lambda: resolver.picked() == [2])
 
 
@@ -295,14 +290,6 @@ def test_what_is_shown_is_no_part_of_the_workflow(resolver):
     prompt = resolver.editor.evaluate("app.graphToPrompt().then(({ output }) => output)")
     (inputs,) = (node["inputs"] for node in prompt.values() if node["class_type"] == KIND)
     assert not any(name.startswith("flexedit") for name in inputs)
-
-
-def test_the_scene_is_as_wide_as_the_node(resolver):
-    resolver.load(WITHIN)
-    resolver.run()
-    box = resolver.editor.page.locator(".flexedit-scene:visible").bounding_box()
-    assert box["width"] / box["height"] == pytest.approx(SCENE[0] / SCENE[1], rel=0.02)
-    assert box["width"] > 250
 
 
 def test_a_run_whose_scene_is_gone_shows_nothing_of_the_run_before(resolver):

@@ -163,10 +163,10 @@ class Editor:
         )
 
     def connect(self, source: str, target: str, name: str) -> None:
-        """The first output of a kind of node to an input of another."""
+        """The first output of the newest node of a kind to an input of that of another."""
         self.evaluate(
             """(ends) => {
-              const find = (kind) => app.graph.findNodesByType(kind)[0];
+              const find = (kind) => app.graph.findNodesByType(kind).at(-1);
               const [source, target] = ends.slice(0, 2).map(find);
               source.connect(0, target, target.inputs.findIndex((it) => it.name === ends[2]));
             }""",
