@@ -150,6 +150,7 @@ VIEWS = {
         "edit_one_picture",
         CAKE,
         {"FlexEditFreeShapeMask": (0, 0, 340, 300), "FlexEditMaskInterpreter": (460, 0, 360, 300)},
+        until="FlexEditMaskInterpreter",
     ),
     "resolver.png": View(
         "scribble_to_sd_inpainting",
@@ -166,6 +167,7 @@ VIEWS = {
             "FlexEditQFormerEmbed": (370, 0, 320, 60),
             "FlexEditMEAConditioning": (370, 210, 320, 140),
         },
+        runs=False,
     ),
     "crop.png": View(
         "scribble_to_sd_inpainting",
@@ -183,11 +185,13 @@ VIEWS = {
             "FlexEditQFormerEmbed": (400, 0, 320, 60),
             "FlexEditMEAConditioning": (400, 140, 320, 140),
         },
+        until="FlexEditMaskInterpreter",
     ),
     "mea.png": View(
         "edit_one_picture",
         SMALL_CAKE,
         {"FlexEditMEAConditioning": (0, 0, 320, 140), "FlexEditKSampler": (410, 0, 300, 330)},
+        runs=False,
     ),
     "ksampler.png": View(
         "edit_one_picture",
