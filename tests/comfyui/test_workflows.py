@@ -15,6 +15,8 @@ from tools.workflows import node_of
 SCENES = {"Scene": picture(64, 80, channels=4), "Subject": picture(48, 48, seed=1)}
 OWN = [name for name in workflows.NAMES if not name.startswith("scribble_to_")]  # by our models
 OTHERS = [name for name in workflows.NAMES if name not in OWN]  # by models that people have
+GRAPHS = {name: workflows.browser_workflow(name) for name in workflows.NAMES}
+GRAPHS |= {path.stem: workflows.subgraph(path) for path in workflows.BLUEPRINTS}
 TITLE = 30  # pixels that a node's title takes above it
 
 
@@ -41,9 +43,9 @@ def model_files(node: dict) -> list[dict]:
     return node["properties"].get("models", [])
 
 
-@pytest.mark.parametrize("name", workflows.NAMES)
-def test_the_browser_workflow_names_nodes_of_the_core_or_ours_and_their_inputs(name, object_info):
-    for node in workflows.nodes(workflows.browser_workflow(name)):
+@pytest.mark.parametrize("name", GRAPHS)
+def test_its_nodes_are_the_cores_or_ours_with_inputs_and_outputs_that_they_have(name, object_info):
+    for node in workflows.nodes(GRAPHS[name]):
         info = object_info[node["type"]]
         is_ours, module = node["type"].startswith("FlexEdit"), info["python_module"]
         assert module == "custom_nodes.flexedit" if is_ours else not module.startswith("custom")
@@ -75,19 +77,26 @@ def test_every_value_is_one_that_its_input_takes(name, object_info):
                 assert options.get("min", value) <= value <= options.get("max", value)
 
 
+@pytest.mark.parametrize("name", GRAPHS)
+def test_its_links_join_what_both_ends_name(name):
+    graph = GRAPHS[name]
+    by_id = {node["id"]: node for node in graph["nodes"]}
+    for key, source, output, target, slot, kind in graph["links"]:
+        is_inner, is_outer = source == workflows.INPUTS, target == workflows.OUTPUTS
+        start = (graph["inputs"] if is_inner else by_id[source]["outputs"])[output]
+        end = (graph["outputs"] if is_outer else by_id[target]["inputs"])[slot]
+        assert key in start["linkIds" if is_inner else "links"] and start["type"] == kind
+        assert [key] == (end["linkIds"] if is_outer else [end["link"]])
+        assert end["type"] in (kind, "*")
+    ends = {slot["link"] for node in by_id.values() for slot in node["inputs"]} - {None}
+    assert ends <= {link[0] for link in graph["links"]}
+
+
 @pytest.mark.parametrize("name", workflows.NAMES)
-def test_the_links_of_the_browser_workflow_join_what_both_ends_name(name):
+def test_what_a_person_adds_gets_a_new_number(name):
     workflow = workflows.browser_workflow(name)
-    by_id = {node["id"]: node for node in workflow["nodes"]}
-    links = {link[0]: link for link in workflow["links"]}
-    for key, source, output, target, slot, kind in links.values():
-        assert key in by_id[source]["outputs"][output]["links"]
-        assert by_id[source]["outputs"][output]["type"] == kind
-        assert by_id[target]["inputs"][slot]["link"] == key
-        assert by_id[target]["inputs"][slot]["type"] in (kind, "*")
-    ends = [slot["link"] for node in by_id.values() for slot in node["inputs"]]
-    assert sorted(end for end in ends if end is not None) == sorted(links)
-    assert workflow["last_link_id"] == max(links) and workflow["last_node_id"] == max(by_id)
+    assert workflow["last_link_id"] == max(link[0] for link in workflow["links"])
+    assert workflow["last_node_id"] == max(node["id"] for node in workflow["nodes"])
 
 
 @pytest.mark.parametrize("name", workflows.NAMES)
