@@ -250,8 +250,9 @@ class ComfyServer:
         """
         client_id, failure = uuid.uuid4().hex, None
         url = f"ws://{self.address}/ws?clientId={client_id}"
-        connection = websocket.create_connection(url, timeout=1, http_no_proxy=["127.0.0.1"])
+        connection = websocket.create_connection(url, timeout=60, http_no_proxy=["127.0.0.1"])
         with contextlib.closing(connection):
+            connection.settimeout(1)  # between looks at whether ComfyUI is alive
             prompt_id = self.queue(prompt, client_id)
             for kind, data in self._events(connection, prompt_id):
                 if kind == "progress" and on_progress:
