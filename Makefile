@@ -6,13 +6,16 @@
 #   COMFYUI_VERSION  which one is downloaded: 0.30.0 (the default) or 0.3.75
 #   COMFYUI_PAGE     another comfyui-frontend-package than that ComfyUI asks for: 1.58.1
 #   ARGS             more arguments for the command: make test ARGS="-k mask"
+#   WORKERS          how many processes run tests: 2 (the default), 0 for none beside the first
 #   SETS             which versions of other packages, for make test-installs: SETS="oldest newest"
 #   CASES            how many, for make benchmark: CASES="--single 200 --multi 200"
 
 PYTHON ?= python3
+WORKERS ?= 2
 READY := .venv/ready
 SLOW := tests/comfyui tests/browser tests/install tests/benchmark/test_pages.py
 RUN := .venv/bin/python
+PYTEST := $(RUN) -m pytest -q -n $(WORKERS) --dist loadfile
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export SETS
@@ -20,11 +23,11 @@ export SETS
 .PHONY: test test-fast test-installs demo lint bench mini benchmark
 
 test: $(READY)
-	$(RUN) -m pytest -q --durations=10 $(ARGS)
+	$(PYTEST) --durations=10 $(ARGS)
 
 # What needs no ComfyUI, no browser and no installation.
 test-fast: $(READY)
-	$(RUN) -m pytest -q --durations=15 $(addprefix --ignore=,$(SLOW)) $(ARGS)
+	$(PYTEST) --durations=15 $(addprefix --ignore=,$(SLOW)) $(ARGS)
 
 test-installs: $(READY)
 	$(RUN) -m pytest -q -m installs -rP tests/install/test_sets.py $(ARGS)

@@ -3,9 +3,11 @@
 import os
 import shutil
 import subprocess
+import tempfile
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from tools.comfyui.editor import find_chromium
 
@@ -19,12 +21,12 @@ APT += ("-o", "DPkg::Lock::Timeout=20")
 def chromium_path() -> str:
     """Where Chromium is, installed if need be; what needs it is skipped if that fails."""
     pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    path = find_chromium() or playwrights_chromium()
+    with FileLock(Path(tempfile.gettempdir()) / "flexedit-chromium.lock"):  # tests run side by side
+        path = find_chromium() or playwrights_chromium()
+        failure = "" if path else install_chromium()
+    path = path or find_chromium()
     if path is None:
-        failure = install_chromium()
-        path = find_chromium()
-        if path is None:
-            pytest.skip(f"no Chromium is installed: {failure}")
+        pytest.skip(f"no Chromium is installed: {failure}")
     return path
 
 

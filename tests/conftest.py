@@ -1,4 +1,4 @@
-"""Whatever a test imports, it imports it offline and with a torchvision that loads."""
+"""What all tests share; whatever they import, they import it offline."""
 
 from __future__ import annotations
 
@@ -10,15 +10,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tools.comfyui import cpu_torch
-
 if TYPE_CHECKING:
     from tools.comfyui.server import ComfyServer
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 # Tiny models compute for less time than threads wait for one another on a busy machine.
 os.environ["OMP_NUM_THREADS"] = "1"
-cpu_torch.install()
 
 
 @pytest.fixture(scope="session")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +61,14 @@ SIZES = {  # how large a setting of a part is here, whatever part it is
     "vision_width": TINY.clip_width,
     "channels": TINY.unet_channels[0],
 }
+
+
+def made(build: Callable[[Path], None], folder: Path) -> Path:
+    """The folder that a function fills, with the same random weights every time."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        build(folder)
+    return folder
 
 
 def make_tiny_folder(path: Path, seed: int = 0, shape: Shape = TINY, **changes: object) -> Path:

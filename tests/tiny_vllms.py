@@ -6,7 +6,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
 import transformers
 from transformers import (
     AutoProcessor,
@@ -23,7 +22,7 @@ from transformers import (
 )
 
 from flexedit.training.mini import SPECIAL, build_vllm, train_tokenizer
-from tests.tiny import TEXTS, TINY
+from tests.tiny import TEXTS, TINY, made
 
 CHAT = (
     "{% for message in messages %}<s>{{ message.role }}: {% for part in message.content %}"
@@ -117,7 +116,4 @@ KINDS: dict[str, Callable[[Path], None]] = {
 
 
 def make_tiny_vllm(kind: str, folder: Path) -> Path:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        KINDS[kind](folder)
-    return folder
+    return made(KINDS[kind], folder)

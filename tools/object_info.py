@@ -8,6 +8,7 @@ python -m tools.object_info --breaking     also what was changed or removed
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -98,7 +99,10 @@ def _changes(where: str, old: dict[str, Any], new: dict[str, Any]) -> Iterator[s
 
 
 def write(found: Contract) -> None:
-    FILE.write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    """An input or output a line"""
+    text = json.dumps(found, indent=1, ensure_ascii=False)
+    text = re.sub(r"{[^{}]*}", lambda one: " ".join(one[0].split()), text)
+    FILE.write_text(text + "\n", encoding="utf-8")
 
 
 def main(*arguments: str) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib.util
 import io
+import itertools
 import re
 import subprocess
 import tempfile
@@ -65,35 +66,28 @@ def annotated(seed: int = 0) -> Iterator[Case]:
                 yield Case(scene, (thing,), scribble, kind, source, f"{source} {index}")
 
 
-def cut_outs(split: Split, count: int, seed: int = 0) -> Iterator[Case]:
-    """Scenes of one to three cut-outs with a scribble on one, by kind in turn."""
+def cut_outs(split: Split, seed: int = 0) -> Iterator[Case]:
+    """Scenes of one to three cut-outs with a scribble on one, by kind in turn, for ever."""
     rng = np.random.default_rng([seed, 0])
     stamps, places = _files(split)
-    made = 0
-    for index in range(10 * count):
-        if made == count:
-            return
-        chosen = [*rng.choice(stamps, rng.integers(0, 3)), stamps[index % len(stamps)]]
-        chosen = list(rng.permutation(chosen))
+    kinds = itertools.cycle(KINDS)
+    for stamp in itertools.cycle(stamps):
+        chosen = list(rng.permutation([*rng.choice(stamps, rng.integers(0, 3)), stamp]))
         scene, things, visible = compose(chosen, rng.choice(places), rng)
         target = int(rng.integers(len(things)))
         if visible[target] < 0.6 or things[target].sum() < 1500:
             continue
-        kind = KINDS[made % len(KINDS)]
+        kind = next(kinds)
         others = [thing for number, thing in enumerate(things) if number != target]
         scribble = masks.scribble(kind, things[target], rng, others)
         yield Case(scene, (things[target],), scribble, kind, "cut-outs", chosen[target].stem)
-        made += 1
 
 
-def cut_out_pairs(split: Split, count: int, seed: int = 0) -> Iterator[Case]:
+def cut_out_pairs(split: Split, seed: int = 0) -> Iterator[Case]:
     """Scenes of two cut-outs, and a random walk over each: what is meant is ambiguous."""
     rng = np.random.default_rng([seed, 1])
     stamps, places = _files(split)
-    made = 0
-    for _ in range(20 * count):
-        if made == count:
-            return
+    while True:
         chosen = list(rng.choice(stamps, 2, replace=False))
         scene, things, visible = compose(chosen, rng.choice(places), rng)
         sizes = sorted(thing.sum() for thing in things)
@@ -102,7 +96,6 @@ def cut_out_pairs(split: Split, count: int, seed: int = 0) -> Iterator[Case]:
         walks = [masks.random_walk(thing, rng, rng.uniform(0.25, 0.6)) for thing in things]
         names = " and ".join(stamp.stem for stamp in chosen)
         yield Case(scene, tuple(things), walks[0] | walks[1], "two things", "cut-outs", names)
-        made += 1
 
 
 def compose(

@@ -13,7 +13,7 @@ import json
 import math
 import shutil
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
@@ -22,10 +22,11 @@ from typing import Any
 from PIL import Image
 
 from tools import workflows
-from tools.comfyui.editor import Editor, Node, chromium, find_chromium, workflow
+from tools.comfyui.editor import Editor, chromium, find_chromium
 from tools.comfyui.fetch import PACK
 from tools.comfyui.server import ComfyServer
 from tools.demo import held_out
+from tools.workflows import drawing
 
 FOLDER = PACK / "web" / "docs" / "pictures"
 VIEWPORT = {"width": 1800, "height": 1200}
@@ -95,29 +96,25 @@ UNTANGLE = f"""(kinds) => {{
 
 @dataclass(frozen=True)
 class Scene:
-    """A picture, where the thing to scribble on is in it, and the node for it."""
+    """A picture, and a stroke to and fro over the thing in it, from left to right."""
 
     name: str
     middle: tuple[float, float]
     half: tuple[float, float]
-    width: int  # of the node
 
-    @property
-    def scribble(self) -> list[list[float]]:
-        """To and fro, from left to right."""
+    def drawing(self) -> str:
+        (x, y), (width, height) = self.middle, self.half
         steps = [step / 30 - 1 for step in range(61)]
-        return [
-            [
-                round(self.middle[0] + self.half[0] * step, 4),
-                round(self.middle[1] + self.half[1] * math.sin(2 * math.pi * (step + 1)), 4),
-            ]
-            for step in steps
-        ]
+        heights = [math.sin(2 * math.pi * (step + 1)) for step in steps]
+        return drawing(
+            (round(x + width * step, 4), round(y + height * up, 4))
+            for step, up in zip(steps, heights, strict=True)
+        )
 
 
-COFFEE = Scene("coffee.png", (0.485, 0.3), (0.115, 0.16), 380)
-CAKE = Scene("cake.png", (0.7, 0.36), (0.17, 0.1), 340)
-SMALL_CAKE = Scene("small-cake.png", CAKE.middle, CAKE.half, CAKE.width)
+COFFEE = Scene("coffee.png", (0.485, 0.3), (0.115, 0.16))
+CAKE = Scene("cake.png", (0.7, 0.36), (0.17, 0.1))
+SMALL_CAKE = dataclasses.replace(CAKE, name="small-cake.png")
 
 Box = tuple[int, int, int, int]  # x, y, width, height
 
@@ -130,11 +127,38 @@ class View:
     scene: Scene
     boxes: Mapping[str, Box]  # by the type of the node
     preview: tuple[str, Box] | None = None  # of the first output of this type of node
-    stops: bool = False  # there: what follows needs models that are not here
+    loader: tuple[str, Box, str] | None = None  # one more: its type, and the input that it feeds
+    runs: bool = True
+    until: str | None = None  # runs up to this type of node: what follows needs other models
     values: Mapping[str, Sequence[Any]] = field(default_factory=dict)  # by the type of the node
+
+    @property
+    def kinds(self) -> list[str]:
+        """The types of the nodes that are shown."""
+        more = [PREVIEW] if self.preview else []
+        return [*self.boxes, *more, *([self.loader[0]] if self.loader else [])]
 
 
 VIEWS = {
+    "drawing-vue.png": View(
+        "scribble_to_sd_inpainting",
+        COFFEE,
+        {"FlexEditFreeShapeMask": (0, 0, 380, 300)},
+        runs=False,
+    ),
+    "reply.png": View(
+        "edit_one_picture",
+        CAKE,
+        {"FlexEditFreeShapeMask": (0, 0, 340, 300), "FlexEditMaskInterpreter": (460, 0, 360, 300)},
+        until="FlexEditMaskInterpreter",
+    ),
+    "resolver.png": View(
+        "scribble_to_sd_inpainting",
+        COFFEE,
+        {"FlexEditFreeShapeMask": (0, 0, 380, 300), "FlexEditResolveMask": (460, 0, 380, 320)},
+        until="FlexEditResolveMask",
+        values={"FlexEditResolveMask": ("classic", 1, True, 64, 0, 0)},
+    ),
     "loader.png": View(
         "edit_one_picture",
         SMALL_CAKE,
@@ -143,13 +167,14 @@ VIEWS = {
             "FlexEditQFormerEmbed": (370, 0, 320, 60),
             "FlexEditMEAConditioning": (370, 210, 320, 140),
         },
+        runs=False,
     ),
     "crop.png": View(
         "scribble_to_sd_inpainting",
         COFFEE,
         {"FlexEditResolveMask": (0, 0, 340, 320), "FlexEditCrop": (420, 0, 280, 130)},
         preview=("FlexEditCrop", (420, 210, 280, 290)),
-        stops=True,
+        until=PREVIEW,
         values={"FlexEditCrop": (512, 1.5)},
     ),
     "qformer.png": View(
@@ -160,11 +185,13 @@ VIEWS = {
             "FlexEditQFormerEmbed": (400, 0, 320, 60),
             "FlexEditMEAConditioning": (400, 140, 320, 140),
         },
+        until="FlexEditMaskInterpreter",
     ),
     "mea.png": View(
         "edit_one_picture",
         SMALL_CAKE,
         {"FlexEditMEAConditioning": (0, 0, 320, 140), "FlexEditKSampler": (410, 0, 300, 330)},
+        runs=False,
     ),
     "ksampler.png": View(
         "edit_one_picture",
@@ -191,11 +218,35 @@ VIEWS = {
         },
         preview=("VAEDecode", (0, 140, 240, 290)),
     ),
+    "vllm-loader.png": View(
+        "edit_one_picture",
+        CAKE,
+        {"FlexEditMaskInterpreter": (400, 0, 360, 300)},
+        loader=("FlexEditVLLMLoader", (0, 0, 320, 90), "vllm"),
+        runs=False,
+        values={"FlexEditVLLMLoader": ("HuggingFaceTB/SmolVLM-Instruct",)},
+    ),
+    "sam-loader.png": View(
+        "scribble_to_sd_inpainting",
+        COFFEE,
+        {"FlexEditResolveMask": (380, 0, 340, 220)},
+        loader=("FlexEditSAMLoader", (0, 0, 300, 90), "sam"),
+        runs=False,
+        values={
+            "FlexEditSAMLoader": ("facebook/sam-vit-base",),
+            "FlexEditResolveMask": ("sam", 1, True, 64, 0, 0),
+        },
+    ),
 }
 # Folders of models to choose from, as on many machines; nothing of them is read.
 STOCK = {
     "LLM/HuggingFaceTB/SmolVLM-Instruct": {"model_type": "idefics3", "vision_config": {}},
     "sams/facebook/sam-vit-base": {"model_type": "sam"},
+}
+# What a node shows after a run.
+SHOWN = {
+    "FlexEditMaskInterpreter": "document.querySelector('.flexedit-card')?.checkVisibility()",
+    "FlexEditResolveMask": "document.querySelector('.flexedit-badges')?.childElementCount",
 }
 
 
@@ -207,25 +258,21 @@ def main() -> int:
     FOLDER.mkdir(parents=True, exist_ok=True)
     look: dict[str, Any] = {"viewport": VIEWPORT, "device_scale_factor": SHARPNESS}
     with ComfyServer() as comfy, chromium(path, **look) as page:
-        editor = Editor(page, comfy)
-        editor.open()
-        take(editor, FOLDER)
+        take(Editor(page, comfy), FOLDER)
     return 0
 
 
-def take(editor: Editor, folder: Path) -> None:
-    """Every picture, into a folder."""
+def take(editor: Editor, folder: Path, names: Iterable[str] = VIEWS) -> None:
+    """Pictures, into a folder."""
     upload_scenes(editor.comfy)
-    editor.evaluate("app.refreshComboInNodes()")
-    editor.render("vue")
-    draw(editor, folder / "drawing-vue.png")
-    reply(editor, folder / "reply.png")
-    resolve(editor, folder / "resolver.png")
-    for name, view in VIEWS.items():
-        run(editor, folder / name, view)
-    with stock_models(editor):
-        open_vllm(editor, folder / "vllm-loader.png")
-        open_sam(editor, folder / "sam-loader.png")
+    with stock_models(editor.comfy):
+        for name in names:
+            view = VIEWS[name]
+            show(editor, view)
+            for _ in range(2):  # what is shown may load once more
+                wait_for_all(editor, view)
+                editor.page.wait_for_timeout(1000)
+            save(editor, folder / name, view.kinds)
 
 
 def upload_scenes(comfy: ComfyServer) -> None:
@@ -236,123 +283,58 @@ def upload_scenes(comfy: ComfyServer) -> None:
         comfy.upload_image(Image.fromarray(held_out("remove", 6, size).scene), scene.name)
 
 
-def draw(editor: Editor, path: Path) -> None:
-    editor.load(workflow(scribbled(COFFEE), editor.next_id()))
-    editor.wait_for_node()
-    editor.wait_for_picture(3 / 2)
-    save(editor, path, ["FlexEditFreeShapeMask"])
-
-
-def reply(editor: Editor, path: Path) -> None:
-    nodes = (
-        *scribbled(CAKE),
-        Node("FlexEditLoader", (100, 900), (280, 180), ("flexedit-mini", "auto")),
-        interpreter((920, 200), output=3),
-    )
-    editor.load(workflow(nodes, editor.next_id()))
-    editor.wait_for_node()
-    editor.queue()
-    editor.wait("document.querySelector('.flexedit-card')?.checkVisibility()")
-    save(editor, path, ["FlexEditFreeShapeMask", "FlexEditMaskInterpreter"])
-
-
-def resolve(editor: Editor, path: Path) -> None:
-    inputs = {"scene": (0, 0, "IMAGE"), "mask": (1, 0, "MASK")}
-    nodes = (
-        *scribbled(COFFEE),
-        Node("FlexEditResolveMask", (920, 200), (380, 320), (), inputs),
-    )
-    editor.load(workflow(nodes, editor.next_id()))
-    editor.wait_for_node()
-    editor.queue()
-    editor.wait("document.querySelector('.flexedit-badges')?.childElementCount")
-    save(editor, path, ["FlexEditFreeShapeMask", "FlexEditResolveMask"])
-
-
-def run(editor: Editor, path: Path, view: View) -> None:
-    shown = arranged(workflows.browser_workflow(view.workflow), view, 10 * editor.next_id())
-    kinds = [*view.boxes, *([PREVIEW] if view.preview else [])]
-    editor.open()  # of one page, Vue nodes show pictures in the first graph only
-    editor.load(shown)
-    editor.wait(f"app.graph.nodes.length === {len(shown['nodes'])}")
-    editor.evaluate(BRING, [kinds, MARGIN])  # what is not seen whole may stay without its picture
-    target = [str(shown["last_node_id"])] if view.stops else []
-    ended = editor.queue(lambda: editor.evaluate(QUEUE, target))
-    assert ended["status"]["status_str"] == "success", ended["status"]
-    editor.wait(f"({PICTURED})({json.dumps(kinds)})")
-    editor.evaluate(UNTANGLE, kinds)
-    save(editor, path, kinds)
-
-
-def open_vllm(editor: Editor, path: Path) -> None:
-    model = Node("FlexEditVLLMLoader", (100, 200), (320, 90), ("HuggingFaceTB/SmolVLM-Instruct",))
-    nodes = (*map(far, scribbled(CAKE)), model, interpreter((500, 200), output=0))
-    editor.load(workflow(nodes, editor.next_id()))
-    save(editor, path, ["FlexEditVLLMLoader", "FlexEditMaskInterpreter"])
-
-
-def open_sam(editor: Editor, path: Path) -> None:
-    inputs = {"scene": (0, 0, "IMAGE"), "mask": (1, 0, "MASK"), "sam": (2, 0, "FLEXEDIT_SAM")}
-    nodes = (
-        *map(far, scribbled(COFFEE)),
-        Node("FlexEditSAMLoader", (100, 200), (300, 90), ("facebook/sam-vit-base",)),
-        Node("FlexEditResolveMask", (480, 200), (340, 220), ("sam",), inputs),
-    )
-    editor.load(workflow(nodes, editor.next_id()))
-    save(editor, path, ["FlexEditSAMLoader", "FlexEditResolveMask"])
-
-
-def far(node: Node) -> Node:
-    """The node, out of sight."""
-    return dataclasses.replace(node, place=(-FAR, node.place[1]))
-
-
 @contextlib.contextmanager
-def stock_models(editor: Editor) -> Iterator[None]:
+def stock_models(comfy: ComfyServer) -> Iterator[None]:
     """The page offers STOCK to choose from."""
-    models = editor.comfy.folder / "models"
+    models = comfy.folder / "models"
     for name, config in STOCK.items():
         (models / name).mkdir(parents=True)
         (models / name / "config.json").write_text(json.dumps(config))
-    editor.evaluate("app.refreshComboInNodes()")
     yield
     for name in STOCK:
         shutil.rmtree((models / name).parent)
 
 
-def interpreter(place: tuple[int, int], output: int) -> Node:
-    """It reads what `scribbled` gives; `output` of the third node is the model."""
-    inputs = {"scene": (0, 0, "IMAGE"), "mask": (1, 0, "MASK")}
-    inputs["vllm"] = (2, output, "FLEXEDIT_VLLM")
-    values = ("remove this", "edit", "generate")
-    return Node("FlexEditMaskInterpreter", place, (360, 300), values, inputs)
+def show(editor: Editor, view: View) -> None:
+    graph = arranged(workflows.browser_workflow(view.workflow), view)
+    editor.open()  # of one page, Vue nodes show pictures in the first graph only
+    editor.render("vue")
+    editor.load(graph)
+    editor.wait(f"app.graph.nodes.length === {len(graph['nodes'])}")
+    if view.preview:
+        source, box = view.preview
+        editor.add(PREVIEW, box)
+        editor.connect(source, PREVIEW, "images")
+    if view.loader:
+        kind, box, name = view.loader
+        editor.add(kind, box, view.values[kind])
+        editor.connect(kind, next(iter(view.boxes)), name)
+    editor.evaluate(BRING, [view.kinds, MARGIN])  # what is not seen whole may lack its picture
+    if view.runs:
+        target = [editor.node(view.until, "String(node.id)")] if view.until else []
+        ended = editor.queue(lambda: editor.evaluate(QUEUE, target))
+        assert ended["status"]["status_str"] == "success", ended["status"]
+    editor.evaluate(UNTANGLE, view.kinds)
 
 
-def scribbled(scene: Scene) -> tuple[Node, Node]:
-    """LoadImage → FlexEditFreeShapeMask with a scribble on it"""
-    values = ("drawn", 0.5, 0.5, 0.4, 0.4, 0, 0.06, 0, "fixed", 512, 512, drawing(scene))
-    image = {"image": (0, 0, "IMAGE")}
-    return (
-        Node("LoadImage", (100, 200), (280, 330), (scene.name,)),
-        Node("FlexEditFreeShapeMask", (460, 200), (scene.width, 300), values, image),
-    )
+def wait_for_all(editor: Editor, view: View) -> None:
+    """Until everything that the nodes show is on the page."""
+    if view.runs:
+        editor.wait(f"({PICTURED})({json.dumps(view.kinds)})")
+        for kind in SHOWN.keys() & view.boxes.keys():
+            editor.wait(SHOWN[kind])
+    if "FlexEditFreeShapeMask" in view.boxes:
+        with Image.open(editor.comfy.folder / "input" / view.scene.name) as picture:
+            editor.wait_for_picture(picture.width / picture.height)
 
 
-def drawing(scene: Scene) -> str:
-    stroke = {"tool": "brush", "width": 0.06, "points": scene.scribble}
-    return json.dumps({"version": 1, "strokes": [stroke]})
-
-
-def arranged(graph: dict[str, Any], view: View, first: int) -> dict[str, Any]:
-    """The workflow with a view's scene and scribble; what is not in the view is far from it.
-
-    `first` is added to the ids of its nodes.
-    """
+def arranged(graph: dict[str, Any], view: View) -> dict[str, Any]:
+    """The workflow with a view's scene and scribble; what is not in the view is far from it."""
     nodes = {node["type"]: node for node in graph["nodes"]}
     nodes["LoadImage"]["widgets_values"][0] = view.scene.name
-    nodes["FlexEditFreeShapeMask"]["widgets_values"][-1] = drawing(view.scene)
-    for kind, values in view.values.items():
-        nodes[kind]["widgets_values"] = list(values)
+    nodes["FlexEditFreeShapeMask"]["widgets_values"][-1] = view.scene.drawing()
+    for kind in view.values.keys() & nodes.keys():
+        nodes[kind]["widgets_values"] = list(view.values[kind])
     seen = {nodes[kind]["id"] for kind in view.boxes}
     sources = {origin for _, origin, _, target, *_ in graph["links"] if target in seen}
     for node in graph["nodes"]:
@@ -363,38 +345,7 @@ def arranged(graph: dict[str, Any], view: View, first: int) -> dict[str, Any]:
         node["widgets_values"] = ["fixed" if one == "randomize" else one for one in values]
     for kind, (x, y, width, height) in view.boxes.items():
         nodes[kind] |= {"pos": [x, y], "size": [width, height]}
-    if view.preview:
-        kind, box = view.preview
-        add_preview(graph, nodes[kind], box)
-    for node in graph["nodes"]:
-        node["id"] += first
-    for link in graph["links"]:
-        link[1] += first
-        link[3] += first
-    return graph | {"groups": [], "last_node_id": graph["last_node_id"] + first}
-
-
-def add_preview(graph: dict[str, Any], source: Mapping[str, Any], box: Box) -> None:
-    """Shows the first output of a node."""
-    node, link = graph["last_node_id"] + 1, graph["last_link_id"] + 1
-    graph |= {"last_node_id": node, "last_link_id": link}
-    graph["links"].append([link, source["id"], 0, node, 0, "IMAGE"])
-    source["outputs"][0]["links"].append(link)
-    graph["nodes"].append(
-        {
-            "id": node,
-            "type": PREVIEW,
-            "pos": list(box[:2]),
-            "size": list(box[2:]),
-            "flags": {},
-            "order": node,
-            "mode": 0,
-            "properties": {},
-            "inputs": [{"name": "images", "type": "IMAGE", "link": link}],
-            "outputs": [],
-            "widgets_values": [],
-        }
-    )
+    return graph | {"groups": []}
 
 
 def save(editor: Editor, path: Path, kinds: Sequence[str]) -> None:
@@ -404,7 +355,7 @@ def save(editor: Editor, path: Path, kinds: Sequence[str]) -> None:
     page.mouse.move(5, page.viewport_size["height"] - 5)
     page.add_style_tag(content=f"{OVERLAYS} {{ visibility: hidden !important; }}")
     editor.evaluate(BRING, [list(kinds), MARGIN])
-    page.wait_for_timeout(1500)  # fonts, images and what moves by itself
+    page.wait_for_timeout(500)  # fonts, and what moves by itself
     left, top, right, bottom = editor.evaluate(BOUNDS, list(kinds))
     clip = {
         "x": left - MARGIN,

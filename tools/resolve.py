@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
-import itertools
 import statistics
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import islice, permutations
 from typing import Any
 
 import numpy as np
@@ -35,7 +35,7 @@ Row = Mapping[str, Any]
 
 def table(num_cut_outs: int) -> None:
     rows = [measure(case) for case in annotated()]
-    rows += [measure(case) for case in cut_outs("held out", num_cut_outs)]
+    rows += [measure(case) for case in islice(cut_outs("held out"), num_cut_outs)]
     columns = [
         name for name in ("scribble", "GrabCut", "classic", "best of six") if name in rows[0]
     ]
@@ -50,7 +50,8 @@ def table(num_cut_outs: int) -> None:
     print(f"\nclassic − scribble: 95 % interval {low:+.3f} to {high:+.3f}, drawn by thing")
     confidence = statistics.mean(row["confidence"] for row in rows)
     print(f"mean confidence {confidence:.3f}, which should be the mean IoU of classic")
-    ambiguity(rows, [measure(case) for case in cut_out_pairs("held out", num_cut_outs // 3)])
+    pairs = islice(cut_out_pairs("held out"), num_cut_outs // 3)
+    ambiguity(rows, [measure(case) for case in pairs])
 
 
 def groups(rows: Sequence[Row]) -> Iterable[tuple[str, Sequence[Row]]]:
@@ -100,7 +101,7 @@ def measure(case: Case) -> Row:
     if importlib.util.find_spec("cv2"):
         row["GrabCut"] = iou(grabcut(case), whole)
     if found.ambiguous and len(case.objects) == 2:
-        pairings = itertools.permutations(case.objects)
+        pairings = permutations(case.objects)
         shown = found.candidates[:2]
         row["both"] = max(
             statistics.mean(iou(one.mask, thing) for one, thing in zip(shown, things, strict=True))
@@ -148,7 +149,7 @@ def fit_all(num_cut_outs: int) -> None:
     """Prints PRIOR, BELIEF and CONFIDENCE; each is fitted with those before it in place."""
     rng = np.random.default_rng(0)
     windows, scribbles, truths = [], [], []
-    for case in cut_outs("development", num_cut_outs):
+    for case in islice(cut_outs("development"), num_cut_outs):
         window, scribble = Window.around(case.scene, torch.from_numpy(case.scribble).float())
         windows.append(window)
         scribbles.append(scribble)

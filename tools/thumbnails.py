@@ -10,7 +10,6 @@ are scikit-image's: coffee (CC0, Rachel Michetti), chelsea (CC0, Stéfan van der
 from __future__ import annotations
 
 import importlib.util
-import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,13 +18,13 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
-from flexedit.data.world import World
 from flexedit.masks import strokes
 from flexedit.model_folder import EMBEDDED
+from flexedit.resolve.resolver import resolve
 from tools import workflows
 from tools.comfyui.server import ComfyServer
-from tools.demo import Demo
-from tools.workflows import node_of
+from tools.demo import Demo, held_out
+from tools.photographs import to_tensor
 
 SIDE, CARD, MARGIN = 400, 210, 14  # pixels; a card is one of the two pictures
 TOP, BOTTOM = (58, 63, 143), (20, 23, 47)  # of the ground behind them
@@ -48,16 +47,7 @@ class Photo:
         return Image.open(path).convert("RGB").crop(self.box).resize((512, 512))
 
     def drawing(self) -> str:
-        stroke = {"tool": "brush", "width": 0.05, "points": self.points}
-        return json.dumps({"version": 1, "strokes": [stroke]})
-
-
-@dataclass(frozen=True)
-class Held:
-    """A case of the synthetic world that no model was trained on."""
-
-    operation: str
-    size: int = 64
+        return workflows.drawing(self.points, 0.05)
 
 
 PHOTOS = {
@@ -74,47 +64,39 @@ PHOTOS = {
         "rocket.jpg", (120, 0, 547, 427), ((0.5, 0.3), (0.51, 0.5), (0.5, 0.7)), "Qwen"
     ),
 }
-HELD = {  # the first of each, not the best
-    "edit_one_picture": Held("remove"),
-    "insert_a_subject": Held("insert"),
-    "large_photo": Held("remove", size=192),
-    "what_does_my_scribble_mean": Held("segment"),
+HELD_OUT = {  # the first of each operation, in pixels a side; not the best
+    "edit_one_picture": ("remove", 64),
+    "insert_a_subject": ("insert", 64),
+    "large_photo": ("remove", 192),
+    "what_does_my_scribble_mean": ("segment", 64),
 }
 
 
 def main(names: Sequence[str]) -> None:
     with ComfyServer() as comfy:
         for name in names or workflows.NAMES:
-            cards = photo(comfy, name, PHOTOS[name]) if name in PHOTOS else held(comfy, name)
+            cards = photo(name, PHOTOS[name]) if name in PHOTOS else held(comfy, name)
             path = workflows.WORKFLOWS / f"{name}.jpg"
             thumbnail(*cards).save(path, quality=88, optimize=True)
             print(path)
 
 
-def photo(comfy: ComfyServer, name: str, photo: Photo) -> tuple[Image.Image, Image.Image, str]:
-    """The scribble, the mask that the graph finds, and what would come next."""
+def photo(name: str, photo: Photo) -> tuple[Image.Image, Image.Image, str]:
+    """The scribble, the mask that the graph would find, and what would come next."""
     prompt = workflows.api_workflow(name)
+    inputs = prompt[workflows.node_of(prompt, "FlexEditResolveMask")]["inputs"]
+    settings = {key: value for key, value in inputs.items() if not isinstance(value, list)}
     scene = photo.picture()
-    prompt[node_of(prompt, "LoadImage")]["inputs"]["image"] = comfy.upload_image(scene, "scene.png")
-    where = prompt[node_of(prompt, "FlexEditFreeShapeMask")]["inputs"]
-    where["strokes"] = photo.drawing()
-    resolve = node_of(prompt, "FlexEditResolveMask")
-    kinds = ("LoadImage", "FlexEditFreeShapeMask", "FlexEditResolveMask")
-    kept = {key: prompt[key] for key in (node_of(prompt, kind) for kind in kinds)}
-    kept["mask"] = {"class_type": "MaskToImage", "inputs": {"mask": [resolve, 0]}}
-    kept["save"] = {
-        "class_type": "SaveImage",
-        "inputs": {"images": ["mask", 0], "filename_prefix": "mask"},
-    }
-    mask = comfy.fetch_image(comfy.run(kept)["save"]["images"][0]).convert("L")
     drawn = strokes.rasterise(strokes.parse(photo.drawing()), scene.height, scene.width)
-    return scribbled(scene, drawn.numpy() > 0), tinted(scene, mask), photo.model
+    mask = resolve(to_tensor(np.asarray(scene))[None], drawn, **settings).mask[0].numpy()
+    opacity = Image.fromarray((mask * 255).round().astype(np.uint8))
+    return scribbled(scene, drawn.numpy() > 0), tinted(scene, opacity), photo.model
 
 
 def held(comfy: ComfyServer, name: str) -> tuple[Image.Image, Image.Image, str]:
     """The scribble and the result, by the embedded model."""
-    case = HELD[name]
-    sample = World(case.size, split="heldout", operations={case.operation: 1.0})[0]
+    operation, size = HELD_OUT[name]
+    sample = held_out(operation, 0, size)
     demo = Demo(comfy, EMBEDDED, seed=0)
     outputs = demo.run(name, sample, sample.instruction)
     before = scribbled(Image.fromarray(sample.scene), sample.mask)

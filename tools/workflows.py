@@ -7,7 +7,7 @@ python -m tools.workflows      writes the API twin of every workflow anew
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,12 @@ def browser_workflow(name: str) -> dict[str, Any]:
 
 def api_workflow(name: str) -> dict[str, Any]:
     return json.loads((WORKFLOWS / "api" / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def drawing(points: Iterable[tuple[float, float]], width: float = 0.06) -> str:
+    """What a Free-Shape Mask keeps of a stroke of the brush."""
+    stroke = {"tool": "brush", "width": width, "points": list(points)}
+    return json.dumps({"version": 1, "strokes": [stroke]})
 
 
 def to_api(

@@ -1,6 +1,5 @@
 """After a run the resolver shows what the scribble may mean, and one picks it there."""
 
-import json
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,6 +8,7 @@ import pytest
 from PIL import Image, ImageDraw
 
 from tools.comfyui.editor import SCENE, Editor, Node, Place, workflow
+from tools.workflows import drawing
 
 KIND = "FlexEditResolveMask"
 ACROSS: list[Place] = [(0.2, 0.4), (0.4, 0.5), (0.6, 0.5), (0.8, 0.4)]  # both discs
@@ -19,9 +19,7 @@ MARK = (255, 45, 120)
 
 def graph(first: int, path: list[Place]) -> dict[str, Any]:
     """LoadImage → FlexEditFreeShapeMask with a stroke → FlexEditResolveMask → SaveImage"""
-    stroke = {"tool": "brush", "width": 0.1, "points": path}
-    strokes = json.dumps({"version": 1, "strokes": [stroke]})
-    values = ("drawn", 0.5, 0.5, 0.4, 0.4, 0, 0.06, 0, "fixed", 512, 512, strokes)
+    values = ("drawn", 0.5, 0.5, 0.4, 0.4, 0, 0.06, 0, "fixed", 512, 512, drawing(path, 0.1))
     inputs = {"scene": (0, 0, "IMAGE"), "mask": (1, 0, "MASK")}
     nodes = (
         Node("LoadImage", (60, 120), (270, 314), ("discs.png",)),
@@ -98,11 +96,11 @@ class Resolver:
     def num_badges(self) -> int:
         return self.editor.page.locator(".flexedit-badges .flexedit-number:visible").count()
 
-    def candidate(self) -> int:
-        return self.editor.node(KIND, "node.widgets.find((it) => it.name === 'candidate').value")
+    def value(self, name: str) -> int:
+        return self.editor.node(KIND, f"node.widgets.find((it) => it.name === '{name}').value")
 
-    def grow(self) -> int:
-        return self.editor.node(KIND, "node.widgets.find((it) => it.name === 'grow').value")
+    def candidate(self) -> int:
+        return self.value("candidate")
 
     def picked(self) -> list[int]:
         pressed = self.buttons.evaluate_all("all => all.map((it) => it.ariaPressed === 'true')")
@@ -149,6 +147,9 @@ def test_the_candidates_show_with_their_confidence(resolver):
 def test_the_picked_candidate_is_coloured_where_it_is(resolver):
     resolver.load(WITHIN)
     (mask,) = resolver.run().masks
+    box = resolver.editor.page.locator(".flexedit-scene:visible").bounding_box()
+    assert box["width"] / box["height"] == pytest.approx(SCENE[0] / SCENE[1], rel=0.02)
+    assert box["width"] > 250  # as wide as the node
     assert mask[60, 45] and not mask[60, 115]
     marked = np.add(np.multiply(0.55, RED), np.multiply(0.45, MARK))
     resolver.editor.until(lambda: np.allclose(resolver.color((0.28, 0.5)), marked, atol=4))
@@ -185,18 +186,13 @@ def test_a_pick_for_another_scribble_is_told_until_it_is_meant_here_too(resolver
     resolver.click(resolver.run().place(2, 3))
     resolver.run()
     assert not resolver.status().startswith("Candidate 2")
-    strokes = graph(0, [(0.2, 0.6), (0.5, 0.4), (0.8, 0.6)])["nodes"][1]["widgets_values"][-1]
-    resolver.editor.node(
-        "FlexEditFreeShapeMask",
-        "(node.widgets.find((it) => it.name === 'strokes').value = argument)",
-        strokes,
-    )
+    resolver.editor.set_text(drawing([(0.2, 0.6), (0.5, 0.4), (0.8, 0.6)], 0.1))
     assert resolver.run().chosen == 2
     told = "Candidate 2 was picked for something else. Here the best is 1."
     resolver.editor.until(lambda: resolver.status() == told)
     resolver.editor.node(KIND, "(node.widgets.find((it) => it.name === 'grow').value = 1)")
     undo_one_step(resolver.editor)  # makes the node anew
-    resolver.editor.until(lambda: resolver.grow() == 0 and resolver.status() == told)
+    resolver.editor.until(lambda: resolver.value("grow") == 0 and resolver.status() == told)
     resolver.buttons.nth(1).click()
     resolver.editor.until(lambda: resolver.status() != told)
     assert resolver.candidate() == 2
@@ -237,7 +233,7 @@ def undo_one_step(editor):
     editor.undo()
 
 
-def test_the_keyboard_picks_too(resolver):
+def test_the_keyboard_and_the_number_on_the_node_pick_too(resolver):
     resolver.load(ACROSS)
     resolver.run()
     resolver.buttons.first.focus()
@@ -245,33 +241,17 @@ def test_the_keyboard_picks_too(resolver):
     assert resolver.candidate() == 2 and resolver.picked() == [2]
     resolver.editor.press("Shift+Tab", "Space")
     assert resolver.candidate() == 1
-
-
-def test_the_number_on_the_node_and_the_picture_agree(resolver):
-    resolver.load(ACROSS)
-    resolver.run()
-    resolver.editor.node(
-        KIND, "node.widgets.find((it) => it.name === 'candidate').callback(argument)", 2
-    )
-    resolver.editor.node(
-        KIND, "(node.widgets.find((it) => it.name === 'candidate').value = argument)", 2
-    )
+    for change in ("callback(argument)", "value = argument"):
+        find = "node.widgets.find((it) => it.name === 'candidate')"
+        resolver.editor.node(KIND, f"({find}.{change})", 2)
     resolver.editor.until(lambda: resolver.picked() == [2])
 
 
 def test_a_candidate_from_another_node_is_not_picked_here(resolver):
     resolver.load(ACROSS)
     run = resolver.run()
-    resolver.editor.node(
-        KIND,
-        """(() => {
-          const number = LiteGraph.createNode("PrimitiveInt");
-          app.graph.add(number);
-          number.pos = [60, 600];
-          number.widgets[0].value = 1;
-          number.connect(0, node, node.inputs.findIndex((it) => it.name === "candidate"));
-        })()""",
-    )
+    resolver.editor.add("PrimitiveInt", (60, 600), [1])
+    resolver.editor.connect("PrimitiveInt", KIND, "candidate")
     resolver.click(run.place(2, 3))
     assert resolver.candidate() == 1
     assert resolver.buttons.evaluate_all("all => all.every((it) => it.disabled)")
@@ -310,14 +290,6 @@ def test_what_is_shown_is_no_part_of_the_workflow(resolver):
     prompt = resolver.editor.evaluate("app.graphToPrompt().then(({ output }) => output)")
     (inputs,) = (node["inputs"] for node in prompt.values() if node["class_type"] == KIND)
     assert not any(name.startswith("flexedit") for name in inputs)
-
-
-def test_the_scene_is_as_wide_as_the_node(resolver):
-    resolver.load(WITHIN)
-    resolver.run()
-    box = resolver.editor.page.locator(".flexedit-scene:visible").bounding_box()
-    assert box["width"] / box["height"] == pytest.approx(SCENE[0] / SCENE[1], rel=0.02)
-    assert box["width"] > 250
 
 
 def test_a_run_whose_scene_is_gone_shows_nothing_of_the_run_before(resolver):

@@ -10,6 +10,7 @@ from flexedit.masks import strokes
 from flexedit.masks.strokes import parse, rasterise
 from tools.comfyui.editor import SCENE, Editor, Place, graph, scene, swipes
 
+MASK = "FlexEditFreeShapeMask"
 KEYS = {"brush": "b", "lasso": "l", "circle": "c", "rectangle": "r", "triangle": "t", "eraser": "e"}
 ZIGZAG: list[Place] = [(0.2, 0.25), (0.8, 0.4), (0.3, 0.6), (0.75, 0.8)]
 AROUND: list[Place] = [(0.3, 0.3), (0.7, 0.25), (0.75, 0.7), (0.35, 0.8), (0.25, 0.5)]
@@ -57,27 +58,18 @@ def focus(editor: Editor) -> None:
 # Drawing
 
 
-@pytest.mark.parametrize("tool", PATHS)
-def test_the_mask_that_arrives_is_the_one_that_was_drawn(either, tool):
+@pytest.mark.parametrize("is_other", [False, True])
+def test_the_mask_that_arrives_is_the_one_that_was_drawn(either, is_other):
+    """By each tool, open or filled as it is at first or the other way"""
     focus(either)
-    either.press(KEYS[tool])
-    either.drag(*PATHS[tool])
-    (stroke,) = either.strokes()
-    assert stroke["tool"] == tool and stroke["open"] == (tool == "brush")
-    assert follows(stroke, PATHS[tool])
-    assert np.array_equal(either.run(), drawn(either.text()))
-
-
-def test_each_tool_draws_the_other_way_too(classic):
-    focus(classic)
     for tool, path in PATHS.items():
-        classic.press(KEYS[tool], "f")
-        classic.drag(*path)
-        stroke = classic.strokes()[-1]
-        assert stroke["tool"] == tool and stroke["open"] == (tool != "brush")
+        either.press(KEYS[tool], *(["f"] if is_other else []))
+        either.drag(*path)
+        stroke = either.strokes()[-1]
+        assert stroke["tool"] == tool and stroke["open"] == ((tool == "brush") != is_other)
         assert follows(stroke, path)
-        classic.press("f")
-    assert np.array_equal(classic.run(), drawn(classic.text()))
+        assert np.array_equal(either.run(), drawn(either.text()))
+        either.press(*(["f"] if is_other else []))
 
 
 def test_the_tools_are_chosen_by_their_buttons(either):
@@ -155,23 +147,16 @@ def test_the_marks_lie_on_the_canvas_where_the_mask_is(either):
 
 def test_a_line_as_thick_as_chosen(classic):
     focus(classic)
-    classic.drag((0.2, 0.5), (0.8, 0.5))
+    classic.drag((0.2, 0.3), (0.8, 0.3))
     classic.press("]", "]", "]")
+    classic.drag((0.2, 0.5), (0.8, 0.5))
+    classic.press("Alt+BracketRight")  # where a keyboard needs Alt for brackets
     classic.drag((0.2, 0.7), (0.8, 0.7))
     classic.page.locator(".flexedit-width").fill("1")
     classic.drag((0.2, 0.9), (0.8, 0.9))
     widths = [stroke["width"] for stroke in classic.strokes()]
-    assert widths == [0.05, pytest.approx(0.05 * 1.15**3, abs=1e-4), 0.5]
-
-
-def test_brackets_also_work_where_they_take_alt(classic):
-    focus(classic)
-    classic.drag(*ZIGZAG)
-    for key in ("Alt+BracketRight", "Alt+BracketRight"):
-        classic.press(key)
-    classic.drag(*BOX)
-    thin, thick = (stroke["width"] for stroke in classic.strokes())
-    assert thick > thin
+    thicker = [pytest.approx(0.05 * 1.15**times, abs=1e-4) for times in (3, 4)]
+    assert widths == [0.05, *thicker, 0.5]
 
 
 def test_shift_keeps_a_line_straight_and_a_shape_even(classic):
@@ -373,16 +358,8 @@ def test_a_drawing_that_is_changed_from_outside_is_shown(either):
 
 
 def test_strokes_from_another_node_cannot_be_drawn_over(either):
-    either.mask_node(
-        """(() => {
-          const text = LiteGraph.createNode("PrimitiveString");
-          app.graph.add(text);
-          text.pos = [60, 600];
-          text.widgets[0].value = argument;
-          text.connect(0, node, node.inputs.findIndex((it) => it.name === "strokes"));
-        })()""",
-        SAVED,
-    )
+    either.add("PrimitiveString", (60, 600), [SAVED])
+    either.connect("PrimitiveString", MASK, "strokes")
     panel = either.page.locator(".flexedit-drawing:visible")
     is_vue = either.evaluate("LiteGraph.vueNodesMode")
     if either.version < ((1, 58) if is_vue else (1, 47)):
@@ -397,32 +374,18 @@ def test_strokes_from_another_node_cannot_be_drawn_over(either):
 # The node
 
 
-def connect(editor: Editor, kind: str, name: str) -> None:
-    """Puts a new node of a kind before an input of the mask's node."""
-    editor.mask_node(
-        """(() => {
-          const source = LiteGraph.createNode(argument[0]);
-          app.graph.add(source);
-          source.pos = [60, 600];
-          source.connect(0, node, node.inputs.findIndex((it) => it.name === argument[1]));
-        })()""",
-        [kind, name],
-    )
-
-
-def test_a_kind_from_another_node_leaves_drawing_and_numbers(either):
+def test_a_kind_from_another_node_leaves_drawing_and_numbers_and_a_number_stays(either):
     either.until(lambda: either.shown_widgets() == ["kind", "strokes"])
-    connect(either, "Reroute", "kind")
+    either.add("Reroute", (60, 600))
+    either.connect("Reroute", MASK, "kind")
     either.until(lambda: {"x", "image_width", "strokes"} <= set(either.shown_widgets()))
     assert either.caption() == "The kind comes from another node."
     either.until(either.holds_its_drawing)
     either.mask_node("node.disconnectInput(argument)", "kind")
     either.until(lambda: either.shown_widgets() == ["kind", "strokes"])
-
-
-def test_a_number_from_another_node_stays_to_be_seen(either):
     number = ["rotation"] if either.version < (1, 58) else []  # the page hides what is connected
-    connect(either, "PrimitiveFloat", "rotation")
+    either.add("PrimitiveFloat", (60, 600))
+    either.connect("PrimitiveFloat", MASK, "rotation")
     either.until(lambda: either.shown_widgets() == ["kind", *number, "strokes"])
 
 

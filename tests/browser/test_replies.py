@@ -52,36 +52,26 @@ def test_the_interpreter_shows_what_the_model_said(page):
     page.until(lambda: shown(page) == [reply])
 
 
-def test_every_picture_of_a_batch_has_its_reply(page):
-    page.load(graph(page.next_id(), num_pictures=2))
-    replies = said(page)
-    assert len(replies) == 2
-    page.until(lambda: shown(page) == replies)
-
-
-def test_it_says_why_there_are_no_words(page):
-    page.load(graph(page.next_id(), "direct"))
-    assert said(page) == [""]
-    page.until(lambda: [text.split(",")[0] for text in shown(page)] == ["No words"])
-
-
 IN_SIGHT = """[...document.querySelectorAll(".flexedit-card, .flexedit-hint")].map((element) => {
   const { left, top, width, height } = element.getBoundingClientRect();
   return element.contains(document.elementFromPoint(left + width / 2, top + height / 2));
 })"""
 
 
-def test_all_that_is_said_is_in_sight_on_the_node(page):
+def test_every_picture_of_a_batch_has_its_reply_in_sight_on_the_node(page):
     page.load(graph(page.next_id(), num_pictures=2))
-    said(page)
+    replies = said(page)
+    assert len(replies) == 2
+    page.until(lambda: shown(page) == replies)
     page.until(lambda: page.evaluate(IN_SIGHT) == [True, True])
 
 
-def test_it_says_that_the_picture_is_too_large_for_the_model(page):
+def test_it_says_why_there_are_no_words_and_that_the_picture_is_too_large(page):
     large = Image.fromarray(scribbled(held_out("remove", 6, 128))).resize((256, 256))
     page.comfy.upload_image(large, "large.png")
     page.load(graph(page.next_id(), "direct", picture="large.png"))
-    said(page)
+    assert said(page) == [""]
+    page.until(lambda: [text.split(",")[0] for text in shown(page)] == ["No words"])
     hint = page.page.locator(".flexedit-hint:visible")
     page.until(lambda: hint.count() == 1 and "256×256 pixels" in hint.inner_text())
     page.until(lambda: page.evaluate(IN_SIGHT) == [True])

@@ -16,105 +16,95 @@ from tools.comfyui.server import PromptFailed
 def next_prompt_works(comfy, model):
     """After each test, whatever went wrong in it."""
     yield
-    graph = good_prompt(comfy, model)
+    graph, _ = whole_road(comfy, model)
     assert comfy.run(graph)
 
 
-def good_prompt(comfy, model) -> Graph:
+def whole_road(comfy, model, size: tuple[int, int] = (32, 48), **kind) -> tuple[Graph, dict]:
+    """A graph from a picture to the composite, and the inputs of each of its nodes by class."""
     graph = Graph()
-    scene = load(graph, comfy, "good.png", 32, 32)
-    graph.save(graph.edit(model, scene[0], free_shape(graph, image=scene[0])))
-    return graph
+    scene = load(graph, comfy, "scene.png", *size, **kind)
+    mask = free_shape(graph, image=scene[0])
+    edited = graph.edit(model, scene[0], mask)
+    graph.save(
+        graph.add("FlexEditComposite", scene=scene[0], edited=edited, mask=mask, **OPAQUE)[0]
+    )
+    return graph, {node["class_type"]: node["inputs"] for node in graph.values()}
 
 
-def refused(comfy, graph: Graph, message: str) -> PromptFailed:
+@pytest.fixture
+def road(comfy, model) -> tuple[Graph, dict]:
+    return whole_road(comfy, model)
+
+
+def failure_of(comfy, graph: Graph, message: str) -> PromptFailed:
     with pytest.raises(PromptFailed, match=message) as failure:
         comfy.run(graph)
-    assert failure.value.exception_type.endswith("FlexEditError")
-    assert "\n" not in failure.value.message
     return failure.value
 
 
-# Masks
+def refused(comfy, graph: Graph, message: str) -> PromptFailed:
+    failure = failure_of(comfy, graph, message)
+    assert failure.exception_type.endswith("FlexEditError")
+    assert "\n" not in failure.message
+    return failure
 
 
-def test_the_placeholder_that_stands_for_no_mask_asks_the_user_to_paint(comfy, model):
+# Masks, batches, words
+
+
+def no_alpha(graph: Graph) -> list:
+    """LoadImage's placeholder: 64×64 zeros"""
+    picture = next(key for key, node in graph.items() if node["class_type"] == "LoadImage")
+    return [picture, 1]
+
+
+def nothing(graph: Graph) -> list:
+    return graph.add("SolidMask", value=0.0, width=48, height=32)[0]
+
+
+def copies(amount: int):
+    def slot(graph: Graph) -> list:
+        return graph.add("RepeatImageBatch", image=[no_alpha(graph)[0], 0], amount=amount)[0]
+
+    return slot
+
+
+@pytest.mark.parametrize(
+    ("node", "inputs", "message"),
+    [
+        ("MaskInterpreter", {"mask": no_alpha}, "The mask is empty. Paint over"),
+        ("MaskInterpreter", {"mask": nothing}, "The mask is empty. Paint over"),
+        ("Composite", {"mask": nothing}, "The mask is empty. Paint over"),
+        ("FreeShapeMask", {"kind": "random walk"}, "Connect its mask"),
+        ("FreeShapeMask", {"kind": "drawn"}, "Nothing is drawn. Draw over"),
+        ("FreeShapeMask", {"kind": "drawn", "strokes": "[]"}, "must be a JSON obj"),
+        ("MaskInterpreter", {"scene": copies(2), "subject": copies(3)}, r"scene: 2.*subject: 3"),
+        ("Composite", {"scene": copies(3), "edited": copies(2)}, r"scene: 3.*edited: 2"),
+        ("MaskInterpreter", {"instruction": "  \n "}, "The instruction is empty"),
+        ("MaskInterpreter", {"instruction": "remove it " * 1000}, "9999 characters"),
+        ("MaskInterpreter", {"task": "ask"}, "answers a question and carries no edit"),
+    ],
+)
+def test_what_cannot_be_edited_is_explained(node, inputs, message, comfy, road):
+    graph, by_class = road
+    found = {name: it(graph) if callable(it) else it for name, it in inputs.items()}
+    by_class[f"FlexEdit{node}"].update(found)
+    assert refused(comfy, graph, message).node_type.startswith("FlexEdit")
+
+
+def test_a_crop_around_an_empty_mask_is_refused_too(comfy):
     graph = Graph()
-    scene = load(graph, comfy, "opaque.png", 100, 80)  # no alpha: LoadImage gives 64×64 zeros
-    graph.interpret(model, scene[0], scene[1])
-    graph.save(graph.edit(model, scene[0], scene[1]))
+    scene = load(graph, comfy, "scene.png", 32, 48)
+    crop = graph.add("FlexEditCrop", scene=scene[0], mask=nothing(graph), size=64, context=2.0)
+    graph.save(crop[0])
     refused(comfy, graph, "The mask is empty. Paint over")
 
 
-def test_an_empty_mask_asks_the_user_to_paint(comfy, model):
-    graph = Graph()
-    scene = load(graph, comfy, "scene.png", 32, 48)
-    nothing = graph.add("SolidMask", value=0.0, width=48, height=32)
-    graph.save(graph.edit(model, scene[0], nothing[0]))
-    refused(comfy, graph, "The mask is empty. Paint over")
-
-
-@pytest.mark.parametrize("node", ["FlexEditCrop", "FlexEditComposite"])
-def test_crop_and_composite_refuse_an_empty_mask_too(node, comfy):
-    graph = Graph()
-    scene = load(graph, comfy, "scene.png", 32, 48)
-    nothing = graph.add("SolidMask", value=0.0, width=48, height=32)
-    more = {"FlexEditCrop": {"size": 64, "context": 2.0}}
-    settings = more.get(node, {"edited": scene[0], **OPAQUE})
-    graph.save(graph.add(node, scene=scene[0], mask=nothing[0], **settings)[0])
-    refused(comfy, graph, "The mask is empty. Paint over")
-
-
-def test_a_mask_of_another_size_is_scaled_to_the_scene(comfy, model):
-    graph = Graph()
-    scene = load(graph, comfy, "scene.png", 32, 48)
-    mask = free_shape(graph, image_width=200, image_height=300)
-    edited = graph.edit(model, scene[0], mask)
-    result = graph.add("FlexEditComposite", scene=scene[0], edited=edited, mask=mask, **OPAQUE)
-    saved = graph.save(result[0])
-    assert pictures(comfy, comfy.run(graph), saved)[0].shape == (32, 48, 3)
-
-
-def test_a_random_walk_without_an_object_says_what_to_connect(comfy):
-    graph = Graph()
-    graph.save_mask(free_shape(graph, "random walk"))
-    refused(comfy, graph, "Connect its mask")
-
-
-# Batches
-
-
-def batch_of(graph: Graph, slot, amount: int):
-    return graph.add("RepeatImageBatch", image=slot, amount=amount)[0]
-
-
-def test_two_scenes_with_three_subjects_are_refused_with_both_numbers(comfy, model):
-    graph = Graph()
-    scene = load(graph, comfy, "scene.png", 32, 48)
-    scenes, subjects = batch_of(graph, scene[0], 2), batch_of(graph, scene[0], 3)
-    _, interpreter = graph.interpret(model, scenes, free_shape(graph), subject=subjects)
-    graph.save(interpreter[3])
-    refused(comfy, graph, r"scene: 2.*subject: 3")
-
-
-def test_two_scenes_with_three_masks_are_refused_with_both_numbers(comfy, model):
-    graph = Graph()
-    scene = load(graph, comfy, "scene.png", 32, 48)
-    scenes, three = batch_of(graph, scene[0], 2), batch_of(graph, scene[0], 3)
-    _, interpreter = graph.interpret(model, scenes, free_shape(graph, image=three))
-    graph.save(interpreter[3])
-    refused(comfy, graph, r"2.*3")
-
-
-def test_two_edits_of_three_scenes_are_refused_with_both_numbers(comfy):
-    graph = Graph()
-    scene = load(graph, comfy, "scene.png", 32, 48)
-    scenes, edits = batch_of(graph, scene[0], 3), batch_of(graph, scene[0], 2)
-    result = graph.add(
-        "FlexEditComposite", scene=scenes, edited=edits, mask=free_shape(graph), **OPAQUE
-    )
-    graph.save(result[0])
-    refused(comfy, graph, r"scene: 3.*edited: 2")
+def test_special_tokens_in_an_instruction_have_no_power(comfy, road):
+    graph, inputs = road
+    inputs["FlexEditMaskInterpreter"]["instruction"] = "<image> </s> <img_0> remove it"
+    assert comfy.run(graph)
 
 
 # Pictures
@@ -122,28 +112,25 @@ def test_two_edits_of_three_scenes_are_refused_with_both_numbers(comfy):
 
 @pytest.mark.parametrize("channels", [1, 4])
 def test_grey_and_transparent_pictures_are_edited(channels, comfy, model):
-    graph = Graph()
-    scene = load(graph, comfy, f"{channels}.png", 32, 48, channels=channels)
-    image = scene[0]
+    graph, inputs = whole_road(comfy, model, channels=channels)
     if channels == 4:  # LoadImage splits the alpha off; other nodes give it as a fourth channel
-        image = graph.add("JoinImageWithAlpha", image=scene[0], alpha=scene[1])[0]
-    mask = free_shape(graph)
-    edited = graph.edit(model, image, mask)
-    result = graph.add("FlexEditComposite", scene=image, edited=edited, mask=mask, **OPAQUE)
-    saved = graph.save(result[0])
-    assert pictures(comfy, comfy.run(graph), saved)[0].shape == (32, 48, 3)
+        picture, alpha = no_alpha(graph)[0], no_alpha(graph)
+        whole = graph.add("JoinImageWithAlpha", image=[picture, 0], alpha=alpha)
+        for node in ("FlexEditMaskInterpreter", "FlexEditComposite"):
+            inputs[node]["scene"] = whole[0]
+    assert shape_of_result(comfy, graph) == (32, 48, 3)
 
 
-@pytest.mark.parametrize("size", [(1, 1), (1, 50)])
-def test_pictures_of_a_pixel_are_edited(size, comfy, model):
-    height, width = size
-    graph = Graph()
-    scene = graph.add("EmptyImage", width=width, height=height, batch_size=1, color=0x336699)
-    mask = free_shape(graph, image=scene[0])
-    edited = graph.edit(model, scene[0], mask)
-    result = graph.add("FlexEditComposite", scene=scene[0], edited=edited, mask=mask, **OPAQUE)
-    saved = graph.save(result[0])
-    assert pictures(comfy, comfy.run(graph), saved)[0].shape[:2] == size
+def test_a_mask_of_another_size_is_scaled_to_the_scene(comfy, road):
+    graph, inputs = road
+    inputs["FlexEditFreeShapeMask"] |= {"image_width": 200, "image_height": 300}
+    del inputs["FlexEditFreeShapeMask"]["image"]
+    assert shape_of_result(comfy, graph) == (32, 48, 3)
+
+
+def shape_of_result(comfy, graph: Graph) -> tuple[int, ...]:
+    saved = next(key for key, node in graph.items() if node["class_type"] == "SaveImage")
+    return pictures(comfy, comfy.run(graph), saved)[0].shape
 
 
 def test_a_part_of_an_8k_photo_is_edited(comfy, model):
@@ -164,64 +151,18 @@ def test_a_part_of_an_8k_photo_is_edited(comfy, model):
 
 
 @pytest.mark.parametrize("place", ["scene", "edited"])
-def test_nan_is_named_rather_than_passed_on(place, comfy, model):
-    graph = Graph()
-    latent = torch.full((1, 4, 8, 8), torch.nan)
-    content = {"latent_tensor": latent, "latent_format_version_0": torch.tensor([])}
+def test_nan_is_named_rather_than_passed_on(place, comfy, road):
+    graph, inputs = road
+    content = {"latent_tensor": torch.full((1, 4, 8, 8), torch.nan)}
+    content["latent_format_version_0"] = torch.tensor([])
     save_file(content, comfy.folder / "input" / "nan.latent")
     broken = graph.add("LoadLatent", latent="nan.latent")
-    loader = graph.add("FlexEditLoader", model=model, precision="auto")
-    nan = graph.add("VAEDecode", samples=broken[0], vae=loader[1])
-    scene = graph.add("EmptyImage", width=32, height=32, batch_size=1, color=0)
-    images = {"scene": scene[0], "edited": scene[0], place: nan[0]}
-    result = graph.add("FlexEditComposite", **images, mask=free_shape(graph), **OPAQUE)
-    graph.save(result[0])
+    nan = graph.add("VAEDecode", samples=broken[0], vae=inputs["VAEDecode"]["vae"])
+    inputs["FlexEditComposite"][place] = nan[0]
     refused(comfy, graph, "NaN")
 
 
-# Words
-
-
-@pytest.mark.parametrize("instruction", ["", "  \n "])
-def test_an_empty_instruction_is_refused(instruction, comfy, model):
-    graph = Graph()
-    scene = load(graph, comfy, "scene.png", 32, 48)
-    graph.save(graph.edit(model, scene[0], free_shape(graph), instruction=instruction))
-    refused(comfy, graph, "The instruction is empty")
-
-
-def test_an_endless_instruction_is_refused_with_its_length(comfy, model):
-    graph = Graph()
-    scene = load(graph, comfy, "scene.png", 32, 48)
-    graph.save(graph.edit(model, scene[0], free_shape(graph), instruction="remove it " * 1000))
-    refused(comfy, graph, "9999 characters")
-
-
-def test_special_tokens_in_an_instruction_have_no_power(comfy, model):
-    graph = Graph()
-    scene = load(graph, comfy, "scene.png", 32, 48)
-    instruction = "<image> </s> <img_0> remove it"
-    graph.save(graph.edit(model, scene[0], free_shape(graph), instruction=instruction))
-    assert comfy.run(graph)
-
-
-def test_a_question_carries_no_edit(comfy, model):
-    graph = Graph()
-    scene = load(graph, comfy, "scene.png", 32, 48)
-    graph.save(graph.edit(model, scene[0], free_shape(graph), task="ask"))
-    refused(comfy, graph, "answers a question and carries no edit")
-
-
-def whole_road(comfy, model) -> tuple[Graph, dict]:
-    """A graph, and the inputs of each of its nodes by class."""
-    graph = Graph()
-    scene = load(graph, comfy, "scene.png", 32, 48)
-    mask = free_shape(graph)
-    edited = graph.edit(model, scene[0], mask)
-    graph.save(
-        graph.add("FlexEditComposite", scene=scene[0], edited=edited, mask=mask, **OPAQUE)[0]
-    )
-    return graph, {node["class_type"]: node["inputs"] for node in graph.values()}
+# Values
 
 
 @pytest.mark.parametrize(
@@ -235,12 +176,10 @@ def whole_road(comfy, model) -> tuple[Graph, dict]:
         ("FlexEditLoader", "model"),
     ],
 )
-def test_an_unknown_option_is_refused_before_anything_runs(node, option, comfy, model):
-    graph, inputs = whole_road(comfy, model)
+def test_an_unknown_option_is_refused_before_anything_runs(node, option, comfy, road):
+    graph, inputs = road
     inputs[node][option] = "nonsense"
-    with pytest.raises(PromptFailed, match="nonsense") as failure:
-        comfy.run(graph)
-    assert failure.value.node_type == node
+    assert failure_of(comfy, graph, "nonsense").node_type == node
 
 
 @pytest.mark.parametrize(
@@ -255,9 +194,9 @@ def test_an_unknown_option_is_refused_before_anything_runs(node, option, comfy, 
     ],
 )
 def test_a_number_that_comes_by_wire_keeps_to_the_widgets_limits(
-    node, name, primitive, value, comfy, model
+    node, name, primitive, value, comfy, road
 ):
-    graph, inputs = whole_road(comfy, model)
+    graph, inputs = road
     inputs[node][name] = graph.add(primitive, value=value)[0]
     failure = refused(comfy, graph, rf"{name} is {value}\. Give a number from")
     assert failure.node_type == node
@@ -276,32 +215,10 @@ def test_a_number_that_comes_by_wire_keeps_to_the_widgets_limits(
         ("FlexEditLoader", "precision", {"a": 1}, "of the type dict"),
     ],
 )
-def test_an_invalid_value_is_named(node, name, value, message, comfy, model):
-    graph, inputs = whole_road(comfy, model)
+def test_an_invalid_value_is_named(node, name, value, message, comfy, road):
+    graph, inputs = road
     inputs[node][name] = value
-    with pytest.raises(PromptFailed, match=message) as failure:
-        comfy.run(graph)
-    assert failure.value.node_type == node
-
-
-@pytest.mark.parametrize(
-    ("node", "name"),
-    [
-        ("FlexEditLoader", "model"),
-        ("FlexEditLoader", "precision"),
-        ("FlexEditKSampler", "sampler_name"),
-        ("FlexEditKSampler", "scheduler"),
-        ("FlexEditComposite", "region"),
-    ],
-)
-def test_an_input_that_is_left_out_is_named(node, name, comfy, model):
-    """As when the node that feeds a widget is muted"""
-    graph, inputs = whole_road(comfy, model)
-    del inputs[node][name]
-    with pytest.raises(PromptFailed, match=name) as failure:
-        comfy.run(graph)
-    assert failure.value.exception_type == "required_input_missing"
-    assert failure.value.node_type == node
+    assert failure_of(comfy, graph, message).node_type == node
 
 
 # Model folders
@@ -359,74 +276,55 @@ def test_a_broken_model_folder_is_named(name, spoil, message, comfy, tiny, tmp_p
     folder = shutil.copytree(tiny, tmp_path / name)
     spoil(folder)
     comfy.link_model(f"flexedit/{name}", folder)
-    graph = Graph()
-    scene = load(graph, comfy, "scene.png", 32, 48)
-    graph.save(graph.edit(name, scene[0], free_shape(graph)))
+    graph, _ = whole_road(comfy, name)
     assert name in refused(comfy, graph, message).message
 
 
 @pytest.mark.parametrize("name", ["..", "../../etc", "/etc", "tiny/../tiny", "", "~"])
 def test_a_model_name_cannot_leave_the_models_folder(name, comfy, model):
-    graph = Graph()
-    scene = load(graph, comfy, "scene.png", 32, 48)
-    graph.save(graph.edit(name, scene[0], free_shape(graph)))
-    with pytest.raises(PromptFailed) as failure:
-        comfy.run(graph)
-    assert failure.value.node_type == "FlexEditLoader"
-
-
-def test_parts_of_two_models_are_refused_with_both_widths(comfy, model, tiny, tmp_path):
-    folder = shutil.copytree(tiny, tmp_path / "wide")
-    widen_qformer(folder)
-    comfy.link_model("flexedit/wide", folder)
-    graph = Graph()
-    scene = load(graph, comfy, "scene.png", 32, 48)
-    _, interpreter = graph.interpret(model, scene[0], free_shape(graph))
-    wide = graph.add("FlexEditLoader", model="wide", precision="auto")
-    embeds = graph.add("FlexEditQFormerEmbed", qformer=wide[4], intent=interpreter[0])
-    graph.add("PreviewAny", source=embeds[0])
-    refused(comfy, graph, r"32 wide.*reads 40")
+    graph, _ = whole_road(comfy, name)
+    assert failure_of(comfy, graph, "").node_type == "FlexEditLoader"
 
 
 READS_THE_VLLM = tuple(f"crossattention.attention.{name}.weight" for name in ("key", "value"))
 
 
-def widen_qformer(folder):
+def test_parts_of_two_models_are_refused_with_both_widths(comfy, road, tiny, tmp_path):
+    folder = shutil.copytree(tiny, tmp_path / "wide")
     other_hidden_width(folder)
     tensors = load_file(folder / WEIGHTS_FILE)
     for key, tensor in tensors.items():
         if key.endswith(READS_THE_VLLM):
             tensors[key] = torch.nn.functional.pad(tensor, (0, 8))
     save_file(tensors, folder / WEIGHTS_FILE)
+    comfy.link_model("flexedit/wide", folder)
+    graph, inputs = road
+    wide = graph.add("FlexEditLoader", model="wide", precision="auto")
+    inputs["FlexEditQFormerEmbed"]["qformer"] = wide[4]
+    refused(comfy, graph, r"32 wide.*reads 40")
 
 
 # Cancelling
 
 
-def cancelled_in(comfy, graph: Graph, node_type: str):
-    types = {node_id: node["class_type"] for node_id, node in graph.items()}
+@pytest.mark.parametrize(
+    ("node", "inputs"),
+    [
+        ("FlexEditMaskInterpreter", {"scene": copies(64), "reply": "generate"}),
+        ("FlexEditKSampler", {"steps": 900}),
+    ],
+)
+def test_cancel_ends_what_takes_long(node, inputs, comfy, road):
+    graph, by_class = road
+    found = {name: it(graph) if callable(it) else it for name, it in inputs.items()}
+    by_class[node].update(found)
+    types = {node_id: entry["class_type"] for node_id, entry in graph.items()}
 
     def cancel(node_id: str, value: float, maximum: float) -> None:
-        if types[node_id] == node_type:
+        if types[node_id] == node:
             comfy.interrupt()
 
     with pytest.raises(PromptFailed) as failure:
         comfy.run(graph, on_progress=cancel)
     assert failure.value.exception_type == "InterruptProcessingException"
-    assert failure.value.node_type == node_type
-
-
-def test_cancel_ends_the_vllm_while_it_speaks(comfy, model):
-    graph = Graph()
-    scene = load(graph, comfy, "scene.png", 32, 48)
-    many = batch_of(graph, scene[0], 64)
-    _, interpreter = graph.interpret(model, many, free_shape(graph), reply="generate")
-    graph.save(interpreter[3])
-    cancelled_in(comfy, graph, "FlexEditMaskInterpreter")
-
-
-def test_cancel_ends_sampling(comfy, model):
-    graph = Graph()
-    scene = load(graph, comfy, "scene.png", 64, 64)
-    graph.save(graph.edit(model, scene[0], free_shape(graph), steps=900))
-    cancelled_in(comfy, graph, "FlexEditKSampler")
+    assert failure.value.node_type == node

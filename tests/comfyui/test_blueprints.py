@@ -51,29 +51,6 @@ def test_the_node_shows_the_ends_and_widgets_of_what_is_inside(path):
         assert widget in names | {"control_after_generate"}
 
 
-@pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
-def test_its_links_join_what_both_ends_name(path, object_info):
-    inside = workflows.subgraph(path)
-    by_id = {node["id"]: node for node in inside["nodes"]}
-    for key, source, output, target, slot, kind in inside["links"]:
-        if source == workflows.INPUTS:
-            assert key in inside["inputs"][output]["linkIds"]
-            assert inside["inputs"][output]["type"] == kind
-        else:
-            assert key in by_id[source]["outputs"][output]["links"]
-            assert object_info[by_id[source]["type"]]["output"][output] == kind
-        if target == workflows.OUTPUTS:
-            assert (
-                inside["outputs"][slot] | {"linkIds": [key], "type": kind}
-                == (inside["outputs"][slot])
-            )
-        else:
-            assert by_id[target]["inputs"][slot]["link"] == key
-            name = by_id[target]["inputs"][slot]["name"]
-            specs = dict(workflows.input_specs(object_info[by_id[target]["type"]]))
-            assert specs[name][0] == kind
-
-
 def wired(path, object_info) -> dict:
     """What the page sends for the node, fed by a picture, a drawing and a checkpoint."""
     graph = Graph()

@@ -3,12 +3,10 @@
 import json
 
 import numpy as np
-import pytest
 from PIL import Image
 
 from flexedit.masks.strokes import parse, rasterise
 from tests.comfyui.graph import Graph, free_shape, load, pictures
-from tools.comfyui.server import PromptFailed
 
 STROKES = json.dumps(
     {
@@ -31,14 +29,6 @@ def test_strokes_of_an_api_graph_make_the_librarys_mask(comfy):
     saved = graph.save_mask(free_shape(graph, "drawn", strokes=STROKES))
     (mask,) = pictures(comfy, comfy.run(graph), saved)
     assert np.array_equal(mask[..., 0] > 0, drawn(32, 48))
-
-
-def test_a_drawing_has_the_size_and_number_of_the_pictures(comfy):
-    graph = Graph()
-    images = graph.add("EmptyImage", width=30, height=20, batch_size=3, color=0)
-    saved = graph.save_mask(free_shape(graph, "drawn", image=images[0], strokes=STROKES))
-    for mask in pictures(comfy, comfy.run(graph), saved):
-        assert np.array_equal(mask[..., 0] > 0, drawn(20, 30))
 
 
 def test_the_run_shows_the_picture_that_is_drawn_on(comfy):
@@ -68,16 +58,3 @@ def test_a_picture_that_goes_beyond_black_and_white_is_shown_as_they_are(comfy):
     (entry,) = comfy.run(graph)[mask[0]]["flexedit_picture"]
     shown = np.asarray(comfy.fetch_image(entry).convert("L"))[2::4, 2::4]
     assert np.abs(shown.astype(int) - board).max() < 128
-
-
-@pytest.mark.parametrize(
-    ("strokes", "message"),
-    [(None, "Nothing is drawn. Draw over"), ("", "Nothing is drawn"), ("[]", "must be a JSON obj")],
-)
-def test_a_drawing_that_makes_no_mask_is_explained(strokes, message, comfy):
-    graph = Graph()
-    images = graph.add("EmptyImage", width=30, height=20, batch_size=1, color=0)
-    graph.save_mask(free_shape(graph, "drawn", image=images[0], strokes=strokes))
-    with pytest.raises(PromptFailed, match=message) as failure:
-        comfy.run(graph)
-    assert failure.value.node_type == "FlexEditFreeShapeMask"

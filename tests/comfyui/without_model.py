@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from tools.comfyui.server import ComfyServer
-from tools.workflows import node_of
+from tools.workflows import drawing, node_of
 
 WIDTH, HEIGHT, RADIUS = 200, 150, 45
-STROKE = {"tool": "brush", "width": 0.06, "points": [[0.4, 0.4], [0.6, 0.5], [0.45, 0.62]]}
+STROKE = drawing([(0.4, 0.4), (0.6, 0.5), (0.45, 0.62)])
 
 
 def disc_on_grass() -> Image.Image:
@@ -38,8 +37,7 @@ def check_composite(comfy: ComfyServer, prompt: dict[str, Any]) -> None:
     crop, save = node_of(prompt, "FlexEditCrop"), node_of(prompt, "SaveImage")
     picture = prompt[node_of(prompt, "LoadImage")]["inputs"]
     picture["image"] = comfy.upload_image(scene, "disc.png")
-    drawing = json.dumps({"version": 1, "strokes": [STROKE]})
-    prompt[node_of(prompt, "FlexEditFreeShapeMask")]["inputs"]["strokes"] = drawing
+    prompt[node_of(prompt, "FlexEditFreeShapeMask")]["inputs"]["strokes"] = STROKE
     prompt["negative"] = {"class_type": "ImageInvert", "inputs": {"image": [crop, 0]}}
     prompt[composite]["inputs"]["edited"] = ["negative", 0]
     prompt["mask"] = {"class_type": "MaskToImage", "inputs": {"mask": [resolve, 0]}}

@@ -127,9 +127,7 @@ def test_pip_leaves_torch_and_numpy_as_they_are(tmp_path):
     site = tmp_path / "bare"
     tools.run(sys.executable, "-m", "venv", "--without-pip", site)
     python = site / "bin" / "python"
-    packages = Path(
-        tools.run(python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))").strip()
-    )
+    packages = tools.site_of(python)
     here = Path(sysconfig.get_path("purelib"))
     for pattern in ("torch-*.dist-info", "torchvision-*.dist-info", "numpy-*.dist-info"):
         (found,) = here.glob(pattern)

@@ -5,13 +5,9 @@ An environment has its set's packages first and sees those of this one after the
 downloaded once. SETS names the sets to run; by default all are.
 """
 
-import hashlib
 import json
 import os
-import shutil
-import subprocess
 import sys
-import sysconfig
 from pathlib import Path
 
 import pytest
@@ -21,7 +17,6 @@ from tools.comfyui.fetch import PACK
 
 pytestmark = [pytest.mark.installs, pytest.mark.slow]
 
-CACHE = PACK / ".cache" / "installs"
 SETS = {
     "oldest": [  # what requirements.txt allows
         "transformers==4.57.1",  # 4.57.0 was withdrawn
@@ -47,32 +42,12 @@ SETS = {
     "transformers-5.5": ["transformers==5.5.4", "diffusers==0.38.0", "peft==0.19.0"],
     "newest": [],  # of requirements-dev.txt: this very environment
 }
-
-
 KINDS = [  # tests of saving and loading a folder of each kind
     "tests/model_folder",
     "tests/models/vllm/test_stock.py",
     "tests/resolve/test_sam.py",
     "tests/training/test_lora.py",
 ]
-
-
-def environment(name: str) -> Path:
-    """The Python of an environment with a set's packages; made once."""
-    if not SETS[name]:
-        return Path(sys.executable)
-    key = hashlib.sha256("\n".join([sys.version, *SETS[name]]).encode()).hexdigest()[:8]
-    folder = CACHE / f"{name}-{key}"
-    python = folder / "bin" / "python"
-    if not (folder / "ready").exists():
-        shutil.rmtree(folder, ignore_errors=True)
-        tools.run(sys.executable, "-m", "venv", "--without-pip", folder)
-        site = tools.run(python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))")
-        Path(site.strip(), "base.pth").write_text(sysconfig.get_path("purelib") + "\n")
-        pip = (sys.executable, "-m", "pip", "--python", python, "install", "--quiet")
-        tools.run(*pip, *SETS[name])
-        (folder / "ready").touch()
-    return python
 
 
 @pytest.fixture(scope="module")
@@ -84,22 +59,14 @@ def made(tmp_path_factory) -> Path:
 
 @pytest.mark.parametrize("name", os.environ.get("SETS", "").split() or SETS)
 def test_flexedit_works_with(name, made, tmp_path):
-    python = environment(name)
+    python = tools.environment(name, SETS[name]) if SETS[name] else sys.executable
     wanted = dict(requirement.split("==") for requirement in SETS[name])
     places = {"MADE": str(made), "WRITTEN": str(tmp_path), "WANTED": json.dumps(wanted)}
     tests = [Path(inside.__file__).relative_to(PACK), *KINDS]
     command = [python, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "", *tests]
-    print(run(*command, cwd=PACK, env=os.environ | places))
+    print(tools.run(*command, cwd=PACK, env=os.environ | places, timeout=3600))
     inside.edit_all(made, tmp_path / "tiny-here", tmp_path / "tiny")
     inside.edit_all(made, tmp_path / "own-here", tmp_path / "run" / "model")
     for kind in ("tiny", "own"):
         there, here = tmp_path / f"{kind}-pictures", tmp_path / f"{kind}-here"
         assert max(inside.differences(there, here).values()) <= 1
-
-
-def run(*command: object, **options: object) -> str:
-    done = subprocess.run(
-        [str(part) for part in command], capture_output=True, text=True, **options
-    )
-    assert done.returncode == 0, done.stdout[-20_000:] + done.stderr[-2000:]
-    return done.stdout

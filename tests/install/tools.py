@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import hashlib
 import http.server
 import os
 import shutil
@@ -16,39 +17,47 @@ import sys
 import sysconfig
 import threading
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from tools.comfyui.fetch import PACK, comfyui_path
 from tools.comfyui.server import ComfyServer
 
 TOOLS = ("comfy-cli==1.23.0", "comfyui-manager==4.3")
-CACHE = PACK / ".cache" / "comfy-tools"
+CACHE = PACK / ".cache" / "environments"
 ARCHIVE = "node.zip"  # what comfy-cli calls it
 
 
-def environment() -> Path:
-    """The Python that has the tools; made once, about half a minute."""
-    folder = CACHE / "-".join([*TOOLS, *map(str, sys.version_info[:2])]).replace("==", "-")
+def environment(name: str, packages: Sequence[str]) -> Path:
+    """The Python of an environment with packages that come before this one's; made once."""
+    key = hashlib.sha256("\n".join([sys.version, *packages]).encode()).hexdigest()[:8]
+    folder = CACHE / f"{name}-{key}"
     python = folder / "bin" / "python"
     if not (folder / "ready").exists():
         shutil.rmtree(folder, ignore_errors=True)
         run(sys.executable, "-m", "venv", "--without-pip", folder)
-        site = run(python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))").strip()
-        Path(site, "comfyui.pth").write_text(sysconfig.get_path("purelib") + "\n")
-        run(sys.executable, "-m", "pip", "--python", python, "install", "--quiet", *TOOLS)
+        also = f"import site; site.addsitedir({sysconfig.get_path('purelib')!r})\n"
+        (site_of(python) / "base.pth").write_text(also)
+        pip = (sys.executable, "-m", "pip", "--python", python, "install", "--quiet")
+        run(*pip, *packages, timeout=1800)
         (folder / "ready").touch()
     return python
 
 
-def run(*command: object, **options: object) -> str:
+def site_of(python: Path) -> Path:
+    """Where an environment has its packages."""
+    printed = run(python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))")
+    return Path(printed.strip())
+
+
+def run(*command: object, timeout: float = 300, **options: object) -> str:
     """→ what a command prints; raises AssertionError with all of it if the command fails."""
     done = subprocess.run(
         [str(part) for part in command],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        timeout=300,
+        timeout=timeout,
         **options,
     )
     assert done.returncode == 0, f"{command}\n{done.stdout}"
@@ -57,14 +66,18 @@ def run(*command: object, **options: object) -> str:
 
 def comfy(*arguments: object, home: Path, folder: Path) -> str:
     """comfy-cli, run in `folder`, settings below `home`, without telemetry."""
-    command = [environment().with_name("comfy"), "--skip-prompt", "--no-enable-telemetry"]
+    command = [
+        environment("tools", TOOLS).with_name("comfy"),
+        "--skip-prompt",
+        "--no-enable-telemetry",
+    ]
     return run(*command, *arguments, cwd=folder, env=settings(home))
 
 
 def manager(*arguments: object, home: Path, comfyui: Path) -> str:
     """ComfyUI-Manager's own command line, about one ComfyUI."""
     variables = settings(home) | {"COMFYUI_PATH": str(comfyui)}
-    return run(environment(), "-m", "cm_cli", *arguments, cwd=comfyui, env=variables)
+    return run(environment("tools", TOOLS), "-m", "cm_cli", *arguments, cwd=comfyui, env=variables)
 
 
 def settings(home: Path) -> dict[str, str]:

@@ -271,33 +271,16 @@ def test_an_edit_of_most_of_the_picture_is_no_shift_of_colours():
     assert region[0, :47].all() and not region[0, 50:].any()
 
 
-def test_outside_the_region_the_scene_is_kept_bit_for_bit():
-    scene, edited = torch.rand(2, 3, 64, 64), torch.rand(2, 3, 64, 64)
-    region = masks.feather(masks.draw("circle", 64, 64).expand(2, -1, -1), 6)
-    result = masks.composite(scene, edited, region)
-    outside = (region == 0).unsqueeze(1).expand_as(scene)
-    assert torch.equal(result[outside], scene[outside])
-    whole = (region == 1).unsqueeze(1).expand_as(scene)
-    assert whole.any() and torch.equal(result[whole], edited[whole])
-
-
-def test_a_crop_is_a_square_with_context():
-    mask = torch.zeros(2, 100, 200)
-    mask[0, 40:60, 90:110] = 1
-    mask[1, 50, 100] = 1
-    assert masks.bounding_crop(mask, context=2.0, minimum=16) == [
-        (80, 30, 120, 70),
-        (92, 42, 108, 58),
-    ]
-
-
-def test_a_crop_at_the_border_is_shifted_not_shrunk():
-    mask = torch.zeros(1, 100, 200)
-    mask[0, :10, -10:] = 1
-    assert masks.bounding_crop(mask, context=3.0, minimum=16) == [(170, 0, 200, 30)]
-
-
-def test_a_crop_larger_than_the_picture_is_the_picture():
-    mask = torch.zeros(1, 40, 200)
-    mask[0, 10:30, 20:120] = 1
-    assert masks.bounding_crop(mask, context=1.2) == [(10, 0, 130, 40)]
+@pytest.mark.parametrize(
+    ("size", "marked", "context", "minimum", "box"),
+    [
+        ((100, 200), (slice(40, 60), slice(90, 110)), 2.0, 16, (80, 30, 120, 70)),
+        ((100, 200), (slice(50, 51), slice(100, 101)), 2.0, 16, (92, 42, 108, 58)),  # the least
+        ((100, 200), (slice(0, 10), slice(190, 200)), 3.0, 16, (170, 0, 200, 30)),  # shifted
+        ((40, 200), (slice(10, 30), slice(20, 120)), 1.2, 32, (10, 0, 130, 40)),  # cut off
+    ],
+)
+def test_a_crop_is_a_square_with_context_within_the_picture(size, marked, context, minimum, box):
+    mask = torch.zeros(1, *size)
+    mask[0][marked] = 1
+    assert masks.bounding_crop(mask, context, minimum) == [box]

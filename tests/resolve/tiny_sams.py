@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-import torch
 from transformers import (
     Sam2Config,
     Sam2HieraDetConfig,
@@ -23,6 +22,8 @@ from transformers import (
     SamModel,
     SamProcessor,
 )
+
+from tests.tiny import made
 
 try:
     from transformers import Sam2ImageProcessor
@@ -132,7 +133,4 @@ KINDS: dict[str, Callable[[Path], None]] = {
 
 
 def make_tiny_sam(kind: str, folder: Path) -> Path:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        KINDS[kind](folder)
-    return folder
+    return made(KINDS[kind], folder)

