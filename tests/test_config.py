@@ -5,8 +5,10 @@ import pytest
 
 from flexedit.errors import FlexEditError
 from flexedit.models.config import MEAConfig, PartSource, SystemConfig, TextBridgeConfig
-from flexedit.training.mini import MINI, system_config
+from flexedit.training.pretrain.shape import system_config
+from flexedit.training.recipe import mini_recipe
 
+MINI = mini_recipe().shape
 CONFIG = system_config(MINI)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,9 +12,12 @@ from flexedit import prompts
 from flexedit.errors import FlexEditError
 from flexedit.model_folder import ModelFolder, build_adapter, build_bridge, save_model_folder
 from flexedit.models.diffusion.unet import FlexEditUNet
-from flexedit.training.mini import Shape, build_parts
+from flexedit.training.pretrain.parts import build_parts
+from flexedit.training.pretrain.shape import Shape, system_config
+from flexedit.training.recipe import mini_recipe
 
-TINY = Shape(
+TINY = replace(
+    mini_recipe().shape,
     vocabulary=400,
     llm_width=32,
     llm_layers=2,
@@ -44,10 +48,10 @@ def make_tiny_folder(path: Path, seed: int = 0, shape: Shape = TINY, **changes: 
 
     changes: sections of the config that differ, or parts of them.
     """
-    config = build_parts(shape, TEXTS, path, seed)
+    build_parts(shape, TEXTS, path, seed)
     vae = path / "vae" / "config.json"
     vae.write_text(vae.read_text().replace('"scaling_factor": 1.0', '"scaling_factor": 0.7'))
-    config = config.override({"name": "flexedit-tiny", **changes})
+    config = system_config(shape, "flexedit-tiny").override(changes)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         tensors = random_tensors(ModelFolder(path, config))

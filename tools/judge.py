@@ -43,8 +43,9 @@ from flexedit.data.world import World
 from flexedit.data.world.assets import CLASSES
 from flexedit.errors import FlexEditError
 from flexedit.prompts import BACKGROUND
+from flexedit.training.optimizer import build_optimizer
 from flexedit.training.precision import fast_dtype
-from flexedit.training.trainer import TrainConfig, build_optimizer
+from flexedit.training.trainer import TrainConfig
 
 OPERATIONS = {"add": 1.0, "insert": 1.0, "replace": 1.0, "swap": 1.5, "remove": 2.5}
 TRAIN_SEED, TEST_SEED = 77_000, 77_001

@@ -48,48 +48,42 @@ def add_commands(root: Any) -> None:
 
 def run_train_mini(options: argparse.Namespace) -> dict[str, Any]:
     from ..model_folder import ModelFolder
-    from ..training.stages import ORDER, MiniTraining
+    from ..training.mini import ORDER, MiniTraining
 
     _prepare(options)
     stages = tuple(options.stages.split(",")) if options.stages else ORDER
     training = MiniTraining(options.out, seed=options.seed)
     if options.start is not None:
-        training.take_up(ModelFolder(options.start))
-    training.run(stages, _seconds(options))
+        training.start_from(ModelFolder(options.start))
+    training.run(stages, max_seconds=_seconds(options))
     return {"out": str(options.out)}
 
 
 def run_train_own(options: argparse.Namespace) -> dict[str, Any]:
-    import torch
-
     from ..data.edits import Edits
     from ..model_folder import ModelFolder
-    from ..training.own import LEARNING_RATES, OwnTraining
-    from ..training.stages import num_workers
-    from ..training.trainer import TrainConfig
+    from ..training.own import OwnTraining, own_recipe
 
     _prepare(options)
     start = ModelFolder(options.model) if options.model else ModelFolder.embedded()
-    on_gpu = torch.cuda.is_available()
-    stages = {
-        name: TrainConfig(
-            steps=options.steps,
-            batch_size=options.batch,
-            lr=LEARNING_RATES.get(name, 0.0) if options.lr is None else options.lr,
-            optimizer=options.optimizer,
-            accumulate=options.accumulate,
-            ema=options.ema,
-            mixed_precision=options.precision or "auto",
-            seed=options.seed,
-            validate_every=options.show_every,
-            num_workers=num_workers() if on_gpu else 0,
-        )
-        for name in options.stages.split(",")
-    }
+    recipe = own_recipe(
+        options.stages.split(","),
+        steps=options.steps,
+        batch_size=options.batch,
+        lr=options.lr,
+        optimizer=options.optimizer,
+        accumulate=options.accumulate,
+        ema=options.ema,
+        mixed_precision=options.precision,
+        seed=options.seed,
+        validate_every=options.show_every,
+    )
     size = start.config.sampling.size
     data = Edits(options.data, size, options.seed)
     shown = data if options.show is None else Edits(options.show, size, options.seed)
-    finished = OwnTraining(options.out, start, data, shown, stages).run(_seconds(options))
+    finished = OwnTraining(options.out, start, data, shown, recipe).run(
+        max_seconds=_seconds(options)
+    )
     if not finished:
         return {"out": str(options.out), "finished": False}
     return {"out": str(options.out / "model"), "finished": True}

@@ -29,13 +29,13 @@ from ..systems.system import Embeds, Intent
 from . import lora, losses
 from .batch import Batch
 from .draws import Draw, Recipe
-
-# What the parameters of a model were called in checkpoints of earlier versions
-FORMER_NAMES = {"qformer.": "bridge.", "mea.": "adapter.", "vllm.llava.": "vllm.model."}
+from .trainer import Trainee
 
 
-class TrainingModel(nn.Module):
+class TrainingModel(Trainee):
     """All parts of one system, and the losses of one batch."""
+
+    former_names = {"qformer.": "bridge.", "mea.": "adapter.", "vllm.llava.": "vllm.model."}
 
     def __init__(
         self,

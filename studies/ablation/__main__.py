@@ -54,13 +54,13 @@ def run_ablation(options: argparse.Namespace) -> None:
 
     from flexedit.model_folder import ModelFolder
 
-    from .run import SEEDS, VARIANTS, Ablation
+    from .run import Ablation
 
     if options.threads:
         torch.set_num_threads(options.threads)
     start = ModelFolder(options.start) if options.start else ModelFolder.embedded()
     ablation = Ablation(start, options.out, options.logs)
-    ablation.run(tuple(options.variant or VARIANTS), tuple(options.seed or SEEDS))
+    ablation.run(options.variant, options.seed)
     print(f"logs: {options.logs}")
 
 

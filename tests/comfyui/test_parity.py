@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file
 
 from flexedit.model_folder import EMBEDDED, WEIGHTS_FILE, ModelFolder, save_model_folder
-from flexedit.training.mini import system_config
+from flexedit.training.pretrain.shape import system_config
 from tests.tiny import TINY, embedded, make_tiny_folder
 from tools.comfyui import inside
 from tools.sd15 import make_sd15_folder
