@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -21,6 +20,7 @@ from ..masks import bounding_crop, read_painted
 from ..prompts import BACKGROUND
 from .cases import FORMS, Benchmark, Case
 from .encoders import CLIP, DINO, Encoders
+from .extra import require
 from .judge import Judge
 from .run import Run
 
@@ -37,10 +37,9 @@ PICTURE_METRICS = (
 MASK_METRICS = ("iou", "scribble_iou", "label_right")
 
 
-def require_torchmetrics() -> None:
-    """Raises FlexEditError if it is missing; a benchmark finds that out before it runs for hours"""
-    if find_spec("torchmetrics") is None:
-        raise FlexEditError("Measuring needs torchmetrics: pip install torchmetrics")
+def require_packages() -> None:
+    """Told before a benchmark runs for hours: raises FlexEditError if one is missing."""
+    require("Measuring", "torchmetrics", "pandas", "jinja2", "matplotlib")
 
 
 def score(

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..masks import KINDS
 from .cases import FORMS, OPERATIONS
+from .extra import require
 from .statistics import bootstrap_mean
 
 if TYPE_CHECKING:
@@ -193,6 +194,7 @@ class Facts:
 
 def frame_of(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
     """Rows of :func:`metrics.score` with free-shape masks first; undefined metrics become NaN."""
+    require("A report", "pandas", "jinja2")
     import pandas as pd
 
     frame = pd.DataFrame(list(rows))

@@ -81,11 +81,11 @@ def run_run(options: argparse.Namespace) -> dict[str, Any]:
     from ..benchmark.editors import editors_from
     from ..benchmark.encoders import Encoders
     from ..benchmark.judge import Judge
-    from ..benchmark.metrics import require_torchmetrics, score
+    from ..benchmark.metrics import require_packages, score
     from ..benchmark.report import HTML, MARKDOWN, report
     from ..benchmark.run import run
 
-    require_torchmetrics()
+    require_packages()
     pictures = number_of_pictures(options.pictures)
     benchmark = Benchmark(options.benchmark)
     encoders = Encoders.load(options.clip, options.dino, options.lpips, options.device)

@@ -19,7 +19,7 @@ from filelock import FileLock, Timeout
 
 from flexedit.benchmark.encoders import Encoders
 from flexedit.benchmark.judge import FACTS, FOLDER, WEIGHTS, Judge
-from flexedit.benchmark.metrics import require_torchmetrics, score
+from flexedit.benchmark.metrics import require_packages, score
 from flexedit.benchmark.run import run
 from flexedit.benchmark.systems import FlexEdit
 from flexedit.data.world import World
@@ -93,7 +93,7 @@ class Ablation:
             raise FlexEditError(
                 f"Unknown variant {unknown[0]!r}; choose from {', '.join(recipe().models)}."
             )
-        require_torchmetrics()
+        require_packages()
         self.out.mkdir(parents=True, exist_ok=True)
         with FileLock(self.out / "cases.lock"):
             self.claim()

@@ -28,7 +28,7 @@ def page(browser: str) -> Iterator[Any]:
     assert not errors
 
 
-def test_a_mask_is_redrawn_with_the_mouse_and_seen_after_a_reload(page, tiny_benchmark, tmp_path):
+def test_a_mask_is_redrawn_and_moved_with_the_mouse_and_seen_after_a_reload(page, tiny_benchmark, tmp_path):
     from playwright.sync_api import expect
 
     folder = shutil.copytree(tiny_benchmark.folder, tmp_path / "benchmark")
@@ -37,7 +37,7 @@ def test_a_mask_is_redrawn_with_the_mouse_and_seen_after_a_reload(page, tiny_ben
         page.goto(server.url)
         canvas = page.locator("#mask")
         expect(canvas).to_have_js_property("width", 64)
-        page.click("#redraw")
+        page.wait_for_load_state("networkidle")
         page.click("#clear")
         page.click("#save")
         expect(page.locator("#message")).to_contain_text("Paint what you mean")
@@ -45,29 +45,36 @@ def test_a_mask_is_redrawn_with_the_mouse_and_seen_after_a_reload(page, tiny_ben
         box = canvas.bounding_box()
         scale = box["width"] / 64
 
-        def stroke(y: int) -> None:
-            """From x 10 to x 50"""
-            page.mouse.move(box["x"] + 10 * scale, box["y"] + y * scale)
+        def stroke(start: tuple[int, int], end: tuple[int, int]) -> None:
+            page.mouse.move(box["x"] + start[0] * scale, box["y"] + start[1] * scale)
             page.mouse.down()
-            page.mouse.move(box["x"] + 50 * scale, box["y"] + y * scale, steps=5)
+            page.mouse.move(box["x"] + end[0] * scale, box["y"] + end[1] * scale, steps=5)
             page.mouse.up()
 
-        stroke(20)
-        stroke(50)
+        stroke((10, 20), (50, 20))
+        stroke((10, 50), (50, 50))
         page.keyboard.press("z")  # undoes the second
+        page.keyboard.press("e")
+        stroke((30, 0), (30, 40))  # erases a gap
+        page.keyboard.press("v")
+        stroke((5, 5), (5, 15))  # moves all of it down
         page.keyboard.press("s")
         expect(page.locator("#review")).to_have_text("redrawn")
         page.reload()
+        page.goto(server.url + "#" + tiny_benchmark.cases[0].id)
         expect(page.locator("#review")).to_have_text("redrawn")
         page.wait_for_load_state("networkidle")
         seen = canvas.evaluate("it => [...it.getContext('2d').getImageData(0, 0, 64, 64).data]")
+        page.keyboard.press("x")
+        expect(page.locator("#title")).to_have_text(tiny_benchmark.cases[1].id)
         server.shutdown()
     shown = np.array(seen).reshape(64, 64, 4)[..., 3] > 0
     benchmark = Benchmark(folder)
-    assert benchmark.cases[0].review == "redrawn"
+    assert benchmark.cases[0].review == "rejected"
     mask = benchmark.picture(benchmark.cases[0], "mask")
     assert np.array_equal(shown, mask)
-    assert mask[20, 10:50].all() and not mask[30:].any() and not mask[:10].any()
+    assert mask[30, 10:26].all() and mask[30, 34:50].all()
+    assert not mask[:, 29:31].any() and not mask[40:].any() and not mask[:20].any()
 
 
 def test_the_worst_cases_come_first_on_demand(page, tiny_benchmark, tmp_path: Path):

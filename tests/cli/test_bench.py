@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from flexedit import cli
-from flexedit.benchmark import metrics
+from flexedit.benchmark import extra
 from flexedit.benchmark.cases import INDEX, META, Benchmark
 
 
@@ -86,7 +86,7 @@ def test_compare_prints_paired_differences(built, reported, tmp_path, capsys):
 
 
 def test_what_measuring_needs_is_told_before_anything_is_run(built, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(metrics, "find_spec", lambda _: None)
+    monkeypatch.setattr(extra, "find_spec", lambda _: None)
     assert bench("run", built, "--out", tmp_path / "out", "--system", "scene") == 2
     assert "pip install torchmetrics" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()

@@ -145,7 +145,7 @@ def test_an_unknown_variant_is_refused(ablation):
 
 
 def test_what_measuring_needs_is_told_before_anything_is_trained(ablation, tmp_path, monkeypatch):
-    monkeypatch.setattr("flexedit.benchmark.metrics.find_spec", lambda _: None)
+    monkeypatch.setattr("flexedit.benchmark.extra.find_spec", lambda _: None)
     with pytest.raises(FlexEditError, match="pip install torchmetrics"):
         dataclasses.replace(ablation, out=tmp_path / "out").run(("full",), seeds=(0,))
     assert not (tmp_path / "out").exists()
