@@ -5,16 +5,13 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
 from ..errors import FlexEditError
 from .precision import fast_dtype
-
-if TYPE_CHECKING:
-    from .trainer import TrainConfig
 
 Optimizer = Literal["adamw", "muon"]
 
@@ -40,26 +37,24 @@ def optimizer_class(name: str) -> Any:
 
 
 def build_optimizer(
-    model: nn.Module, config: TrainConfig, device: torch.device
+    name: Optimizer, model: nn.Module, device: torch.device, **settings: Any
 ) -> torch.optim.Optimizer:
     """AdamW for all that is trained; or Muon for the weights of linear and convolution layers (each
     a matrix, whose step is made orthogonal and as long as AdamW's) and NAdamW for the others.
 
-    device: where it will train; Muon iterates in what is fast there.
+    device: where it will train; Muon iterates in what is fast there · settings: lr, betas,
+    weight_decay (of matrices)
 
     Raises what `optimizer_class` raises.
     """
-    kind = optimizer_class(config.optimizer)
+    kind = optimizer_class(name)
     trained = [p for p in model.parameters() if p.requires_grad]
     groups: list[dict[str, Any]] = [
         {"params": [p for p in trained if p.dim() > 1]},
         {"params": [p for p in trained if p.dim() <= 1], "weight_decay": 0.0},
     ]
-    shared: dict[str, Any] = {
-        "lr": config.lr, "betas": config.betas, "weight_decay": config.weight_decay
-    }  # fmt: skip
-    if config.optimizer == "adamw":
-        return kind(groups, fused=True, **shared)
+    if name == "adamw":
+        return kind(groups, fused=True, **settings)
 
     def weights(*kinds: type) -> set[int]:
         return {id(m.weight) for m in model.modules() if isinstance(m, kinds)}
@@ -74,7 +69,7 @@ def build_optimizer(
         ],
         nesterov=True,
         adjust_lr_fn="match_rms_adamw",  # so that lr means what it does to AdamW
-        **shared,
+        **settings,
     )
 
 

@@ -113,7 +113,14 @@ class Trainer:
             )
         self.model = model
         self.trained = {n: p for n, p in model.named_parameters() if p.requires_grad}
-        optimizer = build_optimizer(model, config, self.accelerator.device)
+        optimizer = build_optimizer(
+            config.optimizer,
+            model,
+            self.accelerator.device,
+            lr=config.lr,
+            betas=config.betas,
+            weight_decay=config.weight_decay,
+        )
         self.prepared, self.optimizer = self.accelerator.prepare(model, optimizer)
         self.ema = EMAModel(self.trained.values(), decay=config.ema) if config.ema else None
         if self.ema is not None:

@@ -16,7 +16,7 @@ from flexedit.errors import FlexEditError
 from .cases import cases, first_of_each
 from .logs import SHOWN_SEED, Log, picture_file, read_logs, read_pictures
 from .recipe import START, recipe
-from .tables import distinct_variants, sweep_of, title_of
+from .tables import distinct_variants, sweep_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -39,7 +39,7 @@ def draw(logs: Path, out: Path) -> None:
     if sweep:
         sweep[1.0] = START
     for file, titles in (
-        ("cases.png", {name: title_of(name) for name in variants if name in names}),
+        ("cases.png", {name: recipe().variants[name].title for name in variants if name in names}),
         ("strengths.png", {name: f"λ = {strength:g}" for strength, name in sorted(sweep.items())}),
     ):
         results = {

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Container, Iterable, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -11,12 +11,12 @@ from flexedit.benchmark.tables import (
     Cell,
     Column,
     Estimate,
-    Row,
-    Rows,
     Table,
+    TableRow,
     counted,
     difference,
     estimate,
+    frame_of,
     metric_columns,
     select,
 )
@@ -24,30 +24,31 @@ from flexedit.benchmark.tables import (
 from .logs import KEYS, NUMBERS, Log
 from .recipe import GROUPS, START, STRENGTH, recipe
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 MULTI = ("success", "fg_psnr", "psnr", "bg_psnr", "fg_clip_t", "lpips")
 SINGLE = ("success", "bg_psnr", "bg_ssim", "fg_psnr", "bg_lpips", "fg_clip_t")
 
 
 def tables(logs: Sequence[Log]) -> list[Table]:
     """All that the logs have something to say about."""
-    by_name = {name: averaged(logs, name) for name in distinct_variants(logs)}
+    rows = frame_of(
+        {"run": log.facts["variant"], "seed": log.facts["seed"], **row}
+        for log in logs
+        for row in log.rows
+    )
     everything = (
+        in_the_papers_shape(rows, "multi", "Multi-image editing, as in the paper's Table 3", MULTI),
         in_the_papers_shape(
-            by_name, "multi", "Multi-image editing, as in the paper's Table 3", MULTI
+            rows, "single", "Single-image editing, as in the paper's Table 4", SINGLE
         ),
-        in_the_papers_shape(
-            by_name, "single", "Single-image editing, as in the paper's Table 4", SINGLE
-        ),
-        by_variant(by_name, logs),
-        against_full(logs),
-        by_mask(by_name),
-        by_strength(logs),
+        by_variant(rows, logs),
+        against_full(rows),
+        by_mask(rows),
+        by_strength(rows),
     )
     return [table for table in everything if table.is_measured]
-
-
-def title_of(variant: str) -> str:
-    return recipe().variants[variant].title
 
 
 def distinct_variants(logs: Sequence[Log]) -> list[str]:
@@ -65,49 +66,52 @@ def sweep_of(variant: str, names: Iterable[str]) -> dict[float, str]:
 
 
 def averaged(
-    logs: Sequence[Log], variant: str, seeds: Container[Any] | None = None
-) -> list[dict[str, Any]]:
+    rows: pd.DataFrame, run: str, seeds: Container[Any] | None = None, **wanted: str
+) -> pd.DataFrame:
     """One row per case and form: the mean over the seeds (default: all that there are), so that
     cases are what is resampled.
     """
-    groups: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
-    for log in logs:
-        if log.facts["variant"] == variant and (seeds is None or log.facts["seed"] in seeds):
-            for row in log.rows:
-                groups.setdefault((row["case"], row["form"]), []).append(row)
-    return [
-        {key: rows[0][key] for key in KEYS} | {key: mean_of(rows, key) for key in NUMBERS}
-        for rows in groups.values()
-    ]
+    rows = select(rows, run=run, **wanted)
+    if seeds is not None:
+        rows = rows[rows["seed"].isin(seeds)]
+    summary = dict.fromkeys(KEYS, "first") | dict.fromkeys(NUMBERS, "mean")
+    return rows.groupby(["case", "form"], sort=False).agg(summary).reset_index(drop=True)
 
 
-def mean_of(rows: Rows, key: str) -> float | None:
-    values = [row[key] for row in rows if row[key] is not None]
-    return float(np.mean(values)) if values else None
+def seeds_of(rows: pd.DataFrame, *runs: str) -> set[Any]:
+    """Those that all these were run with."""
+    return set.intersection(*(set(select(rows, run=run)["seed"]) for run in runs))
+
+
+def cells_of(cases: pd.DataFrame, metrics: Sequence[str]) -> dict[str, Cell]:
+    """For `metric_columns`"""
+    return {"cases": counted(cases)} | {key: estimate(cases[key]) for key in metrics}
 
 
 def in_the_papers_shape(
-    by_name: Mapping[str, Rows], group: str, title: str, metrics: Sequence[str]
+    rows: pd.DataFrame, group: str, title: str, metrics: Sequence[str]
 ) -> Table:
     """Rows of the variants that the paper has; then the paper's own."""
-    rows, paper_rows = [], []
+    ours, papers = [], []
     for name, variant in recipe().variants.items():
-        if variant.paper:
-            if cases := select(by_name.get(name, []), group=group, form="free"):
-                measured = [key for key in metrics if key in NUMBERS]
-                rows.append(Row("", variant.title, cells_of(cases, measured)))
-            numbers = variant.paper[group].items()
-            cells: dict[str, Cell] = {key: Estimate(key, value) for key, value in numbers}
-            paper_rows.append(Row("", f"{variant.title} (paper)", cells, is_reference=True))
+        if not variant.paper:
+            continue
+        cases = averaged(rows, name, group=group, form="free")
+        if len(cases):
+            measured = [key for key in metrics if key in NUMBERS]
+            ours.append(TableRow("", variant.title, cells_of(cases, measured)))
+        numbers = variant.paper[group].items()
+        cells: dict[str, Cell] = {key: Estimate(key, value) for key, value in numbers}
+        papers.append(TableRow("", f"{variant.title} (paper)", cells, is_reference=True))
     note = (
         "Means over cases of the mean over seeds. The paper's rows were measured at full scale, on "
         "other pictures and with other encoders: what can be compared is the order of the rows. "
         "Which of its last two rows is which is told by its text; CLIP-I and DINO are left out."
     )
-    return Table(group, title, note, "variant", metric_columns(metrics), (*rows, *paper_rows))
+    return Table(group, title, note, "variant", metric_columns(metrics), (*ours, *papers))
 
 
-def by_variant(by_name: Mapping[str, Rows], logs: Sequence[Log]) -> Table:
+def by_variant(rows: pd.DataFrame, logs: Sequence[Log]) -> Table:
     """What each variant understands and achieves, with free-shape masks."""
     columns = (
         Column("seeds", "seeds"),
@@ -119,16 +123,18 @@ def by_variant(by_name: Mapping[str, Rows], logs: Sequence[Log]) -> Table:
         Column("success", "all", "success %"),
         Column("bg_psnr", "background PSNR"),
     )
-    rows = []
+    lines = []
     for name, variant in recipe().variants.items():
-        if cases := select(by_name.get(name, []), form="free"):
-            own = [log for log in logs if log.facts["variant"] == name]
-            cells: dict[str, Any] = {"seeds": str(len(own)), "minutes": minutes(own)}
-            for column in columns[2:]:
-                group, _, operation = column.key.partition(" ")
-                part = select(cases, group=group, operation=operation) if operation else cases
-                cells[column.key] = estimate(part, "success" if operation else column.key)
-            rows.append(Row(variant.section, variant.title, cells))
+        cases = averaged(rows, name, form="free")
+        if cases.empty:
+            continue
+        own = [log for log in logs if log.facts["variant"] == name]
+        cells: dict[str, Any] = {"seeds": str(len(own)), "minutes": minutes(own)}
+        for column in columns[2:]:
+            group, _, operation = column.key.partition(" ")
+            part = select(cases, group=group, operation=operation) if operation else cases
+            cells[column.key] = estimate(part["success" if operation else column.key])
+        lines.append(TableRow(variant.section, variant.title, cells))
     note = (
         "Free-shape masks. All start from the same finished model with a new adapter; it stands in "
         "the last row with its own adapter, which has trained far longer. Two variants "
@@ -136,7 +142,7 @@ def by_variant(by_name: Mapping[str, Rows], logs: Sequence[Log]) -> Table:
         "begin with inputs that it has never had: eq. 6 to the letter, the clean scene, and the "
         "text encoder's words, which also come without any subject picture."
     )
-    return Table("variants", "All variants", note, "variant", columns, tuple(rows))
+    return Table("variants", "All variants", note, "variant", columns, tuple(lines))
 
 
 def minutes(logs: Sequence[Log]) -> str:
@@ -144,85 +150,75 @@ def minutes(logs: Sequence[Log]) -> str:
 
     At its fastest pace: it may have been paused, or other programs have run beside it.
     """
-    seconds_taken = []
+    taken = []
     for log in logs:
         if "threads" in log.facts and len(log.curve) > 1:
             steps, seconds = ([row[key] for row in log.curve] for key in ("step", "seconds"))
             pace = (np.diff(seconds) / np.diff(steps)).min()
-            seconds_taken.append(pace * steps[-1] * log.facts["threads"])
-    return f"{np.mean(seconds_taken) / 60:.0f}" if seconds_taken else ""
+            taken.append(pace * steps[-1] * log.facts["threads"])
+    return f"{np.mean(taken) / 60:.0f}" if taken else ""
 
 
-def seeds_of(logs: Sequence[Log], variant: str) -> set[Any]:
-    return {log.facts["seed"] for log in logs if log.facts["variant"] == variant}
-
-
-def against_full(logs: Sequence[Log]) -> Table:
+def against_full(rows: pd.DataFrame) -> Table:
     columns = tuple(
         Column(f"{group} {metric}", name, f"{group}-image")
         for group in GROUPS
         for metric, name in (("success", "success"), ("fg_psnr", "fg PSNR"), ("bg_psnr", "bg PSNR"))
     )
-    rows = []
-    for name in recipe().variants:
+    lines = []
+    for name, variant in recipe().variants.items():
         if name in ("full", START):
             continue
         cells: dict[str, Cell] = {}
-        shared = seeds_of(logs, name) & seeds_of(logs, "full")
-        pair = [averaged(logs, variant, shared) for variant in (name, "full")]
+        seeds = seeds_of(rows, name, "full")
         for column in columns:
             group, _, metric = column.key.partition(" ")
-            a, b = (select(cases, group=group, form="free") for cases in pair)
-            cells[column.key] = difference(a, b, metric, "case")
+            pair = (averaged(rows, run, seeds, group=group, form="free") for run in (name, "full"))
+            cells[column.key] = difference(*pair, metric)
         if any(cells.values()):
-            rows.append(Row("", title_of(name), cells))
+            lines.append(TableRow("", variant.title, cells))
     note = (
         "Each variant minus FlexEdit with the same seeds, paired by case, with 95 % bootstrap "
         "intervals over cases. An interval that leaves out 0 is a difference that other cases "
         "would most likely show too; what other seeds would show, three seeds hardly tell."
     )
-    return Table("differences", "Against FlexEdit", note, "variant", columns, tuple(rows))
+    return Table("differences", "Against FlexEdit", note, "variant", columns, tuple(lines))
 
 
-def by_mask(by_name: Mapping[str, Rows]) -> Table:
+def by_mask(rows: pd.DataFrame) -> Table:
     """What it is worth to have trained on rough masks."""
     metrics = ("success", "label_right", "iou")
     columns = (*metric_columns(metrics), Column("difference", "success, free − full"))
-    rows = []
+    lines = []
     for name in ("full", "full-masks"):
-        free, full = (select(by_name.get(name, []), form=form) for form in ("free", "full"))
+        free, full = (averaged(rows, name, form=form) for form in ("free", "full"))
+        section = recipe().variants[name].title
         for title, part in (("free-shape masks", free), ("full masks", full)):
-            if part:
-                rows.append(Row(title_of(name), title, cells_of(part, metrics)))
-        if free and full:
-            rows[-2].cells["difference"] = difference(free, full, "success", "case")
+            if len(part):
+                lines.append(TableRow(section, title, cells_of(part, metrics)))
+        if len(free) and len(full):
+            lines[-2].cells["difference"] = difference(free, full, "success")
     note = "The same cases with both forms of mask; the difference is paired by case."
-    return Table("masks", "Run with rough and with full masks", note, "mask", columns, tuple(rows))
+    return Table("masks", "Run with rough and with full masks", note, "mask", columns, tuple(lines))
 
 
-def cells_of(cases: Rows, metrics: Sequence[str]) -> dict[str, Cell]:
-    """For `metric_columns`"""
-    return {"cases": counted(cases)} | {key: estimate(cases, key) for key in metrics}
-
-
-def by_strength(logs: Sequence[Log]) -> Table:
+def by_strength(rows: pd.DataFrame) -> Table:
     """Each variant with the seeds that it was run with by every λ."""
     metrics = ("success", "fg_psnr", "bg_psnr")
     columns = (*metric_columns(metrics), Column("difference", "success, less that of λ = 1"))
-    rows = []
+    lines = []
     for name, variant in recipe().variants.items():
-        if not variant.is_swept:
+        runs = {**sweep_of(name, rows["run"].unique()), 1.0: name}
+        seeds = seeds_of(rows, *runs.values())
+        if not variant.is_swept or len(runs) == 1 or not seeds:
             continue
-        runs = {**sweep_of(name, distinct_variants(logs)), 1.0: name}
-        shared = set.intersection(*(seeds_of(logs, run) for run in runs.values()))
-        if len(runs) == 1 or not shared:
-            continue
-        usual = select(averaged(logs, name, shared), group="multi", form="free")
+        multi = {"group": "multi", "form": "free"}
+        usual = averaged(rows, name, seeds, **multi)
         for strength, run in sorted(runs.items()):
-            part = select(averaged(logs, run, shared), group="multi", form="free")
+            part = averaged(rows, run, seeds, **multi)
             cells = cells_of(part, metrics)
             if strength != 1:
-                cells["difference"] = difference(part, usual, "success", "case")
-            rows.append(Row(title_of(name), f"λ = {strength:g}", cells))
+                cells["difference"] = difference(part, usual, "success")
+            lines.append(TableRow(variant.title, f"λ = {strength:g}", cells))
     note = "Cases with a subject; the weight λ of its attention (eq. 7); they are trained with 1."
-    return Table("strength", "The subject's weight", note, "λ", columns, tuple(rows))
+    return Table("strength", "The subject's weight", note, "λ", columns, tuple(lines))

@@ -196,10 +196,8 @@ def test_muons_first_step_turns_matrices_and_moves_the_rest_like_nadam(tmp_path)
 def test_muon_leaves_embeddings_alone_even_where_a_layer_shares_them():
     embedding, layer, head = nn.Embedding(9, 8), nn.Linear(8, 8), nn.Linear(8, 9, bias=False)
     head.weight = embedding.weight
-    config = dataclasses.replace(CONFIG, optimizer="muon")
-    turned, plain, short = build_optimizer(
-        nn.ModuleList([embedding, layer, head]), config, torch.device("cpu")
-    ).param_groups
+    model = nn.ModuleList([embedding, layer, head])
+    turned, plain, short = build_optimizer("muon", model, torch.device("cpu"), lr=1.0).param_groups
     assert turned["params"] == [layer.weight] and not turned.get("use_fallback")
     assert plain["params"] == [embedding.weight] and plain["use_fallback"]
     assert short["params"] == [layer.bias] and short["weight_decay"] == 0
