@@ -19,6 +19,7 @@ from .models.config import SystemConfig
 from .models.diffusion import sampling
 from .models.diffusion.conditioning import Branches
 from .models.diffusion.unet import FlexEditUNet
+from .models.parts import PictureTokens
 from .models.vllm import VLLM, Instruction
 from .request import EditRequest
 from .systems import system
@@ -83,6 +84,11 @@ class FlexEditPipeline:
         return None if adapter is None else adapter.to(self.device)
 
     @cached_property
+    def interaction(self) -> Any:
+        interaction = self.folder.load_interaction(self.dtype)
+        return None if interaction is None else interaction.to(self.device)
+
+    @cached_property
     def unet(self) -> FlexEditUNet:
         return self.folder.load_unet(self.dtype).to(self.device)
 
@@ -93,11 +99,11 @@ class FlexEditPipeline:
 
     def load(self) -> None:
         """Loads now what an edit needs, not part by part in the first one."""
-        eyes = () if self.adapter is None else ("clip",)
-        for part in ("vllm", "bridge", *eyes, "unet", "vae"):
+        looking = [part for part in (self.interaction, self.adapter) if part is not None]
+        for part in ("vllm", "bridge", *(["clip"] if looking else []), "unet", "vae"):
             getattr(self, part)
 
-    def see(self, picture: Tensor) -> Tensor:
+    def see(self, picture: Tensor) -> PictureTokens:
         return self.clip(picture)
 
     def encode(self, picture: Tensor) -> Tensor:

@@ -29,17 +29,13 @@ ASK_INSTRUCTION = "what does the mask mean?"
 GENERIC_REPLY = "Sure, I can generate the image you're looking for"
 BACKGROUND = "background"  # the label of an empty place
 
-_SPECIAL = re.compile(r"<(?=[^<>\s]*>)([^<>\s]*)>")
+_SPECIAL = re.compile(r"<([^<>\s]*)>|\[((?:IMG|MM)\d+)\]")
 _LABEL = re.compile(r"masks? means?:?\s*[\"'‘“](.+?)[\"'’”](?=\W|$)", re.IGNORECASE)
 
 
-def edit_token(index: int) -> str:
-    return f"<img_{index}>"
-
-
 def neutralise(text: str) -> str:
-    """Takes the power from anything that looks like a special token: ‹image›, ‹img_3›, ‹/s›."""
-    return _SPECIAL.sub(r"‹\1›", text)
+    """Takes the power from what looks like a special token: ‹image›, ‹img_3›, ‹/s›, ‹IMG0›."""
+    return _SPECIAL.sub(lambda token: f"‹{token[1] or token[2] or ''}›", text)
 
 
 def default_instruction(task: str) -> str:

@@ -5,24 +5,18 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-import torch
 from comfy_api.latest import io
-from torch import nn
 
 from ..flexedit.errors import FlexEditError
-from ..flexedit.model_folder import EMBEDDED, ModelFolder
+from ..flexedit.model_folder import EMBEDDED
 from .runtime import folders
 from .runtime.clip_vision import load_clip_vision
+from .runtime.conditioning import Conditioner
 from .runtime.options import checked, one_of
 from .runtime.parts import PRECISIONS, ManagedPart
 from .runtime.types import CATEGORY, Mea, Qformer, Vllm, schema
 from .runtime.unet import load_unet
 from .runtime.vae import load_vae
-
-
-def adapter(folder: ModelFolder, dtype: torch.dtype) -> nn.Module:
-    """A folder's adapter; where there is none, an empty module stands for it."""
-    return folder.load_adapter(dtype) or nn.Identity()
 
 
 class Loader(io.ComfyNode):
@@ -81,7 +75,7 @@ class Loader(io.ComfyNode):
         config = folder.config
         vllm = ManagedPart("VLLM", folder.load_vllm, precision, config)
         qformer = ManagedPart("bridge", folder.load_bridge, precision, config)
-        mea = ManagedPart("adapter", partial(adapter, folder), precision, config, encoder=False)
+        mea = ManagedPart("MEA", partial(Conditioner, folder), precision, config, encoder=False)
         unet = load_unet(folder, mea, precision)
         clip_vision = load_clip_vision(folder, precision)
         return io.NodeOutput(unet, load_vae(folder, precision), clip_vision, vllm, qformer, mea)

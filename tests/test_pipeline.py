@@ -249,8 +249,8 @@ def test_clip_is_shown_the_marked_scene_and_the_subject(pipeline):
     with torch.inference_mode():
         embeds = embeds_of(pipeline, asked)
         positive = pipeline.condition(embeds).positive
-        f1 = pipeline.adapter.scene_features(embeds.text.e, pipeline.clip(asked.marked()))
-        f2 = pipeline.adapter.subject_features(pipeline.clip(asked.subject))
+        f1 = pipeline.adapter.scene_features(embeds.text.e, pipeline.clip(asked.marked()).projected)
+        f2 = pipeline.adapter.subject_features(pipeline.clip(asked.subject).projected)
     assert torch.equal(positive.f1, f1) and torch.equal(positive.f2, f2)
 
 
@@ -309,7 +309,7 @@ def test_every_prediction_type_is_honoured(pipeline, variant, prediction_type):
 
 def test_parts_are_loaded_when_they_are_first_needed(tiny):
     pipeline = FlexEditPipeline(ModelFolder(tiny), "cpu")
-    parts = {"vllm", "bridge", "clip", "adapter", "unet", "vae"}
+    parts = {"vllm", "bridge", "clip", "interaction", "adapter", "unet", "vae"}
     assert not parts & set(vars(pipeline))
     pipeline.interpret(request(task="ask"))
     assert parts & set(vars(pipeline)) == {"vllm"}

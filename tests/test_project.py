@@ -1,6 +1,7 @@
 """What is said twice about the project is said alike."""
 
 import sys
+from glob import glob
 from pathlib import Path
 
 if sys.version_info >= (3, 11):
@@ -9,7 +10,8 @@ else:
     import tomli as tomllib
 
 ROOT = Path(__file__).resolve().parents[1]
-PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+PROJECT = PYPROJECT["project"]
 
 
 def requirements(name: str) -> list[str]:
@@ -33,3 +35,14 @@ def test_tests_run_on_pinned_versions():
 
 def test_the_citation_names_this_version():
     assert f"\nversion: {PROJECT['version']}\n" in (ROOT / "CITATION.cff").read_text()
+
+
+def test_every_file_of_the_package_is_installed_with_it():
+    package = ROOT / "flexedit"
+    patterns = PYPROJECT["tool"]["setuptools"]["package-data"]["flexedit"]
+    shipped = {
+        Path(name) for one in patterns for name in glob(one, root_dir=package, recursive=True)
+    }
+    files = (file for file in package.rglob("*") if file.is_file())
+    others = {file.relative_to(package) for file in files if file.suffix not in (".py", ".pyc")}
+    assert others and others <= shipped

@@ -68,10 +68,6 @@ def test_labels_are_found_however_they_are_quoted(reply, label):
     assert prompts.parse_label(reply) == label
 
 
-def test_edit_tokens_are_numbered_from_zero():
-    assert [prompts.edit_token(index) for index in range(2)] == ["<img_0>", "<img_1>"]
-
-
 def test_generic_rows_are_taught_the_reply_that_the_fast_path_forces():
     replies = prompts.training_replies(["The masks means 'dog'"] * 2, [True, False])
     assert replies == [prompts.GENERIC_REPLY, "The masks means 'dog'"]

@@ -10,7 +10,13 @@ import torch
 
 from flexedit import prompts
 from flexedit.errors import FlexEditError
-from flexedit.model_folder import ModelFolder, build_adapter, build_bridge, save_model_folder
+from flexedit.model_folder import (
+    ModelFolder,
+    build_adapter,
+    build_bridge,
+    build_interaction,
+    save_model_folder,
+)
 from flexedit.models.diffusion.unet import FlexEditUNet
 from flexedit.training.pretrain.parts import build_parts
 from flexedit.training.pretrain.shape import Shape, system_config
@@ -24,7 +30,7 @@ TINY = replace(
     vit_width=32,
     vit_layers=1,
     clip_width=32,
-    clip_layers=1,
+    clip_layers=2,  # one comes before the last
     num_heads=2,
     qformer_layers=2,
     vae_channels=(32, 32, 32),
@@ -63,17 +69,19 @@ def random_tensors(folder: ModelFolder) -> dict[str, torch.Tensor]:
     """By the checkpoint's names, for all parts of the folder's system."""
     config = folder.config
     unet = FlexEditUNet(config.unet)
-    parts = (unet, build_adapter(config, unet.layers), build_bridge(folder))
+    adapter, bridge = build_adapter(config, unet.layers), build_bridge(folder)
+    parts = (unet, adapter, bridge, build_interaction(config))
     tensors = {k: v for part in parts if part is not None for k, v in part.checkpoint().items()}
     if config.vllm is not None:
-        width, rank = config.bridge.hidden_width, config.vllm.lora.rank
-        for layer in range(TINY.llm_layers):
+        width, lora = config.bridge.hidden_width, config.vllm.lora
+        for layer in range(TINY.llm_layers) if lora else ():
+            rank = lora.rank
             for projection in "qv":
                 tensors[f"lora.{layer}.{projection}.A"] = torch.randn(rank, width) * 0.1
                 tensors[f"lora.{layer}.{projection}.B"] = torch.randn(width, rank) * 0.1
         tensors["tokens.embed"] = torch.randn(config.vllm.num_edit_tokens, width) * 0.02
     for key, tensor in tensors.items():
-        if not tensor.any() or key.startswith("mea."):
+        if not tensor.any() or key.startswith(("mea.", "bim.", "iaa.")):
             tensors[key] = torch.randn_like(tensor) * 0.2
     return tensors
 

@@ -381,8 +381,8 @@ def against_first(measured: Measured) -> Table:
     changed = {}
     for form, rows in measured.rows.groupby("form", sort=False):
         for system in others:
-            pair = (select(rows, system=name) for name in (system, first))
-            changed[FORM_NAMES[form].capitalize(), system] = changes(*pair, COMPARED)
+            own, compared = (select(rows, system=name) for name in (system, first))
+            changed[FORM_NAMES[form].capitalize(), system] = changes(own, compared, COMPARED)
     note = f"Each system minus {first}, paired by case."
     return differences("systems", f"Against {first}", note, changed)
 

@@ -1,62 +1,72 @@
-"""``python -m flexedit``: the same stages from a shell. Exit 0, or one line of error and exit 2.
+"""FlexEdit from a shell: the same stages as in Python and in ComfyUI.
 
-With ``--json`` one JSON object goes to standard output; everything else goes to standard error.
+Exit 0, or one line of error and exit 2. With --json one JSON object goes to standard output;
+everything else goes to standard error.
 """
 
 from __future__ import annotations
 
-import argparse
 import io
 import json
 import sys
 from collections.abc import Sequence
 
+import click
+
 from .. import __version__
 from ..errors import FlexEditError
 from ..packages import needed
-from . import bench, data, edit, mask, model, train
+from .arguments import AS_JSON
+from .bench import bench
+from .data import data
+from .edit import batch, edit, interpret
+from .mask import mask
 from .messages import NO_MEMORY, lacks_memory, warn
+from .model import assemble, info
+from .train import train
+
+root = click.Group(
+    help=__doc__,
+    commands=[edit, batch, interpret, mask, info, train, assemble, data, bench],
+    no_args_is_help=False,
+    context_settings={"help_option_names": ["-h", "--help"], "show_default": True},
+)
+click.version_option(__version__, message="%(version)s")(root)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
+    return run_command(root, "flexedit", arguments)
+
+
+def run_command(root: click.Command, name: str, arguments: Sequence[str] | None = None) -> int:
+    """Runs what was typed (default: in the shell) and prints what it reports → the exit code."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # piped on Windows it has no → and no λ
             stream.reconfigure(encoding="utf-8", errors="replace")
-    options = parser().parse_args(arguments)
+    words = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        with needed():
-            report = options.run(options)
+        with needed(), root.make_context(name, words) as context:
+            report = root.invoke(context)
+    except click.exceptions.Exit as finished:  # by --help or --version
+        return finished.exit_code
+    except click.UsageError as error:
+        error.show()
+        return error.exit_code
     except (FlexEditError, OSError) as error:  # OSError: a path that cannot be read or written
-        return _fail(str(error))
+        message = str(error)
     except (MemoryError, RuntimeError) as error:  # torch's OutOfMemoryError is a RuntimeError
         if not lacks_memory(error):
             raise
-        return _fail(NO_MEMORY)
-    if getattr(options, "json", False):
-        print(json.dumps(report))
-    elif report:
-        for key, value in report.items():
-            print(f"{key}: {value}")
-    return 0
-
-
-def _fail(message: str) -> int:
+        message = NO_MEMORY
+    else:
+        if context.meta.get(AS_JSON):
+            print(json.dumps(report))
+        else:
+            for key, value in report.items():
+                print(f"{key}: {value}")
+        return 0
     warn(message)
     return 2
-
-
-def parser() -> argparse.ArgumentParser:
-    root = argparse.ArgumentParser(prog="flexedit", description=__doc__)
-    root.add_argument("--version", action="version", version=__version__)
-    commands = root.add_subparsers(required=True, metavar="command")
-    edit.add_commands(commands)
-    mask.add_command(commands)
-    model.add_info(commands)
-    train.add_commands(commands)
-    model.add_assemble(commands)
-    data.add_command(commands)
-    bench.add_commands(commands)
-    return root
 
 
 def __getattr__(name: str) -> object:

@@ -1,58 +1,55 @@
-"""The kinds of numbers that commands take; any other is refused before anything runs."""
+"""Options that several commands take, and the kinds of values in them."""
 
 from __future__ import annotations
 
-import argparse
 import math
+from collections.abc import Callable
+from functools import reduce
+from pathlib import Path
+from typing import Any
+
+import click
+
+Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
+Report = dict[str, Any]  # what a command says when it is done
+
+PATH = click.Path(path_type=Path)
+POSITIVE = click.IntRange(min=1)
+SEED = click.IntRange(0, 2**63 - 1)
+# trainings multiply theirs, by up to a million for the dice of every step
+TRAINING_SEED = click.IntRange(0, 2**32 - 1)
 
 
-def seed(text: str) -> int:
-    number = int(text)
-    if not 0 <= number < 2**63:
-        raise argparse.ArgumentTypeError(f"{number} is not in 0 … 2^63 - 1")
-    return number
+def together(*options: Decorator) -> Decorator:
+    """Several options as one decorator; the help shows them in this order."""
+    return lambda command: reduce(lambda made, option: option(made), reversed(options), command)
 
 
-def training_seed(text: str) -> int:
-    """Trainings multiply theirs, by up to a million for the dice of every step."""
-    number = int(text)
-    if not 0 <= number < 2**32:
-        raise argparse.ArgumentTypeError(f"{number} is not in 0 … 2^32 - 1")
-    return number
-
-
-def positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{number} is less than 1")
-    return number
-
-
-def finite(text: str) -> float:
-    number = float(text)
-    if not math.isfinite(number):
-        raise argparse.ArgumentTypeError(f"{number} is not finite")
-    return number
-
-
-def rate(text: str) -> float:
-    number = finite(text)
-    if number <= 0:
-        raise argparse.ArgumentTypeError(f"{number} is not above 0")
-    return number
-
-
-def decay(text: str) -> float:
-    number = finite(text)
-    if not 0 <= number < 1:
-        raise argparse.ArgumentTypeError(f"{number} is not in 0 … 1, without the 1")
+def finite(_: click.Context, __: click.Parameter, number: float | None) -> float | None:
+    """A callback: ranges alone let NaN pass."""
+    if number is not None and not math.isfinite(number):
+        raise click.BadParameter(f"{number} is not finite")
     return number
 
 
 def part(text: str) -> tuple[int, int]:
     """``2/8`` is the second of eight."""
     first, _, count = text.partition("/")
-    number, whole = int(first), int(count)
-    if not 1 <= number <= whole:
-        raise argparse.ArgumentTypeError(f"{text} is not a part; parts are written like 1/4 to 4/4")
-    return number, whole
+    if first.isdecimal() and count.isdecimal() and 1 <= int(first) <= int(count):
+        return int(first), int(count)
+    raise click.BadParameter(f"{text} is not a part; parts are written like 1/4 to 4/4")
+
+
+def _remember(context: click.Context, _: click.Parameter, chosen: bool) -> None:
+    context.meta[AS_JSON] = chosen
+
+
+AS_JSON = "flexedit.json"  # in a context's meta
+json_option = click.option(
+    "--json", is_flag=True, expose_value=False, callback=_remember, help="print one JSON object"
+)
+model_options = together(
+    click.option("--model", type=PATH, help="a model folder; default: flexedit-mini"),
+    click.option("--device", help="cpu, cuda, …; default: the GPU if there is one"),
+    json_option,
+)

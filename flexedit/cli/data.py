@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
-from typing import Any
 
-from .arguments import positive, seed
+import click
 
-
-def add_command(commands: Any) -> None:
-    data = commands.add_parser("data", help="write samples of the synthetic world")
-    data.add_argument("--out", type=Path, required=True)
-    data.add_argument("--count", type=positive, default=16)
-    data.add_argument("--size", type=int, default=64)
-    data.add_argument("--split", choices=("train", "heldout"), default="train")
-    data.add_argument("--seed", type=seed, default=0)
-    data.set_defaults(run=run_data)
+from .arguments import PATH, POSITIVE, SEED, Report
 
 
-def run_data(options: argparse.Namespace) -> dict[str, Any]:
+@click.command()
+@click.option("--out", type=PATH, required=True)
+@click.option("--count", type=POSITIVE, default=16)
+@click.option("--size", type=int, default=64)
+@click.option("--split", type=click.Choice(("train", "heldout")), default="train")
+@click.option("--seed", type=SEED, default=0)
+def data(out: Path, count: int, size: int, split: str, seed: int) -> Report:
+    """Write samples of the synthetic world."""
     from ..data.world import World
     from ..data.world.export import write
 
-    write(World(options.size, options.split, options.seed), range(options.count), options.out)
-    return {"out": str(options.out), "samples": options.count}
+    write(World(size, split, seed), range(count), out)
+    return {"out": str(out), "samples": count}

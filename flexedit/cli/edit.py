@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import click
+
 from .. import prompts
 from ..errors import FlexEditError
-from .arguments import finite, part, seed
+from .arguments import PATH, SEED, Report, finite, model_options, part, together
 from .messages import NO_MEMORY, lacks_memory, progress, warn
 
 if TYPE_CHECKING:
@@ -18,109 +19,121 @@ if TYPE_CHECKING:
 
 # as in the template large_photo
 CROP_CONTEXT, CROP_FEATHER, CROP_REGION = 2.0, 2, "mask + connected change"
-# what all edits of a batch share
-SETTINGS = ("reply", "steps", "edit_cfg", "scene_cfg", "subject_strength", "crop")
 
-
-def add_commands(commands: Any) -> None:
-    """``commands``: what ``add_subparsers`` of the root parser gave."""
-    edit = commands.add_parser("edit", help="edit a picture where a scribble says")
-    _request(edit)
-    edit.add_argument("--instruction", required=True, help="what should change")
-    edit.add_argument("--subject", type=Path, help="a picture of the thing to insert")
-    edit.add_argument("--task", choices=("edit", "segment"), default="edit")
-    edit.add_argument("--seed", type=seed, default=0)
-    _settings(edit)
-    edit.add_argument("--out", type=Path, required=True, help="where the picture is written")
-    edit.set_defaults(run=run_edit)
-
-    batch = commands.add_parser("batch", help="edit many pictures, resumably")
-    batch.add_argument("--list", type=Path, required=True, help="JSONL, an edit a line")
-    _settings(batch)
-    _model(batch)
-    batch.add_argument(
-        "--part",
-        type=part,
-        default=(1, 1),
-        metavar="I/N",
-        help="only every N-th edit, from the I-th",
-    )
-    batch.add_argument("--out", type=Path, required=True, help="folder of pictures and results")
-    batch.set_defaults(run=run_batch)
-
-    interpret = commands.add_parser("interpret", help="say what a scribble means")
-    _request(interpret)
-    interpret.add_argument("--instruction", default="", help="a question, instead of the usual one")
-    interpret.add_argument("--mask-out", type=Path, help="paint the whole object, save its mask")
-    interpret.set_defaults(run=run_interpret)
-
-
-def _settings(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--reply", choices=("direct", "generate"), default="direct")
-    command.add_argument("--steps", type=int, help="default: what the model recommends")
-    command.add_argument("--edit-cfg", type=finite)
-    command.add_argument("--scene-cfg", type=finite)
-    command.add_argument("--subject-strength", type=finite, default=1.0, help="λ")
-    command.add_argument(
+request_options = together(
+    click.option("--scene", type=PATH, required=True),
+    click.option("--mask", type=PATH, help="white (or opaque) = edit; none = everywhere"),
+    model_options,
+)
+# what a whole batch shares
+setting_options = together(
+    click.option("--reply", type=click.Choice(("direct", "generate")), default="direct"),
+    click.option("--steps", type=int, help="default: what the model recommends"),
+    click.option("--edit-cfg", type=float, callback=finite),
+    click.option("--scene-cfg", type=float, callback=finite),
+    click.option("--subject-strength", type=float, default=1.0, callback=finite, help="λ"),
+    click.option(
         "--crop",
-        action="store_true",
+        is_flag=True,
         help="edit a square around the mask at the model's size, and put it back",
-    )
+    ),
+)
 
 
-def _request(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--scene", type=Path, required=True)
-    command.add_argument("--mask", type=Path, help="white (or opaque) = edit; none = everywhere")
-    _model(command)
-
-
-def _model(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--model", type=Path, help="a model folder; default: flexedit-mini")
-    command.add_argument("--device", help="cpu, cuda, …; default: the GPU if there is one")
-    command.add_argument("--json", action="store_true")
-
-
-def run_edit(options: argparse.Namespace) -> dict[str, Any]:
+@click.command()
+@request_options
+@click.option("--instruction", required=True, help="what should change")
+@click.option("--subject", type=PATH, help="a picture of the thing to insert")
+@click.option("--task", type=click.Choice(("edit", "segment")), default="edit")
+@click.option("--seed", type=SEED, default=0)
+@setting_options
+@click.option("--out", type=PATH, required=True, help="where the picture is written")
+def edit(scene: Path, mask: Path | None, subject: Path | None, out: Path, **options: Any) -> Report:
+    """Edit a picture where a scribble says."""
+    _require_pictures(scene, mask, subject)
     from ..data.record import Record
 
-    job = Record(
-        scene=str(options.scene),
-        instruction=options.instruction,
-        mask=str(options.mask or ""),
-        subject=str(options.subject or ""),
-        task=options.task,
-        seed=options.seed,
-    )
-    return _edit(_pipeline(options), job, Path(), options.out, options, warn, progress)
+    words = {name: options.pop(name) for name in ("instruction", "task", "seed")}
+    job = Record(str(scene), mask=str(mask or ""), subject=str(subject or ""), **words)
+    return _edit(_pipeline(options), job, Path(), out, options, warn, progress)
 
 
-def run_batch(options: argparse.Namespace) -> dict[str, Any]:
-    from ..benchmark.systems import described
+@click.command()
+@click.option("--list", "file", type=PATH, required=True, help="JSONL, an edit a line")
+@setting_options
+@model_options
+@click.option(
+    "--part",
+    type=part,
+    default="1/1",
+    metavar="I/N",
+    help="only every N-th edit, from the I-th",
+)
+@click.option("--out", type=PATH, required=True, help="folder of pictures and results")
+def batch(file: Path, part: tuple[int, int], out: Path, **options: Any) -> Report:
+    """Edit many pictures, resumably."""
     from ..jobs import RESULTS, JobRun, read_jobs
 
-    first, step = options.part
-    jobs = read_jobs(options.list)[first - 1 :: step]
+    first, step = part
+    jobs = read_jobs(file)[first - 1 :: step]
     pipeline = _pipeline(options)
     pipeline.load()  # what is wrong with it is wrong with every edit
-    settings = {name: getattr(options, name) for name in SETTINGS} | described(pipeline)
+    from ..benchmark.editors import described
 
-    def edit(job: Record, out: Path) -> dict[str, Any]:
+    def edit(job: Record, out: Path) -> Report:
         notes: list[str] = []
         try:
-            report = _edit(pipeline, job, options.list.parent, out, options, notes.append)
+            report = _edit(pipeline, job, file.parent, out, options, notes.append)
         except (MemoryError, RuntimeError) as error:
             if not lacks_memory(error):
                 raise
             raise FlexEditError(NO_MEMORY) from error
         return {"reply": report["reply"], "label": report["label"], "notes": notes}
 
-    counts = JobRun(jobs, options.out, settings).run(edit)
+    counts = JobRun(jobs, out, options | described(pipeline)).run(edit)
     if counts["failed"]:
         raise FlexEditError(
-            f"{counts['failed']} of {len(jobs)} edits failed; {options.out / RESULTS} says why. "
+            f"{counts['failed']} of {len(jobs)} edits failed; {out / RESULTS} says why. "
             "Run the same again to try them once more."
         )
-    return {"out": str(options.out), **counts}
+    return {"out": str(out), **counts}
+
+
+@click.command()
+@request_options
+@click.option("--instruction", default="", help="a question, instead of the usual one")
+@click.option("--mask-out", type=PATH, help="paint the whole object, save its mask")
+def interpret(
+    scene: Path, mask: Path | None, instruction: str, mask_out: Path | None, **model: Any
+) -> Report:
+    """Say what a scribble means."""
+    _require_pictures(scene, mask)
+    from ..files import load_mask, load_picture, write_picture
+    from ..masks import read_painted
+    from ..request import EditRequest
+
+    pipeline, seen = _pipeline(model), load_picture(scene)
+    drawn = load_mask(mask) if mask else None
+    request = EditRequest.create(seen, instruction, drawn, task="ask")
+    reading = pipeline.interpret(request).reading
+    report: Report = {"reply": reading.replies[0], "label": reading.labels[0]}
+    if mask_out:
+        if hint := pipeline.config.sampling.size_hint(request.height, request.width):
+            warn(hint)
+        paint = EditRequest.create(seen, prompts.SEGMENT_INSTRUCTION, drawn, task="segment")
+        painted = pipeline(paint, on_step=progress).picture
+        read = read_painted(paint.scene, painted.cpu())
+        write_picture(read, mask_out)
+        report |= {"mask": str(mask_out), "share": round(float(read.mean()), 4)}
+    return report
+
+
+def _require_pictures(*files: Path | None) -> None:
+    """So early that a wrong one is told before torch and the model are loaded."""
+    from ..files import read_picture
+
+    for file in filter(None, files):
+        read_picture(file, mode=None)
 
 
 def _edit(
@@ -128,21 +141,22 @@ def _edit(
     job: Record,
     folder: Path,
     out: Path,
-    options: argparse.Namespace,
+    settings: dict[str, Any],
     warn: Callable[[str], None],
     on_step: Callable[[int, int], None] | None = None,
-) -> dict[str, Any]:
-    """Files in ``folder`` → the file ``out``; ``options`` are those of `_settings`."""
+) -> Report:
+    """Files in ``folder`` → the file ``out``; ``settings`` are those of `setting_options`."""
     from .. import masks
     from ..files import load_mask, load_picture, write_picture
     from ..masks import compositing
     from ..request import EditRequest
 
-    scene, crop = load_picture(folder / job.scene), None
+    how, crop = dict(settings), None
+    scene = load_picture(folder / job.scene)
     mask = load_mask(folder / job.mask) if job.mask else None
     subject = load_picture(folder / job.subjects[0]) if job.subjects else None
     seen, seen_mask = scene, mask
-    if options.crop:
+    if how.pop("crop"):
         if mask is None:
             raise FlexEditError("--crop cuts around the mask: give a mask too.")
         mask = masks.prepare_mask(mask, *scene.shape[-2:])
@@ -151,16 +165,7 @@ def _edit(
     request = EditRequest.create(seen, job.instruction, seen_mask, subject, job.task)
     if hint := pipeline.config.sampling.size_hint(request.height, request.width):
         warn(f"{hint} --crop edits the part around the mask.")
-    result = pipeline(
-        request,
-        reply=options.reply,
-        seed=job.seed,
-        num_steps=options.steps,
-        edit_cfg=options.edit_cfg,
-        scene_cfg=options.scene_cfg,
-        subject_strength=options.subject_strength,
-        on_step=on_step,
-    )
+    result = pipeline(request, seed=job.seed, num_steps=how.pop("steps"), on_step=on_step, **how)
     picture = result.picture.cpu()
     if crop is not None:
         assert mask is not None
@@ -171,28 +176,8 @@ def _edit(
     return {"out": str(out), "reply": result.replies[0], "label": result.labels[0]}
 
 
-def run_interpret(options: argparse.Namespace) -> dict[str, Any]:
-    from .. import masks
-    from ..files import load_mask, load_picture, write_picture
-    from ..request import EditRequest
-
-    pipeline, scene = _pipeline(options), load_picture(options.scene)
-    mask = load_mask(options.mask) if options.mask else None
-    request = EditRequest.create(scene, options.instruction, mask, task="ask")
-    reading = pipeline.interpret(request).reading
-    report: dict[str, Any] = {"reply": reading.replies[0], "label": reading.labels[0]}
-    if options.mask_out:
-        if hint := pipeline.config.sampling.size_hint(request.height, request.width):
-            warn(hint)
-        paint = EditRequest.create(scene, prompts.SEGMENT_INSTRUCTION, mask, task="segment")
-        painted = pipeline(paint, on_step=progress).picture
-        read = masks.read_painted(paint.scene, painted.cpu())
-        write_picture(read, options.mask_out)
-        report |= {"mask": str(options.mask_out), "share": round(float(read.mean()), 4)}
-    return report
-
-
-def _pipeline(options: argparse.Namespace) -> FlexEditPipeline:
+def _pipeline(options: dict[str, Any]) -> FlexEditPipeline:
+    """Takes what is of `model_options` out of the options."""
     from ..pipeline import FlexEditPipeline
 
-    return FlexEditPipeline.from_pretrained(options.model, options.device)
+    return FlexEditPipeline.from_pretrained(options.pop("model"), options.pop("device"))

@@ -2,57 +2,54 @@
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 from typing import Any
 
+import click
+
 from ..errors import FlexEditError
-from .arguments import positive, seed
+from .arguments import PATH, POSITIVE, SEED, Report, together
 
-# what a kind of free-shape mask is drawn with, and a drawing is not
-SHAPE_OPTIONS = ("x", "y", "shape_width", "shape_height", "rotation", "stroke", "seed")
-
-
-def add_command(commands: Any) -> None:
-    mask = commands.add_parser("mask", help="draw a free-shape mask")
-    mask.add_argument(
-        "kind",
-        nargs="?",
-        help="circle, rectangle, triangle or irregular; each also + ' open'",
-    )
-    mask.add_argument("--strokes", type=Path, help="instead of a kind: a drawing, as JSON")
-    mask.add_argument("--out", type=Path, required=True)
-    mask.add_argument(
-        "--size", type=positive, nargs=2, metavar=("WIDTH", "HEIGHT"), default=(512, 512)
-    )
-    for name in SHAPE_OPTIONS:
-        read = seed if name == "seed" else float
-        mask.add_argument(_option(name), type=read, default=argparse.SUPPRESS)  # draw has its own
-    mask.set_defaults(run=run_mask)
+# what a kind of free-shape mask is drawn with, and a drawing is not; `draw` has the defaults
+SHAPE = {
+    **dict.fromkeys(("x", "y", "shape_width", "shape_height", "rotation", "stroke"), click.FLOAT),
+    "seed": SEED,
+}
 
 
 def _option(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
-def run_mask(options: argparse.Namespace) -> dict[str, Any]:
+@click.command()
+@click.argument("kind", default="")
+@click.option("--strokes", type=PATH, help="instead of a kind: a drawing, as JSON")
+@click.option("--out", type=PATH, required=True)
+@click.option("--size", type=POSITIVE, nargs=2, metavar="WIDTH HEIGHT", default=(512, 512))
+@together(*(click.option(_option(name), type=values) for name, values in SHAPE.items()))
+def mask(kind: str, strokes: Path | None, out: Path, size: tuple[int, int], **given: Any) -> Report:
+    """Draw a free-shape mask.
+
+    KIND is circle, rectangle, triangle or irregular; each also + ' open'.
+    """
+    if bool(kind) == bool(strokes):
+        raise FlexEditError("Give either a kind of mask, or --strokes FILE with a drawing.")
+    shape = {name: value for name, value in given.items() if value is not None}
+    if strokes is not None and shape:
+        unused = ", ".join(map(_option, shape))
+        raise FlexEditError(f"Leave out {unused}: a drawing has its own shapes.")
+    drawing = None if strokes is None else _read(strokes)
     from .. import masks
     from ..files import write_picture
-    from ..masks import strokes
+    from ..masks.strokes import parse, rasterise
 
-    width, height = options.size
-    if (options.kind is None) == (options.strokes is None):
-        raise FlexEditError("Give either a kind of mask, or --strokes FILE with a drawing.")
-    shape = {name: value for name, value in vars(options).items() if name in SHAPE_OPTIONS}
-    if options.strokes is None:
-        drawn = masks.draw(options.kind, height, width, **shape)
-    elif shape:
-        given = ", ".join(map(_option, shape))
-        raise FlexEditError(f"Leave out {given}: a drawing has its own shapes.")
+    width, height = size
+    if drawing is None:
+        drawn = masks.draw(kind, height, width, **shape)
     else:
-        drawn = strokes.rasterise(strokes.parse(_read(options.strokes)), height, width)
-    write_picture(drawn[None], options.out)
-    return {"out": str(options.out), "share": round(float(drawn.mean()), 4)}
+        drawn = rasterise(parse(drawing), height, width)
+    write_picture(drawn[None], out)
+    return {"out": str(out), "share": round(float(drawn.mean()), 4)}
 
 
 def _read(path: Path) -> str:

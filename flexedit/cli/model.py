@@ -2,45 +2,25 @@
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
-from typing import Any
+
+import click
 
 from .. import packages
-from .arguments import positive
+from .arguments import PATH, POSITIVE, Report, json_option
 from .messages import warn
 
 
-def add_info(commands: Any) -> None:
-    info = commands.add_parser("info", help="what a model folder holds, and the versions here")
-    info.add_argument("--model", type=Path)
-    info.add_argument("--json", action="store_true")
-    info.set_defaults(run=run_info)
-
-
-def add_assemble(commands: Any) -> None:
-    assemble = commands.add_parser("assemble", help="make a model to train of others' parts")
-    assemble.add_argument(
-        "--pipeline",
-        type=Path,
-        required=True,
-        help="a diffusers folder: Stable Diffusion 1 or InstructPix2Pix",
-    )
-    assemble.add_argument("--clip", type=Path, required=True, help="a folder with both towers")
-    assemble.add_argument("--vllm", type=Path, required=True, help="the folder of a LLaVA")
-    assemble.add_argument(
-        "--size", type=positive, default=256, help="of the pictures to train with, in pixels"
-    )
-    assemble.add_argument("--out", type=Path, required=True)
-    assemble.set_defaults(run=run_assemble)
-
-
-def run_info(options: argparse.Namespace) -> dict[str, Any]:
+@click.command()
+@click.option("--model", type=PATH, help="a model folder; default: flexedit-mini")
+@json_option
+def info(model: Path | None) -> Report:
+    """What a model folder holds, and the versions here."""
     for complaint in packages.complaints():
         warn(complaint)
     from ..model_folder import ModelFolder
 
-    folder = ModelFolder(options.model) if options.model else ModelFolder.embedded()
+    folder = ModelFolder(model) if model else ModelFolder.embedded()
     config = folder.config
     return {
         "folder": str(folder.path),
@@ -58,8 +38,19 @@ def run_info(options: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def run_assemble(options: argparse.Namespace) -> dict[str, Any]:
+@click.command()
+@click.option(
+    "--pipeline",
+    type=PATH,
+    required=True,
+    help="a diffusers folder: Stable Diffusion 1 or InstructPix2Pix",
+)
+@click.option("--clip", type=PATH, required=True, help="a folder with both towers")
+@click.option("--vllm", type=PATH, required=True, help="the folder of a LLaVA")
+@click.option("--size", type=POSITIVE, default=256, help="of the pictures to train with, in pixels")
+@click.option("--out", type=PATH, required=True)
+def assemble(pipeline: Path, clip: Path, vllm: Path, size: int, out: Path) -> Report:
+    """Make a model to train of others' parts."""
     from ..convert.assemble import assemble
 
-    folder = assemble(options.pipeline, options.clip, options.vllm, options.out, options.size)
-    return {"out": str(folder.path)}
+    return {"out": str(assemble(pipeline, clip, vllm, out, size).path)}

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import scipy
 import torch
-from scipy import ndimage
 from torch import Tensor
 
 from ..errors import FlexEditError
@@ -87,8 +87,8 @@ def _read_one(
     certain = (distance / (distance + 0.04)).numpy(force=True)
     seen = certain * progress.numpy(force=True)
     sigma = max(1.0, min(seen.shape) / 32)
-    around = ndimage.gaussian_filter(seen, sigma)
-    around /= ndimage.gaussian_filter(certain, sigma) + 1e-6
+    around = scipy.ndimage.gaussian_filter(seen, sigma)
+    around /= scipy.ndimage.gaussian_filter(certain, sigma) + 1e-6
     mask = seen + (1 - certain) * around >= threshold
     return torch.from_numpy(tidy(mask)).to(scene)
 
@@ -96,12 +96,12 @@ def _read_one(
 def tidy(mask: np.ndarray) -> np.ndarray:
     """mask (H, W) without specks, islands below a tenth of the largest, and small holes."""
     speck = SPECK * mask.size
-    labels, num_islands = ndimage.label(mask, np.ones((3, 3)))
+    labels, num_islands = scipy.ndimage.label(mask, np.ones((3, 3)))
     if num_islands:
         areas = np.bincount(labels.ravel())
         areas[0] = 0
         mask = (areas >= max(speck, 0.1 * areas.max()))[labels]
-    holes, _ = ndimage.label(~mask)
+    holes, _ = scipy.ndimage.label(~mask)
     return mask | (np.bincount(holes.ravel(), minlength=1) < speck)[holes]
 
 

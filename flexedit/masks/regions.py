@@ -7,8 +7,8 @@ masks float (B, H, W) with 1 = edit.
 from __future__ import annotations
 
 import numpy as np
+import scipy
 import torch
-from scipy import ndimage
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -37,8 +37,8 @@ def connected_change(
     around = F.avg_pool2d(moved - shift.view(-1, 3, 1, 1), 3, 1, 1).abs().amax(1)
     regions = []
     for changed, seed in zip((around > threshold).numpy(force=True), _support(mask), strict=True):
-        changed = ndimage.binary_opening(changed, np.ones((3, 3)))
-        labels, _ = ndimage.label(changed | seed, np.ones((3, 3)))
+        changed = scipy.ndimage.binary_opening(changed, np.ones((3, 3)))
+        labels, _ = scipy.ndimage.label(changed | seed, np.ones((3, 3)))
         touched = np.unique(labels[seed])
         regions.append(changed & np.isin(labels, touched[touched > 0]))
     return torch.from_numpy(np.stack(regions)).to(mask)
@@ -77,4 +77,4 @@ def _support(mask: Tensor) -> np.ndarray:
 
 def _distance(mask: np.ndarray) -> np.ndarray:
     """Pixels to the nearest False; infinite where there is none."""
-    return np.full(mask.shape, np.inf) if mask.all() else ndimage.distance_transform_edt(mask)
+    return np.full(mask.shape, np.inf) if mask.all() else scipy.ndimage.distance_transform_edt(mask)

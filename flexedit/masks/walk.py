@@ -9,8 +9,8 @@ import itertools
 from collections.abc import Sequence
 
 import numpy as np
+import scipy
 import torch
-from scipy import ndimage
 from torch import Tensor
 
 from ..errors import FlexEditError
@@ -36,7 +36,7 @@ def random_walk(
     top, left = max(top - margin, 0), max(left - margin, 0)
     window = np.s_[top : bottom + margin, left : right + margin]
     target = whole[window]
-    allowed = ndimage.binary_dilation(target, iterations=margin)
+    allowed = scipy.ndimage.binary_dilation(target, iterations=margin)
     height, width = target.shape
 
     area = int(target.sum())

@@ -21,6 +21,7 @@ from ..models.bridges import BRIDGES
 from ..models.clip import ImageEncoder, TextEncoder
 from ..models.config import SystemConfig
 from ..models.diffusion.unet import FlexEditUNet, build_unet, cross_attention_layers
+from ..models.interactions import INTERACTIONS
 from ..models.vllm import VLLM, Instruction
 from .keys import SLOTS, check_shapes, load_strict, shorten, slot_of, under
 from .reading import load_diffusers, load_image_encoder, load_text_encoder, load_vllm
@@ -140,15 +141,16 @@ class ModelFolder:
         vllm = load_vllm(self.part("vllm"), wanted, dtype)
         bridge_reads = getattr(self.config.bridge, "hidden_width", vllm.width)
         self._check("VLLM's hidden width", vllm.width, "bridge.hidden_width", bridge_reads)
-        tensors, rank = self.tensors("vllm"), wanted.lora.rank
+        tensors, lora = self.tensors("vllm"), wanted.lora
         names = ("embed",) if vllm.tied else ("embed", "lm_head")
         expected = {f"tokens.{name}": (wanted.num_edit_tokens, vllm.width) for name in names}
-        for name, linear in vllm.attention_projections():
-            expected[f"lora.{name}.A"] = (rank, linear.in_features)
-            expected[f"lora.{name}.B"] = (linear.out_features, rank)
+        for name, linear in vllm.attention_projections() if lora else ():
+            expected[f"lora.{name}.A"] = (lora.rank, linear.in_features)
+            expected[f"lora.{name}.B"] = (linear.out_features, lora.rank)
         check_shapes(expected, tensors, self.path.name)
         vllm.set_token_rows(under("tokens", tensors))
-        vllm.merge_lora(under("lora", tensors), wanted.lora.alpha / rank)
+        if lora:
+            vllm.merge_lora(under("lora", tensors), lora.alpha / lora.rank)
         return vllm.eval()
 
     @packages.needed("transformers")
@@ -160,6 +162,11 @@ class ModelFolder:
         """None if the system has none."""
         adapter = build_adapter(self.config, unet_layers(self.config))
         return None if adapter is None else self._load("adapter", adapter, dtype)
+
+    def load_interaction(self, dtype: torch.dtype = torch.float32) -> Any:
+        """None if the system has none."""
+        interaction = build_interaction(self.config)
+        return None if interaction is None else self._load("interaction", interaction, dtype)
 
     @packages.needed("diffusers")
     def load_unet(self, dtype: torch.dtype = torch.float32) -> FlexEditUNet:
@@ -175,6 +182,10 @@ class ModelFolder:
         if self.config.adapter is not None:
             width, reads = clip.visual_projection.out_features, self.config.adapter.clip_width
             self._check("CLIP's projection width", width, "adapter.clip_width", reads)
+        if self.config.interaction is not None:
+            width = clip.vision_width
+            reads = self.config.interaction.vision_width
+            self._check("CLIP's vision width", width, "interaction.vision_width", reads)
         return clip
 
     @packages.needed("diffusers")
@@ -232,6 +243,12 @@ def build_bridge(folder: ModelFolder) -> Any:
     text = folder.load_text()
     folder.check_text(text)
     return kind(config, text)
+
+
+def build_interaction(config: SystemConfig) -> Any:
+    """An untrained interaction, None if the system has none."""
+    part = config.interaction
+    return None if part is None else INTERACTIONS[part.type](part)
 
 
 def build_adapter(config: SystemConfig, layers: Mapping[str, int]) -> Any:

@@ -1,8 +1,8 @@
 """The keys of ``flexedit.safetensors``, and what takes them: no more, no less.
 
-They are a tested contract: ``unet.*`` in diffusers names, ``qformer.*``, ``mea.*`` with the
-decoupled layers under ``mea.subject.<layer>.to_k|to_v``, ``lora.<layer>.<q|v>.<A|B>``,
-``tokens.embed``, ``tokens.lm_head`` and ``null.edit``.
+They are a tested contract: ``unet.*`` in diffusers names, ``qformer.*``, ``mapper.*``, ``bim.*``,
+``iaa.*``, ``mea.*`` with the decoupled layers under ``mea.subject.<layer>.to_k|to_v``,
+``lora.<layer>.<q|v>.<A|B>``, ``tokens.embed``, ``tokens.lm_head`` and ``null.edit``.
 """
 
 from __future__ import annotations
@@ -16,9 +16,14 @@ from torch import Tensor
 from ..errors import FlexEditError
 from ..models.adapters import ADAPTERS
 from ..models.bridges import BRIDGES
+from ..models.interactions import INTERACTIONS
 from ..models.parts import Part
 
-PARTS: dict[str, Mapping[str, type[Part]]] = {"adapter": ADAPTERS, "bridge": BRIDGES}
+PARTS: dict[str, Mapping[str, type[Part]]] = {
+    "bridge": BRIDGES,
+    "interaction": INTERACTIONS,
+    "adapter": ADAPTERS,
+}
 # What a key begins with → the slot that has it; of the VLLM its LoRA and edit tokens are trained
 SLOT_OF = {
     "unet": "unet",
@@ -27,7 +32,7 @@ SLOT_OF = {
     "lora": "vllm",
     "tokens": "vllm",
 }
-SLOTS = ("unet", "adapter", "bridge", "vllm")
+SLOTS = ("unet", *PARTS, "vllm")
 
 
 def slot_of(key: str) -> str | None:

@@ -46,9 +46,7 @@ def load_vllm(
             "(model_type llava). Choose such a folder."
         )
     preprocess = Preprocess.from_folder(folder, model.config.vision_config.image_size)
-    if config is None:
-        return VLLM(model, tokenizer, preprocess).eval()
-    return VLLM(model, tokenizer, preprocess, config.num_edit_tokens, config.hidden_state).eval()
+    return VLLM(model, tokenizer, preprocess, config).eval()
 
 
 @packages.needed("transformers")

@@ -35,7 +35,7 @@ def upgrade(data: dict[str, Any], where: str) -> dict[str, Any]:
     data = dict(data)
     needed = {"qformer": ("num_edit_tokens", "mea", "qformer", "lora"), "text": ("mea", "text")}
     kind = data.pop("bridge", None)
-    if kind not in needed:
+    if not isinstance(kind, str) or kind not in needed:
         raise FlexEditError(f"{where}: bridge is {kind!r}; choose one of {', '.join(needed)}.")
     for name in needed[kind]:
         if not isinstance(data.get(name), int if name == "num_edit_tokens" else dict):

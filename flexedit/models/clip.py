@@ -5,12 +5,16 @@ B batch, T tokens of one picture (CLS and patches), S the encoder's side in pixe
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor, nn
 
+from .parts import PictureTokens
 from .preprocess import Preprocess
+
+RAW_LAYER = -2  # of the tower: LLaVA's and SmartEdit's
 
 
 def project_tokens(states: Tensor, vision_model: nn.Module, projection: nn.Module) -> Tensor:
@@ -20,6 +24,15 @@ def project_tokens(states: Tensor, vision_model: nn.Module, projection: nn.Modul
     constant, so all of them take the same post-LayerNorm and ``visual_projection``.
     """
     return projection(vision_model.post_layernorm(states))  # type: ignore[operator]
+
+
+def picture_tokens(
+    states: Tensor, before_last: Tensor, vision_model: nn.Module, projection: nn.Module
+) -> PictureTokens:
+    """Hidden states of the last layer and of the one before it (B, T, D_vision), CLS first."""
+    side = math.isqrt(states.shape[1] - 1)
+    projected = project_tokens(states, vision_model, projection)
+    return PictureTokens(projected, before_last[:, 1:], (side, side))
 
 
 class ImageEncoder(nn.Module):
@@ -35,11 +48,20 @@ class ImageEncoder(nn.Module):
         self.visual_projection = visual_projection
         self.preprocess = preprocess
 
-    def forward(self, pictures: Tensor) -> Tensor:
-        """pictures (B, 3, H, W) in 0..1 → (B, T, D_clip)"""
+    @property
+    def vision_width(self) -> int:
+        return self.visual_projection.in_features
+
+    def forward(self, pictures: Tensor) -> PictureTokens:
+        """pictures (B, 3, H, W) in 0..1"""
         pixels = self.preprocess(pictures).to(self.visual_projection.weight.dtype)
-        states = self.vision_model(pixel_values=pixels).last_hidden_state
-        return project_tokens(states, self.vision_model, self.visual_projection)
+        seen = self.vision_model(pixel_values=pixels, output_hidden_states=True)
+        return picture_tokens(
+            seen.last_hidden_state,
+            seen.hidden_states[RAW_LAYER],
+            self.vision_model,
+            self.visual_projection,
+        )
 
 
 class TextEncoder(nn.Module):

@@ -21,6 +21,7 @@ from ..validation import STRICT, validated
 from .adapters import ADAPTERS
 from .bridges import BRIDGES
 from .diffusion.sampling import DiffusionConfig
+from .interactions import INTERACTIONS
 from .vllm import VLLMS
 
 FORMAT = 2  # of flexedit.json
@@ -37,9 +38,11 @@ def slot(parts: Mapping[str, Any]) -> Any:
 if TYPE_CHECKING:
     VLLMSlot: TypeAlias = Any
     BridgeSlot: TypeAlias = Any
+    InteractionSlot: TypeAlias = Any
     AdapterSlot: TypeAlias = Any
 else:
-    VLLMSlot, BridgeSlot, AdapterSlot = slot(VLLMS), slot(BRIDGES), slot(ADAPTERS)
+    VLLMSlot, BridgeSlot = slot(VLLMS), slot(BRIDGES)
+    InteractionSlot, AdapterSlot = slot(INTERACTIONS), slot(ADAPTERS)
 
 
 TOO_LARGE = 2.0  # times the side that a model was trained at
@@ -99,6 +102,7 @@ class SystemConfig:
     unet: dict[str, Any]  # the diffusers UNet2DConditionModel config
     sources: dict[str, PartSource]  # "vllm", "clip", "vae"
     vllm: VLLMSlot | None = None  # None: the instruction itself is what the bridge reads
+    interaction: InteractionSlot | None = None  # e and the scene's patches meet; None: e stays
     adapter: AdapterSlot | None = None  # (e, x1, x2) → (f1, f2); None: f1 = e
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     vae_input: Literal["marked", "clean"] = "marked"
@@ -108,6 +112,11 @@ class SystemConfig:
     def __post_init__(self) -> None:
         if not 0.0 < self.mark_alpha <= 1.0:
             raise FlexEditError(f"mark_alpha is {self.mark_alpha}; it must lie in (0, 1].")
+        if self.vllm is None and hasattr(self.bridge, "hidden_width"):
+            raise FlexEditError(
+                f"The bridge {self.bridge.type!r} reads a VLLM's hidden states, but vllm is null. "
+                "Add a vllm section, or choose a bridge that reads the instruction."
+            )
         self._check_channels()
         self._check_widths()
 
@@ -121,13 +130,19 @@ class SystemConfig:
 
     def _check_widths(self) -> None:
         context = self.unet.get("cross_attention_dim")
-        for name in ("bridge", "adapter"):
+        for name in ("bridge", "interaction", "adapter"):
             part = getattr(self, name)
             if part is not None and part.width != context:
                 raise FlexEditError(
                     f"{name}.width is {part.width} but the UNet reads a context {context} wide "
                     "(cross_attention_dim); the two must agree."
                 )
+        first = self.unet.get("block_out_channels", [None])[0]
+        if self.interaction is not None and self.interaction.channels != first:
+            raise FlexEditError(
+                f"interaction.channels is {self.interaction.channels} but the UNet's first "
+                f"convolution makes {first} (block_out_channels); the two must agree."
+            )
 
     @property
     def latent_channels(self) -> int:

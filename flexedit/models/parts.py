@@ -6,7 +6,7 @@ B batch, N edit tokens, Q edit embeddings, T tokens of a picture, P its patches,
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
@@ -34,14 +34,26 @@ class Text:
 
 
 @dataclass(frozen=True)
+class PictureTokens:
+    """A picture as CLIP sees it: all tokens in text space, CLS first (B, T, D_clip) · raw: the
+    patches before the last layer, as LLaVA reads them (B, P, D_vision) · grid: rows and columns.
+    """
+
+    projected: Tensor
+    raw: Tensor
+    grid: tuple[int, int]
+
+
+@dataclass(frozen=True)
 class Features:
     """What an adapter gives the UNet's cross-attention: f1 (B, L, D_context), L ≥ Q · f2
-    (B, T, D_context) or None · the strength λ (B,) that f2 has.
+    (B, T, D_context) or None · the strength λ (B,) that f2 has · what its own loss reads, by name.
     """
 
     f1: Tensor
     f2: Tensor | None
     strength: Tensor
+    extra: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 class Part(nn.Module):
@@ -66,6 +78,10 @@ class Part(nn.Module):
         """Takes what `checkpoint` gave; names and shapes have been compared."""
         state = {name: tensors[key] for name, key in self._keys(self.state_dict())}
         self.load_state_dict(state, strict=False, assign=True)
+
+    def losses(self, extra: Mapping[str, Tensor], target: PictureTokens) -> dict[str, Tensor]:
+        """Losses of its own (B,), from what it found on the way; target: the result's tokens."""
+        return {}
 
     def _keys(self, state: Iterable[str]) -> Iterator[tuple[str, str]]:
         """Its own name of each trained tensor, and the checkpoint's."""

@@ -8,7 +8,7 @@ B batch, L tokens of the context, Q edit embeddings, D width of the context
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Protocol
 
 import torch
@@ -21,9 +21,11 @@ from ..models.diffusion.conditioning import Branches, Conditioning
 from ..models.diffusion.decoupled import Subject
 from ..models.diffusion.sampling import Predict
 from ..models.diffusion.unet import FlexEditUNet
-from ..models.parts import Features, Reading, Text
+from ..models.parts import Features, PictureTokens, Reading, Text
 from ..models.vllm import VLLM, Instruction
 from ..request import EditRequest
+
+BRANCH = tuple(field.name for field in fields(Conditioning))
 
 
 @dataclass(frozen=True)
@@ -51,11 +53,15 @@ class Parts(Protocol):
     def config(self) -> SystemConfig: ...
 
     @property
+    def interaction(self) -> Any:
+        """None where a system has none."""
+
+    @property
     def adapter(self) -> Any:
         """None where a system has none."""
 
-    def see(self, picture: Tensor) -> Tensor:
-        """picture (B, 3, H, W) → CLIP's tokens (B, T, D_clip), where the adapter is"""
+    def see(self, picture: Tensor) -> PictureTokens:
+        """picture (B, 3, H, W) as CLIP sees it, where interaction and adapter are"""
 
     def encode(self, picture: Tensor) -> Tensor:
         """picture (B, 3, H, W) → the VAE's latent (B, C, h, w), unscaled"""
@@ -91,31 +97,40 @@ def condition(parts: Parts, embeds: Embeds, strength: float | Tensor = 1.0) -> B
     positive = (e, f2, λ; the scene's latent) · scene-only = (e∅, no subject; the scene's latent) ·
     negative = (e∅ as it is, no subject; a zero latent). Dropping the edit drops the subject.
     """
-    intent, null = embeds.intent, embeds.null.e.to(embeds.text.e.dtype)
-    marked = intent.marked
-    seen = marked if parts.config.vae_input == "marked" else intent.request.scene
-    latent = parts.encode(seen)
-    positive, scene_only = features(parts, embeds.text.e, null, intent, strength)
+    intent, config = embeds.intent, parts.config
+    e, null = embeds.text.e, embeds.null.e.to(embeds.text.e.dtype)
+    latent = parts.encode(intent.marked if config.vae_input == "marked" else intent.request.scene)
+    looks = config.interaction is not None or config.adapter is not None
+    scene, residual = parts.see(intent.marked) if looks else None, None
+    if config.interaction is not None:
+        e, residual = parts.interaction(e, scene, tuple(latent.shape[-2:]))
+    positive, scene_only = features(parts, e, null, intent, scene, strength)
     # what an adapter added to the context is zero where the edit is dropped
     null = F.pad(null, (0, 0, 0, positive.f1.shape[1] - null.shape[1]))
     f2, off = positive.f2, torch.zeros_like(positive.strength)
     return Branches(
-        Conditioning(positive.f1, f2, positive.strength, latent),
-        Conditioning(scene_only.f1, f2, off, latent),
-        Conditioning(null, f2, off, torch.zeros_like(latent)),
+        Conditioning(positive.f1, f2, positive.strength, latent, residual),
+        Conditioning(scene_only.f1, f2, off, latent, residual),
+        Conditioning(null, f2, off, torch.zeros_like(latent), residual),
+        positive.extra,
     )
 
 
 def features(
-    parts: Parts, e: Tensor, null: Tensor, intent: Intent, strength: float | Tensor
+    parts: Parts,
+    e: Tensor,
+    null: Tensor,
+    intent: Intent,
+    scene: PictureTokens | None,
+    strength: float | Tensor,
 ) -> tuple[Features, Features]:
     """What the adapter makes of e and of e∅ (B, Q, D); without one f1 is what it was given."""
     request, config = intent.request, parts.config.adapter
     rows = torch.as_tensor(strength, dtype=torch.float32).expand(request.batch_size).to(e.device)
+    off = torch.zeros_like(rows)
     if config is None:
-        off = torch.zeros_like(rows)
         return Features(e, None, off), Features(null, None, off)
-    scene, subject = parts.see(intent.marked), None
+    subject = None
     if request.subject is not None and config.reads_subject:
         subject = parts.see(request.subject)
     has_subject = torch.tensor(request.has_subject, device=e.device)
@@ -124,18 +139,13 @@ def features(
     def adapted(embeddings: Tensor, strength: Tensor) -> Features:
         return adapter(embeddings, intent.reading, scene, subject, has_subject, strength)
 
-    return adapted(e, rows), adapted(null, torch.zeros_like(rows))
+    return adapted(e, rows), adapted(null, off)
 
 
 def predictor(unet: FlexEditUNet, adapter: Any, branches: Branches) -> Predict:
     """All three branches in one call of the UNet; the subject's keys and values are made once."""
-    f2s = [branch.f2 for branch in branches]
-    joined = Conditioning(
-        torch.cat([branch.f1 for branch in branches]),
-        None if any(f2 is None for f2 in f2s) else torch.cat(f2s),  # type: ignore[arg-type]
-        torch.cat([branch.strength for branch in branches]),
-        torch.cat([branch.scene_latent for branch in branches]),
-    )
+    tensors: dict[str, Any] = {name: stacked(branches, name) for name in BRANCH}
+    joined = Conditioning(**tensors)
     subject = Subject.of(joined, subject_layers(adapter))
 
     def predict(latent: Tensor, timestep: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -149,6 +159,12 @@ def predictor(unet: FlexEditUNet, adapter: Any, branches: Branches) -> Predict:
         return positive, scene_only, negative
 
     return predict
+
+
+def stacked(branches: Branches, name: str) -> Tensor | None:
+    """One tensor of all branches, (3 · B, …); None if one of them has none."""
+    tensors = [getattr(branch, name) for branch in branches]
+    return None if any(tensor is None for tensor in tensors) else torch.cat(tensors)
 
 
 def subject_layers(adapter: Any) -> Any:

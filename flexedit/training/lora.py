@@ -9,27 +9,27 @@ from ..models.vllm import VLLM
 from ..models.vllm.base import LoRAConfig
 
 
-def attach(vllm: VLLM, config: LoRAConfig) -> list[nn.Parameter]:
-    """Freezes the VLLM and adds LoRA to its language model's q and v, and to the new token rows.
+def attach(vllm: VLLM, config: LoRAConfig | None) -> list[nn.Parameter]:
+    """Freezes the VLLM but for the new tokens' rows, and adds LoRA to its language model's q and v
+    if there is a ``config`` of it.
 
     Returns the parameters to train.
     """
-    from peft import LoraConfig, get_peft_model
+    from peft import LoraConfig, TrainableTokensConfig, get_peft_model
 
-    tokens = {"embed_tokens": vllm.edit_ids}
-    if not vllm.tied:
-        tokens["lm_head"] = vllm.edit_ids
+    layers = ["embed_tokens"] if vllm.tied else ["embed_tokens", "lm_head"]
     vllm.requires_grad_(False)
-    get_peft_model(
-        vllm.model,
-        LoraConfig(
+    if config is None:
+        settings = TrainableTokensConfig(token_indices=vllm.edit_ids, target_modules=layers)
+    else:
+        settings = LoraConfig(
             r=config.rank,
             lora_alpha=config.alpha,
             lora_dropout=config.dropout,
             target_modules=r".*language_model.*\.(q_proj|v_proj)",
-            trainable_token_indices=tokens,
-        ),
-    )
+            trainable_token_indices=dict.fromkeys(layers, vllm.edit_ids),
+        )
+    get_peft_model(vllm.model, settings)
     return [parameter for parameter in vllm.parameters() if parameter.requires_grad]
 
 
@@ -38,6 +38,7 @@ def weights(vllm: VLLM) -> dict[str, Tensor]:
     return {
         f"{name}.{letter}": getattr(projection, f"lora_{letter}")["default"].weight
         for name, projection in vllm.attention_projections()
+        if hasattr(projection, "lora_A")
         for letter in "AB"
     }
 
@@ -53,8 +54,5 @@ def load(vllm: VLLM, tensors: dict[str, Tensor], rows: dict[str, Tensor]) -> Non
     """Takes up LoRA weights and token rows that an earlier run trained."""
     for name, weight in weights(vllm).items():
         weight.copy_(tensors[name])
-    layers = {"embed": vllm.model.get_input_embeddings()}
-    if not vllm.tied:
-        layers["lm_head"] = vllm.model.get_output_embeddings()
-    for name, layer in layers.items():
-        layer.token_adapter.trainable_tokens_delta["default"].copy_(rows[name])
+    for name, trained in vllm.token_rows().items():
+        trained.copy_(rows[name])

@@ -15,14 +15,15 @@ from einops import rearrange, repeat
 from torch import Tensor, nn
 
 from .. import prompts
-from ..model_folder import ModelFolder, build_adapter, build_bridge, load_vllm
-from ..model_folder.keys import SLOTS, of_slot, under
+from ..model_folder import ModelFolder, build_adapter, build_bridge, build_interaction, load_vllm
+from ..model_folder.keys import PARTS, SLOTS, of_slot, under
 from ..models import vae as autoencoder
+from ..models.bridges.bridge import Bridge
 from ..models.clip import ImageEncoder, TextEncoder
 from ..models.diffusion import sampling
 from ..models.diffusion.conditioning import Branches, Conditioning
 from ..models.diffusion.unet import FlexEditUNet
-from ..models.parts import Reading
+from ..models.parts import PictureTokens, Reading
 from ..models.vllm import VLLM
 from ..systems import system
 from ..systems.system import Embeds, Intent
@@ -30,6 +31,8 @@ from . import lora, losses
 from .batch import Batch
 from .draws import Draw, Recipe
 from .trainer import Trainee
+
+OWN_SLOTS = ("unet", *PARTS)  # all but the VLLM's
 
 
 class TrainingModel(Trainee):
@@ -63,16 +66,18 @@ class TrainingModel(Trainee):
         self.adapter = build_adapter(config, self.unet.layers)
         if self.adapter is not None:
             self.adapter.start_from(self.unet.unet)
+        self.interaction = build_interaction(config)
         self.helper = nn.Conv2d(config.unet["block_out_channels"][0], 2 * (num_classes + 1) + 1, 1)
         nn.init.zeros_(self.helper.weight)  # it guesses nothing yet and sends back no gradient
         self.schedule = sampling.training_schedule(config.diffusion)
-        with torch.no_grad():
-            self.bridge.null_edit.copy_(self.text([""])[0])
+        if isinstance(self.bridge, Bridge):
+            with torch.no_grad():
+                self.bridge.null_edit.copy_(self.text([""])[0])
         self._freeze()
 
     def _freeze(self) -> None:
         """Only what the recipe names trains, and the helper; of the VLLM LoRA and edit tokens."""
-        for slot in ("unet", "adapter", "bridge"):
+        for slot in OWN_SLOTS:
             part = getattr(self, slot)
             if part is not None:
                 part.requires_grad_(slot in self.recipe.parts)
@@ -89,7 +94,7 @@ class TrainingModel(Trainee):
     def tensors(self) -> dict[str, Tensor]:
         """All that is trained so far, here or before, under the checkpoint's names."""
         tensors = {} if self.vllm is None else lora.checkpoint(self.vllm)
-        for slot in ("unet", "adapter", "bridge"):
+        for slot in OWN_SLOTS:
             part = getattr(self, slot)
             tensors |= {} if part is None else part.checkpoint()
         return tensors
@@ -100,7 +105,7 @@ class TrainingModel(Trainee):
         self.unet.load_state_dict(given["unet"])
         if self.adapter is not None:
             self.adapter.start_from(self.unet.unet)
-        for slot in ("adapter", "bridge"):
+        for slot in PARTS:
             part = getattr(self, slot)
             own = {} if part is None else part.checkpoint()
             with torch.no_grad():
@@ -112,7 +117,7 @@ class TrainingModel(Trainee):
     # --- what the road asks of whoever has the parts ---
 
     @torch.no_grad()
-    def see(self, picture: Tensor) -> Tensor:
+    def see(self, picture: Tensor) -> PictureTokens:
         return self.clip(picture)
 
     @torch.no_grad()
@@ -176,7 +181,8 @@ class TrainingModel(Trainee):
         """L_diffusion (eq. 4) in the config's prediction type, and what the helpers lose; questions
         have no such terms.
         """
-        conditioning = choose(system.condition(self, embeds), draw.branch)
+        branches = system.condition(self, embeds)
+        conditioning = choose(branches, draw.branch)
         noise, timesteps = draw.noise.flatten(0, 1), draw.timesteps.flatten()
         with torch.no_grad():
             clean = self.encode(batch.target).float() * self.vae.config.scaling_factor
@@ -193,6 +199,9 @@ class TrainingModel(Trainee):
         weight = losses.region_weight(batch.region, height, width, recipe.region)
         error = losses.diffusion(prediction, wanted, weight)
         scores = {"diffusion": recipe.diffusion * error * batch.has_target}
+        if branches.extra:
+            found = self.adapter.losses(branches.extra, self.see(batch.target))
+            scores |= {name: loss * batch.has_target for name, loss in found.items()}
         if recipe.helper_classes or recipe.helper_result or recipe.helper_mask:
             rows = len(batch.captions)
             output = rearrange(self.helper(features).float(), "(b k) c h w -> b c k h w", b=rows)
@@ -219,16 +228,12 @@ class TrainingModel(Trainee):
 def choose(branches: Branches, branch: Tensor) -> Conditioning:
     """Guidance dropout: each row takes the branches (B, K) it was dealt (0, 1 or 2): B·K rows."""
 
-    def pick(tensors: list[Tensor]) -> Tensor:
+    def pick(name: str) -> Any:
+        tensors = [getattr(option, name) for option in branches]
+        if tensors[0] is None:
+            return None
         stacked = rearrange(tensors, "n b ... -> b n ...")
         row = torch.arange(len(branch), device=branch.device)[:, None]
         return stacked[row, branch].flatten(0, 1)
 
-    options: list[Any] = list(branches)
-    f2 = options[0].f2
-    return Conditioning(
-        pick([option.f1 for option in options]),
-        None if f2 is None else repeat(f2, "b ... -> (b k) ...", k=branch.shape[1]),
-        pick([option.strength for option in options]),
-        pick([option.scene_latent for option in options]),
-    )
+    return Conditioning(**{name: pick(name) for name in system.BRANCH})

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from ...flexedit.errors import FlexEditError
 from ...flexedit.model_folder import ModelFolder, check_shapes
 from ...flexedit.model_folder.weights import read_weights
-from ...flexedit.models.clip import project_tokens
+from ...flexedit.models.clip import RAW_LAYER, picture_tokens
+from ...flexedit.models.parts import PictureTokens
 from ...flexedit.models.preprocess import Preprocess
 from ...flexedit.packages import needed
 from .lazy import Lazy
@@ -59,32 +60,43 @@ def load_clip_vision(folder: ModelFolder, precision: str) -> FolderClipVision:
     return FolderClipVision(build)
 
 
-def tokens(clip_vision: comfy.clip_vision.ClipVisionModel, pictures: Tensor, width: int) -> Tensor:
-    """pictures (B, 3, H, W) → all tokens of each in text space (B, T, D_clip), on the CPU.
+def tokens(
+    clip_vision: comfy.clip_vision.ClipVisionModel,
+    pictures: Tensor,
+    width: int | None = None,
+    vision_width: int | None = None,
+) -> PictureTokens:
+    """pictures (B, 3, H, W) as CLIP sees them, on the CPU.
 
-    ``width``: the D_clip that the MEA reads; another CLIP than the one it was trained with fails.
+    The widths that are read, of projected tokens and of raw patches, where they are; another CLIP
+    than the one that the reader was trained with is refused.
     """
-    found = projection_width(clip_vision)
-    if found != width:
-        raise FlexEditError(
-            f"This CLIP vision model projects to a width of {found}, but the MEA reads {width}. "
-            "Connect the clip_vision output of the FlexEdit Loader that gives the MEA."
-        )
+    projection = projection_of(clip_vision)
+    for what, found, wanted in (
+        ("projects to a width of", projection.weight.shape[0], width),
+        ("has patches of a width of", projection.weight.shape[1], vision_width),
+    ):
+        if wanted not in (None, found):
+            raise FlexEditError(
+                f"This CLIP vision model {what} {found}, but the MEA reads {wanted}. "
+                "Connect the clip_vision output of the FlexEdit Loader that gives the MEA."
+            )
     preprocess = getattr(clip_vision, "flexedit_preprocess", None)
     preprocess = preprocess or Preprocess(getattr(clip_vision, "image_size", 224))
     model_management.load_model_gpu(clip_vision.patcher)
     model = clip_vision.model
     pixels = preprocess(pictures.to(clip_vision.load_device)).float()
-    states = model.vision_model(pixels)[0]
-    projected = project_tokens(states, model.vision_model, model.visual_projection)
-    return projected.to("cpu", torch.float32)
+    states, before_last, *_ = model.vision_model(pixels, intermediate_output=RAW_LAYER)
+    seen = picture_tokens(states, before_last, model.vision_model, model.visual_projection)
+    projected, raw = (one.to("cpu", torch.float32) for one in (seen.projected, seen.raw))
+    return PictureTokens(projected, raw, seen.grid)
 
 
-def projection_width(clip_vision: comfy.clip_vision.ClipVisionModel) -> int:
+def projection_of(clip_vision: comfy.clip_vision.ClipVisionModel) -> nn.Module:
     projection = getattr(clip_vision.model, "visual_projection", None)
     if not isinstance(projection, nn.Module):
         raise FlexEditError(
             f"This CLIP_VISION holds a {type(clip_vision.model).__name__} without a projection to "
             "text space. Connect the clip_vision output of a FlexEdit Loader."
         )
-    return projection.weight.shape[0]
+    return projection

@@ -7,12 +7,15 @@ from typing import Any
 
 import comfy.clip_vision
 import comfy.sd
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from ...flexedit import masks
 from ...flexedit.errors import FlexEditError
+from ...flexedit.model_folder import ModelFolder
 from ...flexedit.models.config import SystemConfig
 from ...flexedit.models.diffusion.conditioning import Branches, Conditioning
+from ...flexedit.models.parts import PictureTokens
 from ...flexedit.systems import system
 from ...flexedit.systems.system import Embeds
 from . import clip_vision as clip
@@ -21,6 +24,15 @@ from .parts import ManagedPart, on_cpu
 from .subject import Subject, model_conds
 
 Packed = list[list[Any]]  # ComfyUI's CONDITIONING: [[context, {…}]]
+
+
+class Conditioner(nn.Module):
+    """Interaction and adapter of a model folder, None where its system has none."""
+
+    def __init__(self, folder: ModelFolder, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.interaction = folder.load_interaction(dtype)
+        self.adapter = folder.load_adapter(dtype)
 
 
 @dataclass(frozen=True)
@@ -36,12 +48,25 @@ class Parts:
         return self.mea.config
 
     @property
-    def adapter(self) -> Any:
-        return None if self.config.adapter is None else self.mea.use()
+    def interaction(self) -> Any:
+        return self.mea.use().interaction
 
-    def see(self, picture: Tensor) -> Tensor:
-        tokens = clip.tokens(self.clip_vision, picture, self.config.adapter.clip_width)
-        return tokens.to(self.mea.device, self.mea.dtype)
+    @property
+    def adapter(self) -> Any:
+        return self.mea.use().adapter
+
+    def see(self, picture: Tensor) -> PictureTokens:
+        adapter, interaction = self.config.adapter, self.config.interaction
+        seen = clip.tokens(
+            self.clip_vision,
+            picture,
+            adapter and adapter.clip_width,
+            interaction and interaction.vision_width,
+        )
+        projected, raw = (
+            tokens.to(self.mea.device, self.mea.dtype) for tokens in (seen.projected, seen.raw)
+        )
+        return replace(seen, projected=projected, raw=raw)
 
     def encode(self, picture: Tensor) -> Tensor:
         """Padded to the VAE's ratio."""
@@ -91,8 +116,7 @@ def pack(branches: Branches) -> tuple[Packed, Packed, Packed]:
         extras: dict[str, Any] = {}
         if with_scene:
             extras["concat_latent_image"] = branch.scene_latent
-        if subject is not None:
-            extras["model_conds"] = model_conds(subject, branch.strength)
+        extras["model_conds"] = model_conds(subject, branch.strength, branch.residual)
         return [[branch.f1.float(), extras]]
 
     return (

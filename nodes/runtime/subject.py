@@ -1,8 +1,9 @@
-"""Decoupled cross-attention (eq. 7) in ComfyUI's UNet: Z' = attn(Z, f1) + λ · attn'(Z, f2).
+"""Decoupled cross-attention (eq. 7) in ComfyUI's UNet: Z' = attn(Z, f1) + λ · attn'(Z, f2); and an
+interaction's residual after its first convolution.
 
-f2 travels in the conditioning. For each call of the UNet a wrapper lays the subject's attention
-over every cross-attention layer, on top of whatever other packs have put there, and only if some
-row has λ ≠ 0. Keys and values are made once for a run.
+f2 and the residual travel in the conditioning, row by row. For each call of the UNet a wrapper lays
+the subject's attention over every cross-attention layer, on top of whatever other packs have put
+there, and only if some row has λ ≠ 0. Keys and values are made once for a run.
 
 B batch, R rows with a subject, T subject tokens, D width of the context, C width of a layer
 """
@@ -16,7 +17,7 @@ from typing import Any
 
 import comfy.ldm.modules.attention
 import torch
-from comfy.conds import CONDConstant, CONDRegular
+from comfy.conds import CONDConstant, CONDNoiseShape, CONDRegular
 from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import WrappersMP
 from torch import Tensor, nn
@@ -27,6 +28,7 @@ from .parts import ManagedPart
 
 KEY = "flexedit"
 SUBJECT, ROW, STRENGTH = "flexedit_subject", "flexedit_row", "flexedit_strength"
+RESIDUAL = "flexedit_residual"
 
 KeysValues = tuple[Tensor, Tensor]
 BlockKey = tuple[str, int, int]  # ("input", 4, 0): block, its number, index of the transformer
@@ -39,13 +41,18 @@ class Subject:
     tokens: Tensor
 
 
-def model_conds(subject: Subject, strength: Tensor) -> dict[str, CONDRegular]:
-    """What one branch's conditioning carries; strength λ (B,)."""
-    return {
-        SUBJECT: CONDConstant(subject),
-        ROW: CONDRegular(torch.arange(len(strength))[:, None]),
-        STRENGTH: CONDRegular(strength[:, None]),
-    }
+def model_conds(
+    subject: Subject | None, strength: Tensor, residual: Tensor | None
+) -> dict[str, CONDRegular]:
+    """What one branch's conditioning carries; strength λ (B,), residual (B, C0, h, w)."""
+    carried: dict[str, CONDRegular] = {}
+    if subject is not None:
+        carried[SUBJECT] = CONDConstant(subject)
+        carried[ROW] = CONDRegular(torch.arange(len(strength))[:, None])
+        carried[STRENGTH] = CONDRegular(strength[:, None])
+    if residual is not None:
+        carried[RESIDUAL] = CONDNoiseShape(residual)
+    return carried
 
 
 @dataclass(frozen=True)
@@ -102,6 +109,8 @@ class DecoupledAttention:
         **kwargs: Any,
     ) -> Any:
         subject, source, strength = (kwargs.pop(key, None) for key in (SUBJECT, ROW, STRENGTH))
+        if (residual := kwargs.pop(RESIDUAL, None)) is not None:
+            transformer_options = _with_residual(transformer_options, residual)
         if subject is not None and any(strengths := strength.flatten().tolist()):
             rows = torch.tensor([i for i, s in enumerate(strengths) if s], device=x.device)
             run = transformer_options.get(KEY) or Run()
@@ -120,7 +129,7 @@ class DecoupledAttention:
         self, subject: Subject, unet: nn.Module, like: Tensor
     ) -> dict[BlockKey, KeysValues]:
         """(B, T, C) each, on the UNet's device; a layer offloaded by ComfyUI works where it is."""
-        own: SubjectLayers | None = subject_layers(self.mea.read().model)
+        own: SubjectLayers | None = subject_layers(self.mea.read().model.adapter)
         made = {}
         for layer in self.layers:
             if own is None:  # share_kv: the UNet's keys and values serve the subject too
@@ -131,6 +140,17 @@ class DecoupledAttention:
                 keys_values = weights(subject.tokens.to(weights.to_k.weight))
             made[layer.key] = tuple(tensor.to(like) for tensor in keys_values)
         return made
+
+
+def _with_residual(options: Mapping[str, Any], residual: Tensor) -> dict[str, Any]:
+    """transformer_options that add residual (B, C0, h, w) after the first convolution."""
+
+    def add(h: Tensor, block_options: Mapping[str, Any]) -> Tensor:
+        return h + residual.to(h) if block_options["block"] == ("input", 0) else h
+
+    patches = options.get("patches", {})
+    first = [*patches.get("input_block_patch", []), add]
+    return {**options, "patches": {**patches, "input_block_patch": first}}
 
 
 def _with_subject(

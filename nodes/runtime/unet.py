@@ -253,7 +253,7 @@ def load_unet(folder: ModelFolder, mea: ManagedPart, precision: str) -> ModelPat
         load_device=model_management.get_torch_device(),
         offload_device=model_management.unet_offload_device(),
     )
-    if folder.config.adapter is not None:
+    if folder.config.adapter is not None or folder.config.interaction is not None:
         subject.install(patcher, mea, names)
     return patcher
 

@@ -8,33 +8,38 @@ from pathlib import Path
 
 import click
 
-from flexedit.errors import FlexEditError
+from flexedit.cli import run_command
+from flexedit.cli.arguments import PATH, POSITIVE, TRAINING_SEED
 
-PACKED = Path(__file__).with_name("logs.parquet")
+HERE = Path(__file__).parent
+PACKED = HERE / "logs.parquet"
 RUNS = Path("runs/ablation")
-PATH = click.Path(path_type=Path)
 
 
-@click.group(help=__doc__)
-def commands() -> None:
+@click.group(help=__doc__, no_args_is_help=False)
+def root() -> None:
     pass
 
 
-@commands.command()
+def main(arguments: Sequence[str] | None = None) -> int:
+    return run_command(root, "ablation", arguments)
+
+
+@root.command()
 @click.option("--logs", type=PATH, default=RUNS / "logs")
 @click.option("--out", type=PATH, default=RUNS)
 @click.option("--start", type=PATH, help="default: the embedded model")
-@click.option("--variant", multiple=True, help="default: all")
-@click.option("--seed", type=click.IntRange(0, 2**32 - 1), multiple=True, help="default: 0 to 2")
-@click.option("--threads", type=click.IntRange(1), help="CPU threads")
+@click.option("--variant", "variants", multiple=True, help="default: all")
+@click.option("--seed", "seeds", type=TRAINING_SEED, multiple=True, help="default: 0, 1 and 2")
+@click.option("--threads", type=POSITIVE, help="CPU threads")
 def run(
     logs: Path,
     out: Path,
     start: Path | None,
-    variant: tuple[str, ...],
-    seed: tuple[int, ...],
+    variants: tuple[str, ...],
+    seeds: tuple[int, ...],
     threads: int | None,
-) -> None:
+) -> dict[str, str]:
     """Train the variants and measure them."""
     import torch
 
@@ -45,13 +50,13 @@ def run(
     if threads:
         torch.set_num_threads(threads)
     model = ModelFolder(start) if start else ModelFolder.embedded()
-    Ablation(model, out, logs).run(variant or None, seed or None)
-    print(f"logs: {logs}")
+    Ablation(model, out, logs).run(variants or None, seeds or None)
+    return {"logs": str(logs)}
 
 
-@commands.command()
+@root.command()
 @click.option("--logs", type=PATH, default=PACKED, help="a folder or packed ones")
-def tables(logs: Path) -> None:
+def tables(logs: Path) -> dict[str, str]:
     """Print what the logs say, as Markdown."""
     from flexedit.benchmark.report import as_markdown
 
@@ -59,40 +64,29 @@ def tables(logs: Path) -> None:
     from .tables import tables
 
     print(as_markdown("Ablation", tables(read_logs(logs))))
+    return {}
 
 
-@commands.command()
+@root.command()
 @click.option("--logs", type=PATH, default=PACKED, help="a folder or packed ones")
 @click.option("--out", type=PATH, default=RUNS)
-def figures(logs: Path, out: Path) -> None:
+def figures(logs: Path, out: Path) -> dict[str, str]:
     """Draw curves and results beside the logs."""
     from .figures import draw
 
     draw(logs, out)
-    print(f"figures: {logs}")
+    return {"figures": str(logs)}
 
 
-@commands.command()
+@root.command()
 @click.option("--logs", type=PATH, default=RUNS / "logs")
 @click.option("--out", type=PATH, default=PACKED)
-def pack(logs: Path, out: Path) -> None:
+def pack(logs: Path, out: Path) -> dict[str, str]:
     """Write the logs of a folder as one file."""
     from .logs import pack, read_logs
 
     pack(read_logs(logs), out)
-    print(f"logs: {out}")
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    try:
-        commands.main(arguments, "python -m studies.ablation", standalone_mode=False)
-    except click.ClickException as error:
-        error.show()
-        return error.exit_code
-    except (FlexEditError, OSError) as error:
-        print(f"ablation: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
-    return 0
+    return {"logs": str(out)}
 
 
 if __name__ == "__main__":

@@ -28,7 +28,9 @@ def page(browser: str) -> Iterator[Any]:
     assert not errors
 
 
-def test_a_mask_is_redrawn_and_moved_with_the_mouse_and_seen_after_a_reload(page, tiny_benchmark, tmp_path):
+def test_a_mask_is_redrawn_and_moved_with_the_mouse_and_seen_after_a_reload(
+    page, tiny_benchmark, tmp_path
+):
     from playwright.sync_api import expect
 
     folder = shutil.copytree(tiny_benchmark.folder, tmp_path / "benchmark")

@@ -324,7 +324,7 @@ def truncated(name: str):
 
 def other_hidden_width(folder):
     config = json.loads((folder / CONFIG_FILE).read_text())
-    config["qformer"]["hidden_width"] += 8
+    config["bridge"]["hidden_width"] += 8
     (folder / CONFIG_FILE).write_text(json.dumps(config))
 
 
@@ -351,7 +351,7 @@ def pickled(folder):
         ("cut-vae", truncated("vae/diffusion_pytorch_model.safetensors"), "safetensors"),
         ("other-vae", wider_vae, "vae: size mismatch .* do not belong together"),
         ("no-clip", without("clip/model.safetensors"), "clip"),
-        ("other-width", other_hidden_width, "hidden width is 32, but qformer.hidden_width.* is 40"),
+        ("other-width", other_hidden_width, "hidden width is 32, but bridge.hidden_width.* is 40"),
         ("pickled", pickled, "safetensors"),
     ],
 )

@@ -36,7 +36,7 @@ def test_core_dual_cfg_guider_gives_the_same_latent(behaviour):
 
 def test_a_second_run_loads_nothing(behaviour):
     assert behaviour["second_run"] == {
-        "first": ["Requested to load MEA", "Requested to load FlexEditModel"],
+        "first": ["Requested to load Conditioner", "Requested to load FlexEditModel"],
         "second": [],
     }
 

@@ -123,7 +123,7 @@ def test_a_stock_vllm_is_read_once_and_not_kept_when_nothing_holds_it(memory):
     life = memory["life"]
     assert life["bytes before use"] == 0 < life["bytes"]
     assert life["patcher before use"] == "None"  # ComfyUI asks for it outside of any node
-    assert life["loaded"] == ["ChatVLLM"] and life["marked"] == [1, 32, 48, 3]
+    assert life["loaded"] == ["VLLM"] and life["marked"] == [1, 32, 48, 3]
     assert life["same reply again"] and life["same module again"]
     assert not life["kept"] and life["loaded in the end"] == 0
 

@@ -11,8 +11,8 @@ from flexedit.convert.assemble import assemble
 from flexedit.data.world import World
 from flexedit.errors import FlexEditError
 from flexedit.model_folder import ModelFolder
-from flexedit.models.config import DiffusionConfig
-from flexedit.models.mea import Conditioning
+from flexedit.models.diffusion.conditioning import Conditioning
+from flexedit.models.diffusion.sampling import DiffusionConfig
 from flexedit.pipeline import FlexEditPipeline
 from flexedit.training.batch import collate
 from tests.tiny import TINY
@@ -38,12 +38,11 @@ def model(others) -> ModelFolder:
 
 def test_a_model_of_others_parts_is_whole(model):
     config = model.config
-    assert (config.name, config.num_edit_tokens, config.sampling.size) == ("made", 32, 64)
-    assert config.context_length == TINY.text_length == config.qformer.num_queries
+    assert (config.name, config.vllm.num_edit_tokens, config.sampling.size) == ("made", 32, 64)
+    assert config.bridge.num_embeddings == TINY.text_length
     assert config.unet["in_channels"] == 8
-    for load in (model.load_vllm, model.load_qformer, model.load_clip, model.load_mea):
-        load()
-    model.load_unet(), model.load_vae(), model.load_text()
+    for part in ("vllm", "bridge", "clip", "adapter", "unet", "vae", "text"):
+        getattr(model, f"load_{part}")()
     assert {path.name for path in model.path.iterdir()} == {
         "vllm", "clip", "vae", "flexedit.json", "flexedit.safetensors"
     }  # fmt: skip
@@ -74,13 +73,13 @@ def test_untrained_it_draws_what_the_pipeline_drew(others, model):
 
 
 @torch.no_grad()
-def test_the_subjects_layers_begin_as_the_unets_own(model):
-    unet, mea = model.load_unet().unet, model.load_mea()
-    for name, layer in mea.subject.items():
+def test_the_subjects_layers_and_the_null_edit_begin_as_the_unets_and_clips_own(model):
+    unet = model.load_unet().unet
+    for name, layer in model.load_adapter().subject.items():
         assert torch.equal(layer.to_k.weight, unet.get_submodule(name).to_k.weight)
         assert torch.equal(layer.to_v.weight, unet.get_submodule(name).to_v.weight)
     text = model.load_text()([""])[0]
-    torch.testing.assert_close(mea.null_edit, text, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(model.load_bridge().null_edit, text, rtol=1e-3, atol=1e-3)
 
 
 @torch.no_grad()
@@ -129,7 +128,7 @@ def refused(folder: Path, out: Path, complaint: str) -> None:
         ({"out_channels": 8}, "4 channels in and 8 out"),
         ({"in_channels": 16, "out_channels": 16}, "latent channels is 4, but unet.out_channels"),
         ({"class_embed_type": "timestep"}, "and reads timestep besides"),
-        ({"cross_attention_dim": 64}, "qformer.width is 32 but the UNet reads a context 64 wide"),
+        ({"cross_attention_dim": 64}, "bridge.width is 32 but the UNet reads a context 64 wide"),
     ],
 )
 def test_a_unet_that_flexedit_cannot_drive_is_refused(unet, complaint, tmp_path):

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from flexedit.errors import FlexEditError
-from flexedit.model_folder import ModelFolder, load_image_encoder, load_stock_vllm, weights
+from flexedit.model_folder import ModelFolder, load_image_encoder, load_vllm, weights
 from flexedit.model_folder.folder import PRETRAINED
 from flexedit.model_folder.weights import is_portable, portable_name, read_weights
 from flexedit.training.run import export
@@ -79,7 +79,7 @@ def under_names_of_no_version(folder):
 
 
 def test_a_vllm_is_the_same_under_newer_names(tiny, tmp_path):
-    one, other = map(load_stock_vllm, under_both_names(tiny / "vllm", tmp_path))
+    one, other = map(load_vllm, under_both_names(tiny / "vllm", tmp_path))
     assert one.state_dict().keys() == other.state_dict().keys()
     assert all(map(torch.equal, one.state_dict().values(), other.state_dict().values()))
 
@@ -93,12 +93,12 @@ def test_names_that_this_transformers_does_not_know_are_read_with_the_folders_se
     settings = json.loads((folder / "generation_config.json").read_text())
     (folder / "generation_config.json").write_text(json.dumps(settings | {"eos_token_id": [2, 7]}))
     with pytest.raises(FlexEditError, match="lacks weights"):
-        load_stock_vllm(folder)
+        load_vllm(folder)
     monkeypatch.setattr(
         weights, "portable_name", lambda name, _: name.replace("vision_tower_", "vision_tower")
     )
-    vllm, stock = load_stock_vllm(folder), load_stock_vllm(tiny / "vllm")
-    assert vllm.llava.generation_config.eos_token_id == [2, 7]
+    vllm, stock = load_vllm(folder), load_vllm(tiny / "vllm")
+    assert vllm.model.generation_config.eos_token_id == [2, 7]
     assert all(map(torch.equal, vllm.state_dict().values(), stock.state_dict().values()))
 
 

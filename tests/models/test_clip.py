@@ -10,11 +10,15 @@ def test_every_token_of_a_picture_is_projected_as_clip_projects_the_pooled_one(t
     clip = CLIPModel.from_pretrained(tiny / "clip").eval()
     pictures = torch.rand(2, 3, TINY.size, TINY.size)
     with torch.no_grad():
-        tokens = encoder(pictures)
+        seen = encoder(pictures)
+        tokens = seen.projected
         pooled = clip.get_image_features(encoder.preprocess(pictures)).pooler_output
     assert tokens.shape == (2, 1 + (TINY.size // TINY.patch) ** 2, TINY.clip_width)
     torch.testing.assert_close(tokens[:, 0], pooled)
     assert not torch.allclose(tokens[:, 1], tokens[:, 2])
+    patches = TINY.size // TINY.patch
+    assert seen.grid == (patches, patches)
+    assert seen.raw.shape == (2, patches**2, clip.config.vision_config.hidden_size)
 
 
 def test_a_scribble_in_the_corner_of_a_wide_picture_changes_what_clip_sees(tiny):
@@ -23,7 +27,7 @@ def test_a_scribble_in_the_corner_of_a_wide_picture_changes_what_clip_sees(tiny)
     marked = picture.clone()
     marked[..., -12:, -12:] = 1
     with torch.no_grad():
-        assert (encoder(marked) - encoder(picture)).abs().amax() > 1e-2
+        assert (encoder(marked).projected - encoder(picture).projected).abs().amax() > 1e-2
 
 
 def test_sentences_are_padded_to_the_full_length(tiny):

@@ -4,6 +4,7 @@ scripts that run `inside` a ComfyUI.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import inside
@@ -15,7 +16,7 @@ import torch  # noqa: E402
 from flexedit_pack.flexedit.model_folder import ModelFolder  # noqa: E402
 from flexedit_pack.flexedit.models.diffusion import sampling  # noqa: E402
 from flexedit_pack.flexedit.models.diffusion.conditioning import Branches  # noqa: E402
-from flexedit_pack.flexedit.models.parts import Reading, Text  # noqa: E402
+from flexedit_pack.flexedit.models.parts import PictureTokens, Reading, Text  # noqa: E402
 from flexedit_pack.flexedit.request import EditRequest  # noqa: E402
 from flexedit_pack.flexedit.systems import system  # noqa: E402
 from flexedit_pack.nodes.runtime import conditioning, guider  # noqa: E402
@@ -33,18 +34,30 @@ class Model:
     def __init__(self, path: str, size: int = 16, batch: int = 1) -> None:
         self.folder = ModelFolder(path)
         self.config = self.folder.config
-        load = self.folder.load_adapter
-        self.mea = ManagedPart("adapter", load, "fp32", self.config, encoder=False)
+        load = partial(conditioning.Conditioner, self.folder)
+        self.mea = ManagedPart("MEA", load, "fp32", self.config, encoder=False)
         self.shape = (batch, self.config.latent_channels, size, size)
 
     @property
     def adapter(self) -> Any:
-        return self.mea.read().model
+        return self.mea.read().model.adapter
 
-    def see(self, picture: Tensor) -> Tensor:
+    @property
+    def interaction(self) -> Any:
+        return self.mea.read().model.interaction
+
+    def see(self, picture: Tensor) -> PictureTokens:
         """Random tokens, others for each picture."""
-        shape = (self.shape[0], self.num_tokens, self.config.adapter.clip_width)
-        return torch.randn(shape, generator=self.draw)
+        adapter, interaction = self.config.adapter, self.config.interaction
+        widths = [
+            adapter.clip_width if adapter else 1,
+            interaction.vision_width if interaction else 1,
+        ]
+        projected, raw = (
+            torch.randn(self.shape[0], self.num_tokens - index, width, generator=self.draw)
+            for index, width in enumerate(widths)
+        )
+        return PictureTokens(projected, raw, (1, self.num_tokens - 1))
 
     def encode(self, picture: Tensor) -> Tensor:
         return torch.randn(self.shape, generator=self.draw)

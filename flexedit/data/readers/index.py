@@ -16,7 +16,6 @@ from ... import files, prompts
 from ...errors import FlexEditError
 from ..record import Record
 from ..sample import Sample
-from ..world.words import CAPTIONS
 
 INDEX = "index.jsonl"
 PAINT = "red"  # as prompts.SEGMENT_INSTRUCTION says
@@ -77,6 +76,8 @@ class Index:
             raise FlexEditError(f"{file} is empty: there is nothing white in it.")
         instruction = caption = row.instruction or prompts.default_instruction(row.task)
         if row.task == "segment" and not row.target and row.label:
+            from ..world.words import CAPTIONS  # the world needs torch, a list does not
+
             caption = CAPTIONS["segment"].format(old=row.label, color=PAINT)
         reply = prompts.naming_reply(row.label) if row.label else prompts.GENERIC_REPLY
         return Sample(

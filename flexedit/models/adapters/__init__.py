@@ -6,6 +6,7 @@ has_subject, strength) → Features``; its own keys and values for the subject, 
 has any, are its ``subject``.
 """
 
+from .iaa import IAA
 from .mea import MEA
 
-ADAPTERS = {"mea": MEA}
+ADAPTERS = {"mea": MEA, "iaa": IAA}

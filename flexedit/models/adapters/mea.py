@@ -10,7 +10,7 @@ B batch, Q edit embeddings, T tokens of one picture, D width of the context, C a
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from pydantic.dataclasses import dataclass
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from ...validation import STRICT
 from ..diffusion.decoupled import SubjectLayers, attention
-from ..parts import Features, Part, Reading, check_heads
+from ..parts import Features, Part, PictureTokens, Reading, check_heads
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -81,32 +81,30 @@ class MEA(Part):
     @torch.no_grad()
     def start_from(self, unet: nn.Module) -> None:
         """The subject's keys and values start as the UNet's own (eq. 7 shares W_k2 and W_v2)."""
-        for name, layer in self.subject.items() if self.subject is not None else ():
-            attention_layer: Any = unet.get_submodule(name)
-            layer.to_k.weight.copy_(attention_layer.to_k.weight)
-            layer.to_v.weight.copy_(attention_layer.to_v.weight)
+        if self.subject is not None:
+            self.subject.start_from(unet)
 
     def forward(
         self,
         e: Tensor,
         reading: Reading,
-        scene: Tensor,
-        subject: Tensor | None,
+        scene: PictureTokens,
+        subject: PictureTokens | None,
         has_subject: Tensor,
         strength: Tensor,
     ) -> Features:
-        """e (B, Q, D), CLIP's tokens of the marked scene and of the subject (B, T, D_clip), which
-        rows have one (B,), λ (B,) → f1, f2 and λ, 0 for rows without a subject.
+        """e (B, Q, D), the marked scene, the subject and which rows have one (B,), λ (B,) → f1, f2
+        and λ, 0 for rows without a subject.
 
         Without DCA the subject's tokens join the context, weighted by λ, and f2 is spent.
         """
         strength, f2 = strength * has_subject, None
         if subject is not None and self.config.subject:
-            f2 = self.subject_features(subject)
+            f2 = self.subject_features(subject.projected)
         elif self.config.subject and not self.config.decoupled:
             # their place stays: a row's context must not depend on the rows beside it
-            f2 = e.new_zeros(*scene.shape[:2], self.config.width)
-        f1 = self.scene_features(e, scene)
+            f2 = e.new_zeros(*scene.projected.shape[:2], self.config.width)
+        f1 = self.scene_features(e, scene.projected)
         if f2 is not None and not self.config.decoupled:
             f1, f2 = torch.cat([f1, f2 * strength[:, None, None]], dim=1), None
         return Features(f1, f2, strength)

@@ -5,6 +5,7 @@ A bridge is a Part with ``forward(reading) → Text`` and ``null(batch) → Text
 """
 
 from .clip_text import CLIPText
+from .edit_mapper import EditMapper
 from .qformer import QFormer
 
-BRIDGES = {"qformer": QFormer, "clip_text": CLIPText}
+BRIDGES = {"qformer": QFormer, "edit_mapper": EditMapper, "clip_text": CLIPText}

@@ -12,10 +12,9 @@ from einops import repeat
 from pydantic.dataclasses import dataclass
 from torch import nn
 
-from ...errors import FlexEditError
 from ...validation import STRICT
 from ..parts import Reading, Text, check_heads
-from .bridge import Bridge
+from .bridge import Bridge, hidden_states
 
 
 class QFormer(Bridge):
@@ -58,19 +57,7 @@ class QFormer(Bridge):
 
     def forward(self, reading: Reading) -> Text:
         """H (B, N, D_llm) → edit embeddings e (B, Q, D)"""
-        hidden_states = reading.hidden_states
-        if hidden_states is None:
-            raise FlexEditError(
-                "This intent comes from a stock VLLM, which has no edit tokens. Use the VLLM of "
-                "FlexEdit Loader, or give reply and label to another graph."
-            )
-        if hidden_states.shape[-1] != self.hidden_width:
-            raise FlexEditError(
-                f"The VLLM's hidden states are {hidden_states.shape[-1]} wide, but this Q-Former "
-                f"reads {self.hidden_width}. Take both from the same FlexEdit Loader."
-            )
-        queries = repeat(self.queries, "q d -> b q d", b=len(hidden_states))
-        encoded = self.encoder(
-            query_embeds=queries, encoder_hidden_states=hidden_states.to(queries.dtype)
-        )
+        states = hidden_states(reading, self.hidden_width)
+        queries = repeat(self.queries, "q d -> b q d", b=len(states))
+        encoded = self.encoder(query_embeds=queries, encoder_hidden_states=states.to(queries.dtype))
         return Text(encoded.last_hidden_state)

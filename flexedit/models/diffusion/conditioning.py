@@ -5,8 +5,8 @@ B batch, L tokens of the context, T tokens of a subject, D width of the context,
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 
 from torch import Tensor
 
@@ -15,23 +15,28 @@ from torch import Tensor
 class Conditioning:
     """What one guidance branch gives the UNet.
 
-    f1 (B, L, D) · f2 (B, T, D) or None · strength λ (B,), 0 for rows without a subject ·
-    scene_latent (B, C, h, w), unscaled; zeros where the scene is dropped
+    f1 (B, L, D) · f2 (B, T, D) or None · strength λ (B,), 0 for rows without f2 ·
+    scene_latent (B, C, h, w), unscaled; zeros where the scene is dropped · residual (B, C0, h, w),
+    added after the first convolution, or None
     """
 
     f1: Tensor
     f2: Tensor | None
     strength: Tensor
     scene_latent: Tensor
+    residual: Tensor | None = None
 
 
 @dataclass(frozen=True)
 class Branches:
-    """The three guidance branches, the same in training dropout and in sampling."""
+    """The three guidance branches, the same in training dropout and in sampling · what the
+    adapter's own loss reads, by name.
+    """
 
     positive: Conditioning
     scene_only: Conditioning
     negative: Conditioning
+    extra: Mapping[str, Tensor] = field(default_factory=dict)
 
     def __iter__(self) -> Iterator[Conditioning]:
         return iter((self.positive, self.scene_only, self.negative))

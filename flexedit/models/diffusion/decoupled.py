@@ -56,6 +56,13 @@ class SubjectLayers(nn.Module):
     def __getitem__(self, name: str) -> SubjectAttention:
         return self.get_submodule(name)  # type: ignore[return-value]
 
+    def start_from(self, unet: nn.Module) -> None:
+        """Keys and values as the UNet's own layers make them."""
+        for name, layer in self.items():
+            attention_layer: Any = unet.get_submodule(name)
+            layer.to_k.weight.copy_(attention_layer.to_k.weight)
+            layer.to_v.weight.copy_(attention_layer.to_v.weight)
+
     def items(self) -> Iterator[tuple[str, SubjectAttention]]:
         return ((name, self[name]) for name in self.names)
 

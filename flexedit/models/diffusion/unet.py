@@ -6,7 +6,8 @@ B batch, L query positions, Q edit embeddings, T subject tokens, D context width
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -76,4 +77,18 @@ class FlexEditUNet(nn.Module):
         subject = subject or Subject.of(conditioning, layers)
         sample = torch.cat([noisy, conditioning.scene_latent.to(noisy.dtype)], dim=1)
         context = Context(conditioning.f1.to(noisy.dtype), subject)
-        return self.unet(sample, timesteps, encoder_hidden_states=context).sample
+        with added(self.unet.conv_in, conditioning.residual):
+            return self.unet(sample, timesteps, encoder_hidden_states=context).sample
+
+
+@contextmanager
+def added(layer: nn.Module, residual: Tensor | None) -> Iterator[None]:
+    """A residual, if there is one, on top of what a layer gives."""
+    if residual is None:
+        yield
+        return
+    hook = layer.register_forward_hook(lambda _, inputs, output: output + residual.to(output))
+    try:
+        yield
+    finally:
+        hook.remove()

@@ -58,13 +58,20 @@ class VLLMConfig:
     """What a system adds to a VLLM: N edit tokens, and LoRA on its language model's q and v."""
 
     num_edit_tokens: int
+    edit_token: str = "<img_{}>"  # how they are spelled, by their number
     hidden_state: Literal["at", "before"] = "at"  # the state at a token, or the one predicting it
-    lora: LoRAConfig = field(default_factory=LoRAConfig)
+    lora: LoRAConfig | None = field(default_factory=LoRAConfig)  # None: only the tokens are trained
     type: Literal["llava"] = "llava"
 
     def __post_init__(self) -> None:
         if self.num_edit_tokens < 1:
             raise FlexEditError("A bridge needs num_edit_tokens ≥ 1 to read from.")
+        if "{}" not in self.edit_token:
+            raise FlexEditError(f"edit_token is {self.edit_token!r}; it lacks {{}}, the number.")
+
+    @property
+    def edit_tokens(self) -> list[str]:
+        return [self.edit_token.format(index) for index in range(self.num_edit_tokens)]
 
 
 class VLLM(nn.Module):
@@ -82,20 +89,20 @@ class VLLM(nn.Module):
         model: Any,
         tokenizer: Any,
         preprocess: Preprocess | None = None,
-        num_edit_tokens: int = 0,
-        hidden_state: str = "at",
+        config: VLLMConfig | None = None,
         chat: Chat | None = None,
     ) -> None:
-        """Adds the edit tokens to tokenizer and embeddings if they are not there yet.
+        """Adds the edit tokens that ``config`` asks for, where they are not there yet, to tokenizer
+        and embeddings; None asks for none.
 
         preprocess: how pictures are shown to it beside FlexEdit's own prompts.
         """
         super().__init__()
         self.model, self.tokenizer, self.chat = model, tokenizer, chat
         self.preprocess = preprocess
-        self.hidden_state = hidden_state
+        self.hidden_state = config.hidden_state if config else "at"
         self.tied = False
-        names = [prompts.edit_token(index) for index in range(num_edit_tokens)]
+        names = config.edit_tokens if config else []
         if names:
             tokenizer.add_tokens(names, special_tokens=True)
             if len(tokenizer) > model.get_input_embeddings().num_embeddings:
@@ -425,8 +432,9 @@ class VLLM(nn.Module):
 
     def _rows(self, layer: Any) -> Tensor:
         """The edit tokens' rows of an embedding or linear layer, also when peft trains them."""
-        if hasattr(layer, "token_adapter"):
-            return layer.token_adapter.trainable_tokens_delta["default"]
+        trained = getattr(layer, "token_adapter", layer)
+        if hasattr(trained, "trainable_tokens_delta"):
+            return trained.trainable_tokens_delta["default"]
         return layer.weight[torch.tensor(self.edit_ids)]
 
     @torch.no_grad()

@@ -11,9 +11,9 @@ from PIL import Image
 
 from flexedit import masks
 from flexedit.errors import FlexEditError
-from flexedit.model_folder import load_chat_vllm
-from flexedit.models import chat_vllm
-from flexedit.models.chat_vllm import MIN_SIDE, ChatVLLM, label_of, to_pil
+from flexedit.model_folder import load_stock_vllm
+from flexedit.models.vllm import VLLM, questions
+from flexedit.models.vllm.chat import MIN_SIDE, to_pil
 from flexedit.request import EditRequest
 from tests.tiny_vllms import KINDS, make_tiny_vllm
 
@@ -28,9 +28,9 @@ def folders(tmp_path_factory) -> dict[str, Path]:
 
 
 @pytest.fixture(scope="module", params=KINDS)
-def vllm(request, folders) -> ChatVLLM:
+def vllm(request, folders) -> VLLM:
     """Weights large enough that each token is felt, so that answers vary; read only."""
-    vllm = load_chat_vllm(folders[request.param])
+    vllm = load_stock_vllm(folders[request.param])
     torch.manual_seed(1)
     for parameter in vllm.parameters():
         if parameter.dim() > 1:
@@ -39,8 +39,8 @@ def vllm(request, folders) -> ChatVLLM:
 
 
 @pytest.fixture
-def llava(folders) -> ChatVLLM:
-    return load_chat_vllm(folders["llava"])
+def llava(folders) -> VLLM:
+    return load_stock_vllm(folders["llava"])
 
 
 def noise(height: int, width: int, seed: int = 0) -> Image.Image:
@@ -58,11 +58,11 @@ def request_of(task: str, instruction: str = "", *, mask: bool = True, subject: 
     )
 
 
-def teach(vllm: ChatVLLM, lessons: Sequence[tuple[str, list[Image.Image], str]]) -> None:
+def teach(vllm: VLLM, lessons: Sequence[tuple[str, list[Image.Image], str]]) -> None:
     """Learns each (question, pictures, answer) by heart."""
     rows = []
     for question, pictures, answer in lessons:
-        inputs = vllm.inputs([question], [pictures])
+        inputs = vllm.chat.inputs(vllm.model, [question], [pictures])
         said = vllm.tokenizer(answer, add_special_tokens=False)["input_ids"]
         reply = torch.tensor([[*said, vllm.tokenizer.eos_token_id]])
         ids = torch.cat([inputs["input_ids"], reply], 1)
@@ -84,7 +84,7 @@ def teach(vllm: ChatVLLM, lessons: Sequence[tuple[str, list[Image.Image], str]])
 
 @torch.no_grad()
 def test_an_answer_is_what_plain_transformers_says_token_by_token(vllm):
-    inputs = dict(vllm.inputs([QUESTION], [[noise(30, 40)]]))
+    inputs = dict(vllm.chat.inputs(vllm.model, [QUESTION], [[noise(30, 40)]]))
     length, ids = inputs["input_ids"].shape[1], inputs["input_ids"]
     for _ in range(6):
         more = torch.ones_like(ids)
@@ -96,22 +96,22 @@ def test_an_answer_is_what_plain_transformers_says_token_by_token(vllm):
         best = vllm.model(**inputs, use_cache=False).logits[:, -1:].argmax(-1)
         ids = torch.cat([ids, best], 1)
     expected = vllm.tokenizer.decode(ids[0, length:], skip_special_tokens=True).strip()
-    assert vllm.answer([QUESTION], [[noise(30, 40)]], max_new_tokens=6) == (expected,)
+    assert vllm.answer([QUESTION], [[noise(30, 40)]], max_new_tokens=6) == [expected]
     assert expected
 
 
 def test_a_row_of_a_batch_answers_as_it_does_alone(vllm):
     one, two = [noise(30, 40)], [noise(20, 60, 1), noise(50, 50, 2)]
     together = vllm.answer([QUESTION, LONGER], [one, two], max_new_tokens=6)
-    assert together == (
+    assert together == [
         *vllm.answer([QUESTION], [one], max_new_tokens=6),
         *vllm.answer([LONGER], [two], max_new_tokens=6),
-    )
+    ]
 
 
 def test_what_it_says_depends_on_the_picture_and_the_question(vllm):
     answers = {
-        vllm.answer([question], [[picture]], max_new_tokens=8)
+        vllm.answer([question], [[picture]], max_new_tokens=8)[0]
         for question in (QUESTION, LONGER)
         for picture in (noise(30, 40), noise(30, 40, 1))
     }
@@ -122,7 +122,9 @@ def test_the_corner_of_a_wide_picture_is_seen(vllm):
     scene = torch.rand(3, 40, 120, generator=torch.Generator().manual_seed(0))
     marked = scene.clone()
     marked[:, :12, :12] = 1
-    before, after = (vllm.inputs([QUESTION], [[to_pil(one)]]) for one in (scene, marked))
+    before, after = (
+        vllm.chat.inputs(vllm.model, [QUESTION], [[to_pil(one)]]) for one in (scene, marked)
+    )
     assert (before["pixel_values"] - after["pixel_values"]).abs().max() > 0.5
 
 
@@ -137,17 +139,14 @@ def test_slivers_are_made_wide_enough_for_models_that_refuse_them(shape):
 
 
 def test_each_token_is_reported_and_what_the_callback_raises_ends_the_answer(vllm):
-    class Cancelled(Exception):
-        pass
-
     counts = []
 
     def cancel(count: int) -> None:
         counts.append(count)
         if count == 3:
-            raise Cancelled
+            raise InterruptedError
 
-    with pytest.raises(Cancelled):
+    with pytest.raises(InterruptedError):
         vllm.answer([QUESTION], [[noise(30, 40)]], on_token=cancel)
     assert counts == [1, 2, 3]
 
@@ -160,7 +159,7 @@ def test_an_instruction_can_never_become_a_special_token(vllm, word):
     special = {i for i, token in vllm.tokenizer.added_tokens_decoder.items() if token.special}
 
     def count(question: str) -> int:
-        ids = vllm.inputs([question], [[noise(30, 40)]])["input_ids"][0].tolist()
+        ids = vllm.chat.inputs(vllm.model, [question], [[noise(30, 40)]])["input_ids"][0].tolist()
         return sum(i in special for i in ids)
 
     assert count(f"a {word}{word} b") == count("a b")
@@ -168,7 +167,7 @@ def test_an_instruction_can_never_become_a_special_token(vllm, word):
 
 def test_special_tokens_without_angle_brackets_are_made_harmless_too(llava):
     llava.tokenizer.add_special_tokens({"additional_special_tokens": ["[IMG]"]})
-    assert llava.harmless("a [IMG][IMG] b") == "a [ IMG][ IMG] b"
+    assert llava.chat.harmless("a [IMG][IMG] b") == "a [ IMG][ IMG] b"
 
 
 def test_a_question_that_is_too_long_is_refused_with_both_numbers(vllm):
@@ -181,24 +180,23 @@ def test_more_rows_and_pictures_are_expected_to_take_more_memory(vllm):
     assert 0 < vllm.memory_required(1, 1) < vllm.memory_required(1, 2) < vllm.memory_required(4, 2)
 
 
-def test_a_large_batch_is_read_in_parts(llava, monkeypatch):
-    parts = []
+def test_a_large_batch_is_read_in_parts(vllm, monkeypatch):
+    pictures = [[noise(30, 40, seed)] for seed in range(6)]
+    last = vllm.answer([QUESTION] * 2, pictures[4:], max_new_tokens=4)
+    parts, read = [], vllm.chat.inputs
 
-    def answer(questions, pictures, *_):
-        parts.append(len(questions))
-        return [str(picture.getpixel((0, 0))[0]) for (picture,) in pictures]
+    def inputs(model, asked, shown):
+        parts.append(len(asked))
+        return read(model, asked, shown)
 
-    monkeypatch.setattr(llava, "answer", answer)
-    greys = [10, 20, 30, 40, 50, 60]
-    scene = (torch.tensor(greys) / 255).view(-1, 1, 1, 1).expand(-1, 3, 20, 30)
-    request = EditRequest.create(scene, "what is it?", task="ask")
-    reading = llava.read(request, request.marked())
-    assert reading.replies == tuple(map(str, greys))
-    assert parts == [4, 2] and llava.memory_required(4, 1) == llava.memory_required(6, 1)
+    monkeypatch.setattr(vllm.chat, "inputs", inputs)
+    answers = vllm.answer([QUESTION] * 6, pictures, max_new_tokens=4)
+    assert parts == [4, 2] and len(answers) == 6 and answers[4:] == last
+    assert vllm.memory_required(4, 1) == vllm.memory_required(6, 1)
 
 
 def test_half_precision_answers_too(folders):
-    vllm = load_chat_vllm(folders["llava"], torch.bfloat16)
+    vllm = load_stock_vllm(folders["llava"], torch.bfloat16)
     assert {parameter.dtype for parameter in vllm.parameters()} == {torch.bfloat16}
     assert len(vllm.answer([QUESTION], [[noise(30, 40)]], max_new_tokens=2)) == 1
 
@@ -209,14 +207,14 @@ def test_half_precision_answers_too(folders):
 def test_an_edit_is_named_and_said_anew_with_that_name(llava):
     request = request_of("edit", "remove this")
     scene = [to_pil(request.marked()[0])]
-    rewrite = chat_vllm.following_question(
+    rewrite = questions.following_question(
         "edit", "remove this", "red turtle", False, with_mask=True
     )
     assert "“remove this”" in rewrite and "red turtle" in rewrite
     teach(
         llava,
         [
-            (chat_vllm.NAME, scene, "The paint covers a red turtle."),
+            (questions.NAME, scene, "The paint covers a red turtle."),
             (rewrite, scene, '"Remove the red turtle on the left"'),
         ],
     )
@@ -228,7 +226,7 @@ def test_an_edit_is_named_and_said_anew_with_that_name(llava):
 
 def test_segment_and_a_bare_question_reply_with_the_name_as_it_was_said(llava):
     request = request_of("ask")
-    teach(llava, [(chat_vllm.NAME, [to_pil(request.marked()[0])], "It is a turtle.")])
+    teach(llava, [(questions.NAME, [to_pil(request.marked()[0])], "It is a turtle.")])
     for task in ("ask", "segment"):
         reading = llava.read(request_of(task), request.marked())
         assert (reading.replies, reading.labels) == (("It is a turtle.",), ("turtle",))
@@ -237,8 +235,8 @@ def test_segment_and_a_bare_question_reply_with_the_name_as_it_was_said(llava):
 def test_a_question_of_ones_own_is_answered_about_the_marked_scene(llava):
     request = request_of("ask", "what colour is it?")
     scene = [to_pil(request.marked()[0])]
-    question = chat_vllm.MARKED + "what colour is it?"
-    teach(llava, [(chat_vllm.NAME, scene, "a turtle"), (question, scene, "Red.")])
+    question = questions.MARKED + "what colour is it?"
+    teach(llava, [(questions.NAME, scene, "a turtle"), (question, scene, "Red.")])
     reading = llava.read(request, request.marked())
     assert (reading.replies, reading.labels) == (("Red.",), ("turtle",))
 
@@ -246,13 +244,13 @@ def test_a_question_of_ones_own_is_answered_about_the_marked_scene(llava):
 def test_the_subject_is_the_second_picture_of_the_rewriting_alone(llava):
     request = request_of("edit", "add the object in [pic2] to [pic1]", subject=True)
     scene, subject = to_pil(request.marked()[0]), to_pil(request.subject[0])
-    rewrite = chat_vllm.following_question(
+    rewrite = questions.following_question(
         "edit", request.instructions[0], "table", True, with_mask=True
     )
     teach(
         llava,
         [
-            (chat_vllm.NAME, [scene], "a table"),
+            (questions.NAME, [scene], "a table"),
             (rewrite, [scene, subject], "Put a vase on the table"),
         ],
     )
@@ -267,7 +265,7 @@ def test_without_a_mask_nothing_is_named(llava):
 
 def test_an_editor_gets_the_instruction_itself_when_the_model_has_no_words(llava):
     request = request_of("edit", "remove this", mask=False)
-    question = chat_vllm.following_question("edit", "remove this", "", False, with_mask=False)
+    question = questions.following_question("edit", "remove this", "", False, with_mask=False)
     teach(llava, [(question, [to_pil(request.scene[0])], "")])
     assert llava.read(request, request.marked()).replies == ("remove this",)
 
@@ -275,19 +273,19 @@ def test_an_editor_gets_the_instruction_itself_when_the_model_has_no_words(llava
 @pytest.mark.parametrize(
     ("task", "instruction", "with_mask", "first", "second"),
     [
-        ("segment", "", True, chat_vllm.NAME, None),
-        ("segment", "mark it in red", True, chat_vllm.NAME, None),
+        ("segment", "", True, questions.NAME, None),
+        ("segment", "mark it in red", True, questions.NAME, None),
         ("segment", "mark the dog", False, "Which object is meant by “mark the dog”?", None),
-        ("segment", "", False, None, chat_vllm.DESCRIBE),
-        ("ask", "", True, chat_vllm.NAME, None),
+        ("segment", "", False, None, questions.DESCRIBE),
+        ("ask", "", True, questions.NAME, None),
         ("ask", "how many?", False, None, "how many?"),
-        ("ask", "", False, None, chat_vllm.DESCRIBE),
+        ("ask", "", False, None, questions.DESCRIBE),
     ],
 )
 def test_what_is_asked_of_each_task(task, instruction, with_mask, first, second):
-    asked = chat_vllm.naming_question(task, instruction, with_mask)
+    asked = questions.naming_question(task, instruction, with_mask)
     assert asked is first is None or asked.startswith(first)
-    then = chat_vllm.following_question(task, instruction, "x", False, with_mask=with_mask)
+    then = questions.following_question(task, instruction, "x", False, with_mask=with_mask)
     assert then == second
 
 
@@ -313,7 +311,7 @@ def test_what_is_asked_of_each_task(task, instruction, with_mask, first, second)
     ],
 )
 def test_the_label_is_the_name_without_the_sentence_around_it(answer, label):
-    assert label_of(answer) == label
+    assert questions.label_of(answer) == label
 
 
 # Folders
@@ -327,7 +325,7 @@ def test_a_folder_without_a_chat_template_is_refused(folders, tmp_path):
     folder = spoiled(folders, tmp_path)
     (folder / "chat_template.jinja").unlink()
     with pytest.raises(FlexEditError, match=r"does not chat.*instruction-tuned"):
-        load_chat_vllm(folder)
+        load_stock_vllm(folder)
 
 
 def test_quantised_weights_are_refused(folders, tmp_path):
@@ -336,7 +334,7 @@ def test_quantised_weights_are_refused(folders, tmp_path):
     config["quantization_config"] = {"quant_method": "fp8"}
     (folder / "config.json").write_text(json.dumps(config))
     with pytest.raises(FlexEditError, match="quantised weights"):
-        load_chat_vllm(folder)
+        load_stock_vllm(folder)
 
 
 @pytest.mark.parametrize(
@@ -354,7 +352,7 @@ def test_an_incomplete_folder_is_named(names, folders, tmp_path):
     for name in names:
         (folder / name).unlink(missing_ok=True)
     with pytest.raises(FlexEditError, match=r"spoiled cannot be loaded"):
-        load_chat_vllm(folder)
+        load_stock_vllm(folder)
 
 
 def test_missing_weights_are_named(folders, tmp_path):
@@ -369,7 +367,7 @@ def test_missing_weights_are_named(folders, tmp_path):
         metadata={"format": "pt"},
     )
     with pytest.raises(FlexEditError, match=r"lacks weights for .*q_proj"):
-        load_chat_vllm(folder)
+        load_stock_vllm(folder)
 
 
 def test_a_language_model_without_eyes_is_refused(folders, tmp_path):
@@ -377,4 +375,4 @@ def test_a_language_model_without_eyes_is_refused(folders, tmp_path):
     config = {"model_type": "llama", "hidden_size": 32, "num_hidden_layers": 1}
     (folder / "config.json").write_text(json.dumps(config))
     with pytest.raises(FlexEditError, match=r"Llama"):
-        load_chat_vllm(folder)
+        load_stock_vllm(folder)

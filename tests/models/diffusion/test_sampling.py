@@ -3,9 +3,9 @@ import dataclasses
 import pytest
 import torch
 
-from flexedit import sampling
 from flexedit.errors import FlexEditError
-from flexedit.models.config import DiffusionConfig
+from flexedit.models.diffusion import sampling
+from flexedit.models.diffusion.sampling import DiffusionConfig
 
 SHAPE = (2, 4, 3, 5)
 

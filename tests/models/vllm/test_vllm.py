@@ -1,5 +1,6 @@
 """The VLLM against plain transformers: one unpadded row, whole prefills, no cache."""
 
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,10 +14,13 @@ from transformers import (
     SiglipVisionConfig,
 )
 
-from flexedit import prompts
+from flexedit import masks, prompts
 from flexedit.errors import FlexEditError
-from flexedit.model_folder import load_stock_vllm
-from flexedit.models.vllm import IGNORED, VLLM
+from flexedit.model_folder import load_vllm
+from flexedit.models.vllm import VLLM
+from flexedit.models.vllm.base import IGNORED, VLLMConfig
+from flexedit.models.vllm.families import num_image_tokens
+from flexedit.request import EditRequest
 from tests.tiny import TEXTS, TINY
 
 NUM_EDIT_TOKENS = 3
@@ -24,14 +28,14 @@ SHORT = prompts.prompt("remove this")
 LONG = prompts.prompt("make it red and put a hat on it, please", with_subject=True)
 
 
-def make_vllm(folder: Path, tied: bool, **settings: object) -> VLLM:
+def make_vllm(folder: Path, tied: bool) -> VLLM:
     """Weights large enough that each token is felt by all later ones, and that replies vary."""
     torch.manual_seed(0)
     if not tied:
         config = AutoConfig.from_pretrained(folder)
         config.tie_word_embeddings = config.text_config.tie_word_embeddings = False
         LlavaForConditionalGeneration(config).save_pretrained(folder)
-    vllm = load_stock_vllm(folder, num_edit_tokens=NUM_EDIT_TOKENS, **settings)
+    vllm = load_vllm(folder, VLLMConfig(NUM_EDIT_TOKENS))
     for name, parameter in vllm.named_parameters():
         if parameter.dim() > 1 or "class_embedding" in name:
             words = "embed_tokens" in name or "lm_head" in name
@@ -51,8 +55,6 @@ def folder(tmp_path_factory) -> Path:
 
 @pytest.fixture(params=["tied", "untied"])
 def vllm(request, folder, tmp_path) -> VLLM:
-    import shutil
-
     return make_vllm(shutil.copytree(folder, tmp_path / "vllm"), request.param == "tied")
 
 
@@ -63,14 +65,14 @@ def pictures() -> torch.Tensor:
 
 
 def prompt_ids(vllm: VLLM, text: str) -> list[int]:
-    text = text.replace(prompts.IMAGE, prompts.IMAGE * vllm.num_image_tokens)
+    text = text.replace(prompts.IMAGE, prompts.IMAGE * num_image_tokens(vllm.config))
     return vllm.tokenizer(text)["input_ids"]
 
 
 @torch.no_grad()
 def last_states(vllm: VLLM, ids: Sequence[int], pixels: torch.Tensor) -> torch.Tensor:
     """(L, D) of a single row without padding"""
-    output = vllm.llava(
+    output = vllm.model(
         input_ids=torch.tensor([ids]), pixel_values=pixels, output_hidden_states=True
     )
     return output.hidden_states[-1][0]
@@ -81,7 +83,7 @@ def speak(vllm: VLLM, text: str, pixels: torch.Tensor, count: int) -> list[int]:
     """Greedy decoding by whole prefills; the tokens before the first stop."""
     ids, spoken = prompt_ids(vllm, text), []
     for _ in range(count):
-        logits = vllm.llava(input_ids=torch.tensor([ids + spoken]), pixel_values=pixels).logits
+        logits = vllm.model(input_ids=torch.tensor([ids + spoken]), pixel_values=pixels).logits
         token = int(logits[0, -1].argmax())
         if token in (vllm.tokenizer.eos_token_id, *vllm.edit_ids):
             break
@@ -101,31 +103,24 @@ def expected_states(
 
 
 def test_direct_reads_the_states_of_prompt_generic_reply_and_edit_tokens(vllm, pictures):
-    reading = vllm.direct([SHORT, LONG], pictures)
+    hidden = vllm.direct([SHORT, LONG], pictures)
     reply = vllm.tokenizer(" " + prompts.GENERIC_REPLY, add_special_tokens=False)["input_ids"]
     for row, text, pixels in ((0, SHORT, pictures[:1]), (1, LONG, pictures[1:])):
         expected = expected_states(vllm, text, reply, pixels)
-        torch.testing.assert_close(reading.hidden_states[row], expected, atol=1e-4, rtol=1e-4)
-    assert reading.replies == reading.labels == ("", "")
+        torch.testing.assert_close(hidden[row], expected, atol=1e-4, rtol=1e-4)
 
 
 def test_a_loss_may_go_on_from_what_direct_has_read(vllm, pictures):
     layer = torch.nn.Linear(vllm.width, 1)
-    layer(vllm.direct([SHORT], pictures[:1]).hidden_states).sum().backward()
+    layer(vllm.direct([SHORT], pictures[:1])).sum().backward()
     assert layer.weight.grad is not None and layer.weight.grad.any()
 
 
-def test_left_padding_does_not_change_a_row(vllm, pictures):
-    alone = vllm.direct([SHORT], pictures[:1]).hidden_states
-    padded = vllm.direct([SHORT, LONG], pictures).hidden_states[:1]
-    torch.testing.assert_close(alone, padded, atol=1e-4, rtol=1e-4)
-
-
 def test_the_same_question_gives_the_same_states_and_another_others(vllm, pictures):
-    first = vllm.direct([SHORT], pictures[:1]).hidden_states
-    again = vllm.direct([SHORT], pictures[:1]).hidden_states
-    other_words = vllm.direct([prompts.prompt("remove that")], pictures[:1]).hidden_states
-    other_picture = vllm.direct([SHORT], pictures[1:2]).hidden_states
+    first = vllm.direct([SHORT], pictures[:1])
+    again = vllm.direct([SHORT], pictures[:1])
+    other_words = vllm.direct([prompts.prompt("remove that")], pictures[:1])
+    other_picture = vllm.direct([SHORT], pictures[1:2])
     assert torch.equal(first, again)
     assert (first - other_words).abs().amax() > 1e-2
     assert (first - other_picture).abs().amax() > 1e-2
@@ -136,12 +131,12 @@ def test_the_same_question_gives_the_same_states_and_another_others(vllm, pictur
 
 @pytest.mark.parametrize("count", [1, 7])
 def test_generated_states_are_those_of_one_prefill_over_the_very_tokens(vllm, pictures, count):
-    reading = vllm.generate([SHORT, LONG], pictures, max_new_tokens=count)
+    replies, hidden = vllm.generate([SHORT, LONG], pictures, max_new_tokens=count)
     for row, text, pixels in ((0, SHORT, pictures[:1]), (1, LONG, pictures[1:])):
         spoken = speak(vllm, text, pixels, count)
-        assert reading.replies[row] == vllm.tokenizer.decode(spoken).strip()
+        assert replies[row] == vllm.tokenizer.decode(spoken).strip()
         expected = expected_states(vllm, text, spoken, pixels)
-        torch.testing.assert_close(reading.hidden_states[row], expected, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(hidden[row], expected, atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("early", [0, 1])
@@ -159,77 +154,96 @@ def test_a_row_that_stops_early_keeps_its_own_states(vllm, pictures, early, stop
     if stop == "end of sequence":
         vllm.tokenizer.eos_token = vllm.tokenizer.convert_ids_to_tokens(ending)
     else:  # wherever that token was said, the first edit token is now said instead
-        words, heads = vllm.llava.get_input_embeddings(), vllm.llava.get_output_embeddings()
+        words, heads = vllm.model.get_input_embeddings(), vllm.model.get_output_embeddings()
         words.weight.data[vllm.edit_ids[0]] = words.weight[ending]
         heads.weight.data[vllm.edit_ids[0]] = 1.01 * heads.weight[ending]
     expected_said = [speak(vllm, text, pixels, 8) for text, pixels in rows]
     assert 1 < len(expected_said[early]) < len(expected_said[1 - early])
 
-    reading = vllm.generate([SHORT, LONG], pictures, max_new_tokens=8)
+    replies, hidden = vllm.generate([SHORT, LONG], pictures, max_new_tokens=8)
     for row, (text, pixels) in enumerate(rows):
-        assert reading.replies[row] == vllm.tokenizer.decode(expected_said[row]).strip()
+        assert replies[row] == vllm.tokenizer.decode(expected_said[row]).strip()
         expected = expected_states(vllm, text, expected_said[row], pixels)
-        torch.testing.assert_close(reading.hidden_states[row], expected, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(hidden[row], expected, atol=1e-4, rtol=1e-4)
 
 
 def test_all_rows_may_stop_at_once(vllm, pictures):
     first = speak(vllm, SHORT, pictures[:1], 3)
     vllm.tokenizer.eos_token = vllm.tokenizer.convert_ids_to_tokens(first[2])
     spoken = first[: first.index(first[2])]
-    reading = vllm.generate([SHORT], pictures[:1], max_new_tokens=8)
+    _, hidden = vllm.generate([SHORT], pictures[:1], max_new_tokens=8)
     expected = expected_states(vllm, SHORT, spoken, pictures[:1])
-    torch.testing.assert_close(reading.hidden_states[0], expected, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(hidden[0], expected, atol=1e-4, rtol=1e-4)
 
 
-def test_each_token_is_reported(vllm, pictures):
-    counts = []
-    vllm.generate([SHORT, LONG], pictures, max_new_tokens=4, on_token=counts.append)
-    assert counts == [1, 2, 3, 4]
-
-
-def test_what_the_token_callback_raises_ends_the_reply(vllm, pictures):
-    class Cancelled(Exception):
-        pass
-
+def test_each_token_is_reported_and_what_the_callback_raises_ends_the_reply(vllm, pictures):
     counts = []
 
     def cancel(count: int) -> None:
         counts.append(count)
-        if count == 2:
-            raise Cancelled
+        if count == 3:
+            raise InterruptedError
 
-    with pytest.raises(Cancelled):
-        vllm.generate([SHORT], pictures[:1], on_token=cancel)
-    assert counts == [1, 2]
-    assert vllm.generate([SHORT], pictures[:1], max_new_tokens=2).hidden_states is not None
-
-
-def test_an_answer_without_an_edit_has_no_states(vllm, pictures):
-    reading = vllm.generate([SHORT], pictures[:1], with_edit=False, max_new_tokens=3)
-    assert reading.hidden_states is None and len(reading.replies) == 1
+    with pytest.raises(InterruptedError):
+        vllm.generate([SHORT, LONG], pictures, on_token=cancel)
+    assert counts == [1, 2, 3]
+    assert vllm.generate([SHORT], pictures[:1], max_new_tokens=2)[1] is not None
 
 
-def test_a_named_object_is_the_label(vllm, pictures):
+# Reading a request
+
+
+def request_of(task: str, subject: bool = False) -> EditRequest:
+    generator = torch.Generator().manual_seed(3)
+    scene, other = torch.rand(2, 3, 40, 60, generator=generator)
+    mask = masks.draw("circle", 40, 60)
+    return EditRequest.create(scene, "remove this", mask, other if subject else None, task)
+
+
+@pytest.mark.parametrize("subject", [False, True])
+def test_a_direct_reading_says_nothing_and_has_the_fast_paths_states(vllm, subject):
+    request = request_of("edit", subject)
+    pixels = vllm.pictures(request.marked(), request.subject, request.has_subject)
+    reading = vllm.read(request, request.marked())
+    assert torch.equal(reading.hidden_states, vllm.direct(prompts.prompts_for(request), pixels))
+    assert reading.replies == reading.labels == ("",)
+    assert reading.instructions == request.instructions
+
+
+def test_a_question_is_always_answered_and_has_no_states(vllm):
+    request = request_of("ask")
+    reading = vllm.read(request, request.marked(), "direct")
+    assert reading.hidden_states is None and reading.replies[0]
+
+
+def test_a_named_object_is_the_label(vllm):
     """A model that has learned one reply by heart says it, and its label is read."""
-    texts, reply = [SHORT], [prompts.naming_reply("turtle")]
+    request, reply = request_of("edit"), (prompts.naming_reply("turtle"),)
+    texts, pixels = prompts.prompts_for(request), vllm.pictures(request.marked(), None, (False,))
     optimizer = torch.optim.Adam(vllm.requires_grad_(True).parameters(), lr=3e-3)
     sequences = vllm.tokenize(texts, reply, edit_tokens=[False], end=True)
     for _ in range(40):
-        loss = vllm.reply_loss(sequences, vllm.states(sequences, pictures[:1])).sum()
+        loss = vllm.reply_loss(sequences, vllm.states(sequences, pixels)).sum()
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
-    reading = vllm.generate(texts, pictures[:1])
-    assert reading.replies == tuple(reply) and reading.labels == ("turtle",)
+    reading = vllm.read(request, request.marked(), "generate")
+    assert reading.replies == reply and reading.labels == ("turtle",)
+    assert torch.equal(reading.hidden_states, vllm.generate(texts, pixels)[1])
+
+
+def test_an_unknown_mode_of_reply_is_refused(vllm):
+    with pytest.raises(FlexEditError, match="'shout'; choose direct or generate"):
+        vllm.read(request_of("edit"), torch.zeros(1, 3, 8, 8), "shout")
 
 
 # Which state
 
 
 def test_before_takes_the_states_that_predict_the_edit_tokens(vllm, pictures):
-    at = vllm.direct([SHORT, LONG], pictures).hidden_states
+    at = vllm.direct([SHORT, LONG], pictures)
     vllm.hidden_state = "before"
-    before = vllm.direct([SHORT, LONG], pictures).hidden_states
+    before = vllm.direct([SHORT, LONG], pictures)
     torch.testing.assert_close(before[:, 1:], at[:, :-1])
     reply = vllm.tokenizer(" " + prompts.GENERIC_REPLY, add_special_tokens=False)["input_ids"]
     expected = expected_states(vllm, LONG, reply, pictures[1:], before=True)
@@ -238,11 +252,11 @@ def test_before_takes_the_states_that_predict_the_edit_tokens(vllm, pictures):
 
 def test_before_after_a_spoken_reply_starts_at_its_last_token(vllm, pictures):
     vllm.hidden_state = "before"
-    reading = vllm.generate([SHORT], pictures[:1], max_new_tokens=5)
-    said = " " + reading.replies[0]
+    replies, hidden = vllm.generate([SHORT], pictures[:1], max_new_tokens=5)
+    said = " " + replies[0]
     reply = vllm.tokenizer(said, add_special_tokens=False)["input_ids"]
     expected = expected_states(vllm, SHORT, reply, pictures[:1], before=True)
-    torch.testing.assert_close(reading.hidden_states[0], expected, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(hidden[0], expected, atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("which", ["at", "before"])
@@ -265,13 +279,6 @@ def test_an_instruction_can_never_become_a_special_token(vllm, word):
     assert [i for i in ids if i in special] == [i for i in plain if i in special]
 
 
-def test_each_picture_takes_its_tokens(vllm):
-    image = vllm.tokenizer.convert_tokens_to_ids(prompts.IMAGE)
-    sequences = vllm.tokenize([SHORT, LONG])
-    counts = (sequences.input_ids == image).sum(-1).tolist()
-    assert counts == [64, 128] and vllm.num_image_tokens == 64
-
-
 @pytest.mark.parametrize("strategy", ["default", "full"])
 @pytest.mark.parametrize("tower", [CLIPVisionConfig, SiglipVisionConfig])
 def test_a_picture_takes_as_many_tokens_as_its_tower_has_features(vllm, tower, strategy):
@@ -282,9 +289,9 @@ def test_a_picture_takes_as_many_tokens_as_its_tower_has_features(vllm, tower, s
         vision_feature_select_strategy=strategy,
         vision_feature_layer=-1,
     )
-    vllm.llava = LlavaForConditionalGeneration(config)
-    features = vllm.llava.get_image_features(torch.zeros(1, 3, 32, 32)).pooler_output
-    assert vllm.num_image_tokens == len(features[0])
+    vllm.model = LlavaForConditionalGeneration(config)
+    features = vllm.model.get_image_features(torch.zeros(1, 3, 32, 32)).pooler_output
+    assert num_image_tokens(vllm.config) == len(features[0])
 
 
 def test_pictures_come_in_reading_order_and_only_of_rows_that_have_them(vllm):
@@ -340,7 +347,7 @@ def test_the_reply_loss_is_the_mean_cross_entropy_of_each_rows_reply(vllm, pictu
         prompt = prompt_ids(vllm, text)
         reply = sequences.labels[row][sequences.labels[row] != IGNORED].tolist()
         with torch.no_grad():
-            logits = vllm.llava(
+            logits = vllm.model(
                 input_ids=torch.tensor([prompt + reply]), pixel_values=pixels
             ).logits[0]
         predicting = logits[len(prompt) - 1 : -1].log_softmax(-1)
@@ -349,8 +356,6 @@ def test_the_reply_loss_is_the_mean_cross_entropy_of_each_rows_reply(vllm, pictu
 
 
 def test_tied_and_untied_models_have_the_token_rows_that_they_train(folder, tmp_path):
-    import shutil
-
     tied, untied = (
         make_vllm(shutil.copytree(folder, tmp_path / str(tied)), tied) for tied in (True, False)
     )
@@ -360,12 +365,12 @@ def test_tied_and_untied_models_have_the_token_rows_that_they_train(folder, tmp_
 
 def test_token_rows_are_put_where_they_were_taken_from(vllm, pictures):
     rows = {name: torch.randn_like(row) for name, row in vllm.token_rows().items()}
-    before = vllm.direct([SHORT], pictures[:1]).hidden_states
-    others = vllm.llava.get_input_embeddings().weight[: vllm.edit_ids[0]].clone()
+    before = vllm.direct([SHORT], pictures[:1])
+    others = vllm.model.get_input_embeddings().weight[: vllm.edit_ids[0]].clone()
     vllm.set_token_rows(rows)
     assert all(torch.equal(vllm.token_rows()[name], row) for name, row in rows.items())
-    assert torch.equal(vllm.llava.get_input_embeddings().weight[: vllm.edit_ids[0]], others)
-    assert not torch.allclose(vllm.direct([SHORT], pictures[:1]).hidden_states, before)
+    assert torch.equal(vllm.model.get_input_embeddings().weight[: vllm.edit_ids[0]], others)
+    assert not torch.allclose(vllm.direct([SHORT], pictures[:1]), before)
 
 
 def test_merging_lora_adds_the_scaled_product_to_q_and_v_alone(vllm):
@@ -377,37 +382,38 @@ def test_merging_lora_adds_the_scaled_product_to_q_and_v_alone(vllm):
     vllm.merge_lora(lora, 0.5)
     for name, linear in vllm.attention_projections():
         layer, letter = name.split(".")
-        path = f"llava.model.language_model.layers.{layer}.self_attn.{letter}_proj.weight"
+        path = f"model.model.language_model.layers.{layer}.self_attn.{letter}_proj.weight"
         expected = before.pop(path) + 0.5 * lora[f"{name}.B"] @ lora[f"{name}.A"]
         torch.testing.assert_close(linear.weight, expected)
     now = dict(vllm.named_parameters())
     assert all(torch.equal(now[name], weight) for name, weight in before.items())
 
 
-# Stock models
+# Edit tokens
 
 
-def test_a_stock_model_talks_but_does_not_edit(folder, pictures):
-    stock = load_stock_vllm(folder)
-    assert stock.edit_ids == []
-    assert stock.generate([SHORT], pictures[:1], with_edit=False, max_new_tokens=2).replies
-    for call in (stock.direct, stock.generate):
+def test_without_edit_tokens_it_talks_but_does_not_edit(folder, pictures):
+    plain = load_vllm(folder)
+    assert plain.edit_ids == []
+    replies, hidden = plain.generate([SHORT], pictures[:1], with_edit=False, max_new_tokens=2)
+    assert replies[0] and hidden is None
+    for call in (plain.direct, plain.generate):
         with pytest.raises(FlexEditError, match="no edit tokens"):
             call([SHORT], pictures[:1])
 
 
 def test_edit_tokens_that_are_already_there_are_not_added_twice(vllm, tmp_path):
-    vllm.llava.save_pretrained(tmp_path / "saved")
+    vllm.model.save_pretrained(tmp_path / "saved")
     vllm.tokenizer.save_pretrained(tmp_path / "saved")
     again = VLLM(
         LlavaForConditionalGeneration.from_pretrained(tmp_path / "saved"),
         type(vllm.tokenizer).from_pretrained(tmp_path / "saved"),
         vllm.preprocess,
-        NUM_EDIT_TOKENS,
+        VLLMConfig(NUM_EDIT_TOKENS),
     )
     assert again.edit_ids == vllm.edit_ids
     for layer in ("get_input_embeddings", "get_output_embeddings"):
-        old, new = (getattr(model.llava, layer)().weight for model in (vllm, again))
+        old, new = (getattr(model.model, layer)().weight for model in (vllm, again))
         assert torch.equal(old, new)
 
 

@@ -2,9 +2,9 @@ import pytest
 import torch
 
 from flexedit.errors import FlexEditError
-from flexedit.models.config import MEAConfig
-from flexedit.models.mea import MEA, Conditioning
-from flexedit.models.unet import FlexEditUNet, Subject
+from flexedit.models.diffusion.conditioning import Conditioning
+from flexedit.models.diffusion.decoupled import Context, Subject, SubjectLayers
+from flexedit.models.diffusion.unet import FlexEditUNet
 
 WIDTH, HEADS, TOKENS = 24, 2, 5
 CONFIG = {
@@ -21,13 +21,13 @@ CONFIG = {
 
 
 @pytest.fixture(scope="module")
-def parts() -> tuple[FlexEditUNet, MEA]:
+def parts() -> tuple[FlexEditUNet, SubjectLayers]:
     torch.manual_seed(0)
     unet = FlexEditUNet(CONFIG)
-    mea = MEA(MEAConfig(width=WIDTH, clip_width=WIDTH, num_heads=2), 7, unet.layers)
-    for parameter in mea.parameters():
+    layers = SubjectLayers(WIDTH, unet.layers)
+    for parameter in layers.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
-    return unet, mea
+    return unet, layers
 
 
 def conditioning(*strength: float, subject: bool = True) -> Conditioning:
@@ -60,28 +60,29 @@ def attend(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch
 
 @pytest.mark.parametrize("share_kv", [False, True])
 def test_attention_is_equation_7(parts, share_kv):
-    unet, mea = parts
+    unet, layers = parts
     given = conditioning(0.7, 1.5)
-    layers = None if share_kv else mea.subject
+    own = None if share_kv else layers
     for name, width in unet.layers.items():
         attn = unet.unet.get_submodule(name)
-        own = (attn.to_k, attn.to_v) if share_kv else (layers[name].to_k, layers[name].to_v)
+        makers = attn if share_kv else layers[name]
         z = torch.randn(2, 9, width)
         query = attn.to_q(z)
         expected = attend(query, attn.to_k(given.f1), attn.to_v(given.f1))
-        extra = attend(query, *(layer(given.f2) for layer in own))
+        extra = attend(query, makers.to_k(given.f2), makers.to_v(given.f2))
         expected = attn.to_out[0](expected + given.strength[:, None, None] * extra)
-        output = attn(z, encoder_hidden_states=(given.f1, Subject.of(given, layers)))
+        context = Context(given.f1, Subject.of(given, own))
+        output = attn(z, encoder_hidden_states=context)
         torch.testing.assert_close(output, expected)
 
 
+@torch.no_grad()
 def test_the_scenes_latent_is_the_second_half_of_the_input(parts):
-    unet, mea = parts
+    unet, layers = parts
     seen = []
     hook = unet.unet.conv_in.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
     given, (z, timesteps) = conditioning(1.0), noisy(1)
-    with torch.no_grad():
-        unet(z, timesteps, given, mea)
+    unet(z, timesteps, given, layers)
     hook.remove()
     assert torch.equal(seen[0], torch.cat([z, given.scene_latent], 1))
 
@@ -89,69 +90,41 @@ def test_the_scenes_latent_is_the_second_half_of_the_input(parts):
 # Strength
 
 
+@torch.no_grad()
 def test_strength_zero_is_exactly_no_subject(parts):
-    unet, mea = parts
-    with torch.no_grad():
-        off = unet(*noisy(2), conditioning(0.0, 0.0), mea)
-        none = unet(*noisy(2), conditioning(0.0, 0.0, subject=False), mea)
+    unet, layers = parts
+    off = unet(*noisy(2), conditioning(0.0, 0.0), layers)
+    none = unet(*noisy(2), conditioning(0.0, 0.0, subject=False), layers)
     assert torch.equal(off, none)
 
 
+@torch.no_grad()
 def test_only_rows_with_a_subject_change(parts):
-    unet, mea = parts
-    with torch.no_grad():
-        without = unet(*noisy(3), conditioning(0.0, 0.0, 0.0), mea)
-        with_one = unet(*noisy(3), conditioning(0.0, 1.0, 0.0), mea)
+    unet, layers = parts
+    without = unet(*noisy(3), conditioning(0.0, 0.0, 0.0), layers)
+    with_one = unet(*noisy(3), conditioning(0.0, 1.0, 0.0), layers)
     changed = (without - with_one).abs().amax((1, 2, 3))
     assert changed[0] == changed[2] == 0 and changed[1] > 1e-4
 
 
-def test_more_strength_changes_more(parts):
-    unet, mea = parts
-    with torch.no_grad():
-        none, weak, strong = (unet(*noisy(1), conditioning(s), mea) for s in (0.0, 0.1, 1.0))
-    assert 0 < (weak - none).abs().sum() < (strong - none).abs().sum()
-
-
+@torch.no_grad()
 def test_a_rows_subject_stays_in_its_row(parts):
-    unet, mea = parts
+    unet, layers = parts
     pair, (z, timesteps) = conditioning(1.0, 0.5), noisy(2)
-    one = Conditioning(*(getattr(pair, name)[1:] for name in pair.__dataclass_fields__))
-    with torch.no_grad():
-        both = unet(z, timesteps, pair, mea)
-        alone = unet(z[1:], timesteps[1:], one, mea)
+    one = Conditioning(pair.f1[1:], pair.f2[1:], pair.strength[1:], pair.scene_latent[1:])
+    both = unet(z, timesteps, pair, layers)
+    alone = unet(z[1:], timesteps[1:], one, layers)
     torch.testing.assert_close(both[1:], alone, atol=1e-5, rtol=1e-4)
 
 
+@torch.no_grad()
 def test_the_literal_equation_7_uses_the_unets_own_keys_and_values(parts):
     unet, _ = parts
-    with torch.no_grad():
-        none, shared = (unet(*noisy(1), conditioning(s), None) for s in (0.0, 1.0))
+    none, shared = (unet(*noisy(1), conditioning(s), None) for s in (0.0, 1.0))
     assert (none - shared).abs().amax() > 1e-4
 
 
 # The subject's keys and values
-
-
-def test_keys_and_values_are_made_once_for_all_steps_in_every_layer(parts):
-    unet, mea = parts
-    calls = []
-    hooks = [
-        layer.register_forward_hook(lambda *_, name=name: calls.append(name))
-        for name, layer in mea.subject.items()
-    ]
-    given = conditioning(1.0, 1.0)
-    subject = Subject.of(given, mea.subject)
-    z, _ = noisy(2)
-    with torch.no_grad():
-        for timestep in (900, 500, 100):
-            unet(z, torch.tensor([timestep] * 2), given, subject=subject)
-        kept = unet(z, torch.tensor([100] * 2), given, subject=subject)
-        assert sorted(calls) == sorted(unet.layers)  # each layer, once
-        fresh = unet(z, torch.tensor([100] * 2), given, mea)
-    for hook in hooks:
-        hook.remove()
-    assert torch.equal(kept, fresh)
 
 
 def test_rows_without_a_subject_cost_nothing():
@@ -163,21 +136,21 @@ def test_rows_without_a_subject_cost_nothing():
 
 
 def test_gradients_reach_every_subject_layer_and_the_subject(parts):
-    unet, mea = parts
+    unet, layers = parts
     given = conditioning(0.0, 1.0)
     given.f2.requires_grad_()
-    mea.zero_grad()
-    unet(*noisy(2), given, mea).square().sum().backward()
-    for _, layer in mea.subject.items():
+    layers.zero_grad()
+    unet(*noisy(2), given, layers).square().sum().backward()
+    for _, layer in layers.items():
         assert layer.to_k.weight.grad.abs().sum() > 0 and layer.to_v.weight.grad.abs().sum() > 0
     assert given.f2.grad[1].abs().sum() > 0 and not given.f2.grad[0].any()
 
 
 def test_without_a_subject_its_layers_get_no_gradient(parts):
-    unet, mea = parts
-    mea.zero_grad()
-    unet(*noisy(2), conditioning(0.0, 0.0), mea).square().sum().backward()
-    assert all(p.grad is None or not p.grad.any() for p in mea.subject.parameters())
+    unet, layers = parts
+    layers.zero_grad()
+    unet(*noisy(2), conditioning(0.0, 0.0), layers).square().sum().backward()
+    assert all(p.grad is None or not p.grad.any() for p in layers.parameters())
 
 
 # Structure
@@ -194,12 +167,12 @@ def test_every_cross_attention_layer_is_decoupled(parts):
 
 
 @pytest.mark.parametrize("size", [(2, 2), (5, 3), (7, 12)])
+@torch.no_grad()
 def test_latents_of_any_size_pass(parts, size):
-    unet, mea = parts
+    unet, layers = parts
     given = conditioning(1.0, 0.0, 0.0)  # three rows, as guidance has
     odd = Conditioning(given.f1, given.f2, given.strength, torch.randn(3, 4, *size))
-    with torch.no_grad():
-        prediction = unet(torch.randn(3, 4, *size), torch.tensor([3] * 3), odd, mea)
+    prediction = unet(torch.randn(3, 4, *size), torch.tensor([3] * 3), odd, layers)
     assert prediction.shape == (3, 4, *size)
 
 

@@ -1,0 +1,178 @@
+"""What every system keeps, by its YAML alone: a new one needs no test of its own."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+
+from flexedit import cli
+from flexedit.data.world import CLASSES, World
+from flexedit.errors import FlexEditError
+from flexedit.model_folder import ModelFolder, save_model_folder
+from flexedit.model_folder.keys import SLOTS
+from flexedit.pipeline import FlexEditPipeline
+from flexedit.request import EditRequest
+from flexedit.systems import FOLDER, PRESETS, preset
+from flexedit.training.draws import Recipe
+from flexedit.training.model import TrainingModel
+from flexedit.training.pretrain.parts import build_parts
+from flexedit.training.pretrain.shape import system_config
+from flexedit.training.trainer import TrainConfig, Trainer
+from tests.comfyui.graph import Graph, free_shape, load, pictures
+from tests.tiny import TEXTS, TINY, random_tensors
+
+SIZES = {  # how large a setting of a part is here, whatever part it is
+    "num_embeddings": TINY.text_length,
+    "width": TINY.clip_width,
+    "clip_width": TINY.clip_width,
+    "hidden_width": TINY.llm_width,
+    "intermediate_width": 2 * TINY.clip_width,
+    "num_layers": 2,
+    "num_heads": 2,
+    "inner_width": TINY.clip_width,
+    "vision_width": TINY.clip_width,
+    "channels": TINY.unet_channels[0],
+}
+STEPS, BATCH = 2, 2
+
+
+def shrunk(section: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        name: shrunk(value) if isinstance(value, Mapping) else SIZES.get(name, value)
+        for name, value in section.items()
+    }
+
+
+def make_tiny_system(name: str, path: Path) -> ModelFolder:
+    """Any system in the sizes of the tiny parts, with random weights."""
+    build_parts(TINY, TEXTS, path)
+    parts = system_config(TINY)
+    full = yaml.safe_load((FOLDER / f"{name}.yaml").read_text(encoding="utf-8"))
+    size = {"num_steps": 3, "size": TINY.size}
+    rest = {"unet": parts.unet, "sources": parts.to_dict()["sources"], "sampling": size}
+    config = preset(name, shrunk(full) | {"name": f"tiny-{name}"} | rest)
+    torch.manual_seed(0)
+    save_model_folder(path, config, random_tensors(ModelFolder(path, config)), torch.float32)
+    return ModelFolder(path)
+
+
+class Interrupted(World):
+    """Samples that end the run in its last step."""
+
+    def __getitem__(self, index: int) -> Any:
+        if index >= (STEPS - 1) * BATCH:
+            raise KeyboardInterrupt
+        return super().__getitem__(index)
+
+
+def train(start: ModelFolder, folder: Path, samples: World) -> dict[str, torch.Tensor]:
+    """All tensors after two steps that train every slot."""
+    torch.manual_seed(0)
+    model = TrainingModel(start, Recipe("joint", SLOTS), len(CLASSES))
+    model.start_from(start.all_tensors())
+    config = TrainConfig(steps=STEPS, batch_size=BATCH, lr=1e-3, checkpoint_every=1)
+    Trainer(model, samples, config, folder).run()
+    return {name: tensor.detach().clone() for name, tensor in model.tensors().items()}
+
+
+@pytest.fixture(scope="module", params=PRESETS)
+def systems(request, tmp_path_factory) -> tuple[ModelFolder, ModelFolder]:
+    """A system with random weights, and the same one after its training, which was interrupted."""
+    folder = tmp_path_factory.mktemp(request.param)
+    start = make_tiny_system(request.param, folder / "start")
+    straight = train(start, folder / "straight", World(TINY.size))
+    with pytest.raises(KeyboardInterrupt):
+        train(start, folder / "run", Interrupted(TINY.size))
+    tensors = train(start, folder / "run", World(TINY.size))
+    assert tensors.keys() == straight.keys()
+    assert all(torch.equal(tensors[name], straight[name]) for name in tensors)
+
+    build_parts(TINY, TEXTS, folder / "trained")
+    save_model_folder(folder / "trained", start.config, tensors, torch.float32)
+    return start, ModelFolder(folder / "trained")
+
+
+def test_every_slot_learns_and_is_kept(systems):
+    start, trained = systems
+    before, after = start.all_tensors(), trained.all_tensors()
+    assert before.keys() == after.keys()
+    for slot in SLOTS:
+        names = [name for name in trained.tensors(slot) if name != "null.edit"]
+        assert not names or any(not torch.equal(before[name], after[name]) for name in names)
+
+
+def test_a_folder_is_read_strictly(systems, tmp_path):
+    _, trained = systems
+    tensors = trained.all_tensors()
+    for slot in SLOTS:
+        if not (names := list(trained.tensors(slot))):
+            continue
+        build_parts(TINY, TEXTS, tmp_path)
+        lacking = {name: tensor for name, tensor in tensors.items() if name != names[0]}
+        save_model_folder(tmp_path, trained.config, lacking, torch.float32)
+        with pytest.raises(FlexEditError, match=f"lacks {names[0]}"):
+            FlexEditPipeline.from_pretrained(tmp_path, "cpu").load()
+
+
+def test_a_row_is_edited_alike_alone_and_beside_others(systems):
+    """One has a subject, one none; and all of it again without a mask."""
+    pipeline, draw = FlexEditPipeline(systems[1], "cpu"), torch.Generator().manual_seed(0)
+    scene, subject = (torch.rand(2, 3, 48, 64, generator=draw) for _ in range(2))
+    mask = torch.zeros(2, 48, 64)
+    mask[0, 8:30, 8:30] = mask[1, 20:40, 30:60] = 1
+    words = ("remove this", "put the object in [pic2] here")
+    for given in (mask, None):
+        both = EditRequest(scene, given, words, ("edit",) * 2, subject, (False, True))
+        together = pipeline(both, seed=(3, 4)).picture
+        for row in range(2):
+            own = [None if one is None else one[row : row + 1] for one in (given, subject)]
+            alone = EditRequest(
+                scene[row : row + 1], own[0], words[row : row + 1], ("edit",), own[1], (bool(row),)
+            )
+            found = pipeline(alone, seed=3 + row).picture
+            torch.testing.assert_close(together[row : row + 1], found, atol=2e-3, rtol=0)
+
+
+@pytest.fixture(scope="module")
+def in_comfyui(systems, comfy) -> tuple[ModelFolder, str]:
+    """A trained system, and its name in ComfyUI."""
+    name = systems[1].config.name
+    comfy.link_model(f"flexedit/{name}", systems[1].path)
+    return systems[1], name
+
+
+@pytest.mark.parametrize("with_subject", [False, True])
+@pytest.mark.parametrize("with_mask", [False, True])
+def test_the_command_line_and_a_graph_edit_alike(
+    with_mask, with_subject, in_comfyui, comfy, tmp_path
+):
+    (folder, name), graph = in_comfyui, Graph()
+    scene = load(graph, comfy, "scene.png", 50, 70)[0]
+    subject = load(graph, comfy, "subject.png", 40, 30, seed=1)[0] if with_subject else None
+    mask = free_shape(graph, image=scene) if with_mask else None
+    words = "put the object in [pic2] here"
+    edited = graph.edit(name, scene, mask, steps=3, instruction=words, subject=subject)
+    saved = {"edited": graph.save(edited), "scene": graph.save(scene)}
+    if subject is not None:
+        saved["subject"] = graph.save(subject)
+    if mask is not None:
+        saved["mask"] = graph.save_mask(mask)
+    outputs = comfy.run(graph)
+    given = {name: pictures(comfy, outputs, node)[0] for name, node in saved.items()}
+    found = given.pop("edited")
+
+    arguments = ["edit", "--instruction", words, "--model", folder.path, "--device", "cpu"]
+    arguments += ["--edit-cfg", 2.0, "--scene-cfg", 1.5, "--out", tmp_path / "edited.png"]
+    for name, picture in given.items():
+        file = tmp_path / f"{name}.png"
+        Image.fromarray(np.squeeze(picture).astype(np.uint8)).save(file)
+        arguments += [f"--{name}", file]
+    assert cli.main([str(argument) for argument in arguments]) == 0
+    wanted = np.asarray(Image.open(tmp_path / "edited.png")).astype(float)
+    assert np.abs(found[:50, :70] - wanted).max() <= 1
+    assert wanted.std() > 5
