@@ -52,7 +52,7 @@ def read_picture(
         raise FlexEditError(f"{name} cannot be read as a picture ({error}).") from error
 
 
-def read_mask(file: Path) -> np.ndarray:
+def read_mask_file(file: Path) -> np.ndarray:
     """A picture of a mask → (H, W) float32 in 0..1: what is opaque, or white if all of it is.
 
     Raises FlexEditError as `read_picture` does.
@@ -105,10 +105,10 @@ def load_picture(path: Path) -> Tensor:
 
 
 def load_mask(path: Path) -> Tensor:
-    """A picture of a mask → (H, W) in 0..1, see `read_mask`."""
+    """A picture of a mask → (H, W) in 0..1, see `read_mask_file`."""
     import torch
 
-    return torch.from_numpy(read_mask(path))
+    return torch.from_numpy(read_mask_file(path))
 
 
 def write_picture(picture: Tensor, path: Path) -> None:

@@ -6,7 +6,14 @@ import pytest
 from PIL import Image
 
 from flexedit.errors import FlexEditError
-from flexedit.files import fingerprint, picture_size, read_mask, read_picture, same_shape
+from flexedit.files import (
+    Ledger,
+    fingerprint,
+    picture_size,
+    read_mask_file,
+    read_picture,
+    same_shape,
+)
 
 GREYS = np.array([[0, 257, 1000], [20000, 40000, 65535]])
 EXPECTED = np.array([[0, 1, 4], [78, 156, 255]])
@@ -94,7 +101,7 @@ def test_a_mask_is_what_is_opaque_or_else_white(tmp_path):
     white[..., 3] = 0
     white[:, :3, 3] = 255
     Image.fromarray(white).save(tmp_path / "opaque.png")
-    found = [read_mask(tmp_path / name) for name in ("white.png", "opaque.png")]
+    found = [read_mask_file(tmp_path / name) for name in ("white.png", "opaque.png")]
     assert found[0].tolist() == [[1.0] * 6] * 2 + [[0.0] * 6] * 2
     assert found[1].tolist() == [[1.0] * 3 + [0.0] * 3] * 4
 
@@ -112,3 +119,15 @@ def test_fingerprints_tell_files_words_and_their_order_apart(tmp_path):
     assert len(set(found)) == 4 and all(len(one) == 16 for one in found)
     with pytest.raises(FlexEditError, match="cannot be read"):
         fingerprint([tmp_path / "nothing"])
+
+
+def test_a_ledger_forgets_half_a_line_that_was_torn_by_a_kill(tmp_path):
+    ledger = Ledger(tmp_path / "results.jsonl")
+    assert ledger.rows() == []
+    ledger.add([{"out": "a"}, {"out": "b"}])
+    content = ledger.file.read_bytes()
+    ledger.file.write_bytes(content[:-4])
+    assert ledger.rows() == [{"out": "a"}]
+    ledger.add([{"out": "c"}])
+    ledger.add([{"out": "d"}])
+    assert ledger.rows() == [{"out": "a"}, {"out": "c"}, {"out": "d"}]

@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image
 
 from .. import __version__
-from ..data.readers import DATA_SETS, USAGE, reader_from
+from ..data.readers import USAGE, data_set
 from ..data.sample import Sample
 from ..data.world.words import article
 from ..errors import FlexEditError
@@ -76,8 +76,8 @@ def source_from(text: str, size: int = 64) -> Source:
     name, _, where = text.partition(":")
     if text == "world" or (name == "world" and where):
         return WorldSource(size, where or None)
-    if DATA_SETS.fullmatch(text):
-        return ReaderSource(reader_from(text))
+    if reader := data_set(text):
+        return ReaderSource(reader)
     raise FlexEditError(f"Unknown source {text!r}; give world, world:STYLE, {USAGE}.")
 
 
@@ -100,8 +100,8 @@ def rounds(group: str, count: int, operations: Sequence[str]) -> Iterator[Slot]:
 
 
 def write(folder: Path, source: Source, slots: Sequence[Slot], seed: int) -> None:
-    samples = zip(slots, source.samples(slots, seed), strict=True)
-    cases = [write_case(folder, source.name, slot, sample) for slot, sample in samples]
+    cases = [write_case(folder, source.name, sample) for sample in source.samples(slots, seed)]
+    assert len(cases) == len(slots)
     write_index(folder, cases)
     meta = {
         "format": FORMAT,
@@ -116,7 +116,7 @@ def write(folder: Path, source: Source, slots: Sequence[Slot], seed: int) -> Non
     (folder / META).write_text(text, encoding="utf-8", newline="\n")
 
 
-def write_case(folder: Path, source: str, slot: Slot, sample: Sample) -> Case:
+def write_case(folder: Path, source: str, sample: Sample) -> Case:
     """Writes the pictures of a case."""
     name = f"{source}-{sample.name}"
     pictures = {
@@ -133,16 +133,16 @@ def write_case(folder: Path, source: str, slot: Slot, sample: Sample) -> Case:
             continue
         array = array.astype(np.uint8) * 255 if array.dtype == bool else array
         files[part] = f"{part}/{name}.png"
-        (folder / part).mkdir(exist_ok=True)
+        (folder / part).mkdir(parents=True, exist_ok=True)
         if (folder / files[part]).exists():
             raise FlexEditError(f"The source has two rows that are both called {name}.")
         Image.fromarray(array).save(folder / files[part])
     assert sample.rotation is not None
     row = {
         "id": name,
-        "group": slot.group,
+        "group": "single" if sample.subject is None else "multi",
         "operation": sample.operation,
-        "kind": slot.kind,
+        "kind": sample.kind,
         "orientation": round(sample.rotation % 360, 1),
         "setting": sample.setting,
         "subject_setting": sample.subject_setting,

@@ -17,10 +17,9 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
-import torch
 from pydantic.dataclasses import dataclass
 
-from ..data.sample import pictures
+from ..data.sample import Sample, request_of
 from ..errors import FlexEditError
 from ..files import read_picture, read_records
 from ..masks import KINDS
@@ -133,22 +132,17 @@ class Benchmark:
         self, cases: Sequence[Case], form: MaskForm = "free", task: str = "edit"
     ) -> EditRequest:
         """A batch of cases whose scenes have one size, and whose subjects have one size."""
-        masks = [self.picture(case, "mask" if form == "free" else "full_mask") for case in cases]
-        subjects = {
-            case.id: self.picture(case, "subject")
-            for case in cases
-            if case.subject is not None and task == "edit"
-        }
-        any_picture = next(iter(subjects.values()), None)
-        return EditRequest(
-            scene=pictures(self.picture(case, "scene") for case in cases),
-            mask=torch.from_numpy(np.stack(masks)).float(),
-            instructions=tuple(case.instruction if task == "edit" else "" for case in cases),
-            tasks=(task,) * len(cases),
-            subject=None
-            if any_picture is None
-            else pictures(subjects.get(case.id, any_picture) for case in cases),
-            has_subject=tuple(case.id in subjects for case in cases),
+        return request_of([self._sample(case, form, task) for case in cases])
+
+    def _sample(self, case: Case, form: MaskForm, task: str) -> Sample:
+        """What a system is told of a case."""
+        edits = task == "edit"
+        return Sample(
+            scene=self.picture(case, "scene"),
+            instruction=case.instruction if edits else "",
+            task=task,
+            mask=self.picture(case, "mask" if form == "free" else "full_mask"),
+            subject=self.picture(case, "subject") if edits and case.subject else None,
         )
 
     def rewrite(self, cases: Iterable[Case]) -> None:

@@ -159,8 +159,8 @@ class FlexEdit(Editor):
             assert request.mask is not None
             picture, _ = compositing.put_edit(request.scene, picture, request.mask, region=REGION)
         return [
-            Answer(one, reply, label)
-            for one, reply, label in zip(
+            Answer(image, reply, label)
+            for image, reply, label in zip(
                 to_uint8(picture), result.replies, result.labels, strict=True
             )
         ]
@@ -262,7 +262,7 @@ class InstructPix2Pix(Editor):
             output_type="pt",
         ).images
         edited = masks.unpad(output.float().cpu(), *inner)
-        return [Answer(one) for one in to_uint8(masks.resize(edited, height, width))]
+        return [Answer(image) for image in to_uint8(masks.resize(edited, height, width))]
 
 
 class ReturnScene(Editor):
@@ -292,7 +292,8 @@ class RoundTrip(Editor):
         vae, request = self.pipeline.vae, work.request
         latent = autoencoder.encode(vae, request.scene.to(self.pipeline.device))
         trip = autoencoder.decode(vae, latent * vae.config.scaling_factor)
-        return [Answer(one) for one in to_uint8(masks.unpad(trip, request.height, request.width))]
+        edited = masks.unpad(trip, request.height, request.width)
+        return [Answer(image) for image in to_uint8(edited)]
 
 
 class Truth(Editor):
@@ -360,10 +361,10 @@ class Finished(Editor):
         if path is None:
             raise FlexEditError(f"There is no {case.id}.png in {self.folder} or {files[0].parent}.")
         picture = read_picture(path)
-        found = f"{picture.shape[1]}×{picture.shape[0]}"
         if not same_shape(picture.shape[:2], (height, width)):
             raise FlexEditError(
-                f"{path.name} has {found} pixels, but its scene {width}×{height}: another shape. "
+                f"{path.name} has {picture.shape[1]}×{picture.shape[0]} pixels, but its scene "
+                f"{width}×{height}: another shape. "
                 "Undo the crop or the stretch, so that it lies over the scene."
             )
         return to_uint8(masks.resize(pictures([picture]), height, width))[0]
@@ -520,8 +521,8 @@ def own_class(text: str, kind: str) -> type[Editor]:
 
 
 def usages() -> str:
-    known = "; ".join(usage(kind, cls) for kind, cls in KINDS.items())
-    return f"Choose one of: {known}; MODULE:CLASS; a YAML file."
+    kinds = "; ".join(usage(kind, cls) for kind, cls in KINDS.items())
+    return f"Choose one of: {kinds}; MODULE:CLASS; a YAML file."
 
 
 def usage(kind: str, cls: type[Editor]) -> str:

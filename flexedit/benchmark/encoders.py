@@ -192,8 +192,8 @@ class Encoders:
                 loaded[name] = load()
             except NOT_LOADED as error:
                 unavailable[name] = f"unavailable, because {' '.join(str(error).split())}"
-        found = {name: source for name, source in sources.items() if source and name in loaded}
-        return cls(**loaded, sources=found, unavailable=unavailable)
+        used = {name: source for name, source in sources.items() if source and name in loaded}
+        return cls(**loaded, sources=used, unavailable=unavailable)
 
 
 def given(source: str | None) -> str:
@@ -211,9 +211,9 @@ def load_model(kind: Any, family: str, source: str) -> tuple[Any, dict[str, str]
     from transformers import AutoConfig
 
     where = locate(source)
-    found = AutoConfig.from_pretrained(**where).model_type
-    if not found.startswith(family):
-        raise FlexEditError(f"{source} holds a model of type {found!r}, not {family!r}.")
+    model_type = AutoConfig.from_pretrained(**where).model_type
+    if not model_type.startswith(family):
+        raise FlexEditError(f"{source} holds a model of type {model_type!r}, not {family!r}.")
     model, loading = kind.from_pretrained(**where, output_loading_info=True)
     if loading["missing_keys"]:
         raise FlexEditError(f"{source} lacks the weights {sorted(loading['missing_keys'])[0]}.")

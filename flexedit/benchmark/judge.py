@@ -134,8 +134,8 @@ class Judge:
         """What each crop (4, S, S) shows: one of ANSWERS."""
         batches = (crops[start : start + batch_size] for start in range(0, len(crops), batch_size))
         sure = self.facts.get("sure", SURE)
-        found = (choose(self.network(torch.stack(batch)), sure) for batch in batches)
-        return [ANSWERS[index] for indices in found for index in indices]
+        chosen = (choose(self.network(torch.stack(batch)), sure) for batch in batches)
+        return [ANSWERS[index] for indices in chosen for index in indices]
 
 
 def choose(logits: Tensor, sure: float = SURE) -> Tensor:

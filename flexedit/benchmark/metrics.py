@@ -63,9 +63,9 @@ def score(
         raise FlexEditError(f"{run.folder} has no results yet. Finish the run, then score it.")
     rows = []
     for case in benchmark.kept:
-        known = Known.load(benchmark, case)
+        loaded = LoadedCase.load(benchmark, case)
         for form in (form for form in FORMS if form in wanted):
-            output = known.output(run, form, "edit")
+            output = loaded.output(run, form, "edit")
             result = run.result(case.id, form)
             assert result is not None  # else there would have been no output
             rows.append(
@@ -79,9 +79,9 @@ def score(
                     "setting": case.setting,
                     "subject_setting": case.subject_setting,
                     "status": result.status,
-                    **picture_metrics(known, output, encoders),
-                    **mask_metrics(known, run, form),
-                    "success": success(known, output, judge),
+                    **picture_metrics(loaded, output, encoders),
+                    **mask_metrics(loaded, run, form),
+                    "success": success(loaded, output, judge),
                     "seconds": result.seconds,
                 }
             )
@@ -89,7 +89,7 @@ def score(
 
 
 @dataclass(frozen=True)
-class Known:
+class LoadedCase:
     """A case with its pictures; ``masks`` by form."""
 
     case: Case
@@ -99,7 +99,7 @@ class Known:
     masks: Mapping[str, np.ndarray]
 
     @classmethod
-    def load(cls, benchmark: Benchmark, case: Case) -> Known:
+    def load(cls, benchmark: Benchmark, case: Case) -> LoadedCase:
         scene, truth, region, free, full = (
             benchmark.picture(case, name)
             for name in ("scene", "truth", "region", "mask", "full_mask")
@@ -119,7 +119,7 @@ class Known:
 
 
 def picture_metrics(
-    known: Known, output: np.ndarray | None, encoders: Encoders
+    loaded: LoadedCase, output: np.ndarray | None, encoders: Encoders
 ) -> dict[str, float | None]:
     """The output against truth; all None without an output.
 
@@ -129,7 +129,7 @@ def picture_metrics(
     """
     if output is None:
         return dict.fromkeys(PICTURE_METRICS)
-    truth, region = known.truth, known.region
+    truth, region = loaded.truth, loaded.region
     clip_i, fg_clip_i = similarities(encoders.clip, output, truth, region)
     dino, fg_dino = similarities(encoders.dino, output, truth, region)
     lpips = encoders.lpips
@@ -140,7 +140,7 @@ def picture_metrics(
         "clip_i": clip_i,
         "dino": dino,
         "fg_psnr": psnr(output, truth, region),
-        "fg_clip_t": clip_t(encoders.clip, output, region, known.case.caption),
+        "fg_clip_t": clip_t(encoders.clip, output, region, loaded.case.caption),
         "fg_clip_i": fg_clip_i,
         "fg_dino": fg_dino,
         "bg_psnr": psnr(output, truth, ~region),
@@ -149,7 +149,7 @@ def picture_metrics(
     }
 
 
-def mask_metrics(known: Known, run: Run, form: str) -> dict[str, float | None]:
+def mask_metrics(loaded: LoadedCase, run: Run, form: str) -> dict[str, float | None]:
     """How well a system understood the mask of a case; None where it means no object.
 
     iou: the mask read back from the painted picture against the whole object, None for a system
@@ -157,7 +157,7 @@ def mask_metrics(known: Known, run: Run, form: str) -> dict[str, float | None]:
     named the object, None for a system that never replies and where nobody knows the name; one
     that paints is taken to reply if all its painting failed.
     """
-    label = known.case.label
+    label = loaded.case.label
     if label == BACKGROUND:
         return dict.fromkeys(MASK_METRICS)
     paints = any(result.task == "segment" for result in run.results)
@@ -165,32 +165,32 @@ def mask_metrics(known: Known, run: Run, form: str) -> dict[str, float | None]:
     asked = [result for result in run.results if result.task == task]
     all_failed = all(result.status == "failed" for result in asked)
     talks = any(result.reply for result in asked) or (paints and all_failed)
-    painted = known.output(run, form, "segment") if paints else None
-    result = run.result(known.case.id, form, task)
+    painted = loaded.output(run, form, "segment") if paints else None
+    result = run.result(loaded.case.id, form, task)
     assert result is not None
     return {
-        "iou": painted_iou(known, painted) if paints else None,
-        "scribble_iou": iou(known.masks[form], known.masks["full"]),
+        "iou": painted_iou(loaded, painted) if paints else None,
+        "scribble_iou": iou(loaded.masks[form], loaded.masks["full"]),
         "label_right": float(result.label == label) if talks and label else None,
     }
 
 
-def painted_iou(known: Known, painted: np.ndarray | None) -> float | None:
+def painted_iou(loaded: LoadedCase, painted: np.ndarray | None) -> float | None:
     """IoU of the full mask that a system painted over the scene; 0 if it failed."""
     if painted is None:
         return 0.0
-    read = read_painted(pictures([known.scene]), pictures([painted]))[0] > 0.5
-    return iou(read.numpy(), known.masks["full"])
+    read = read_painted(pictures([loaded.scene]), pictures([painted]))[0] > 0.5
+    return iou(read.numpy(), loaded.masks["full"])
 
 
-def success(known: Known, output: np.ndarray | None, judge: Judge | None) -> float | None:
+def success(loaded: LoadedCase, output: np.ndarray | None, judge: Judge | None) -> float | None:
     """1.0 if the judge sees in the region what truth shows there."""
-    if judge is None or known.case.source != JUDGED or not known.region.any():
+    if judge is None or loaded.case.source != JUDGED or not loaded.region.any():
         return None
     if output is None:
         return 0.0
-    (answer,) = judge.answers([output], [known.region])
-    return float(answer == known.case.result_label)
+    (answer,) = judge.answers([output], [loaded.region])
+    return float(answer == loaded.case.result_label)
 
 
 # One pair of pictures

@@ -25,7 +25,8 @@ SHARP = 128  # pixels: up to this side a picture is kept losslessly
 LARGEST = 192  # pixels a side: larger pictures are scaled down for the page
 CHARTS = ("success", "label_right", "iou", "fg_psnr")
 COLORS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#b8a900")
-GREY = "#8c8c8c"  # what is given, and what must be seen on light and dark
+GREY = "#8c8c8c"  # for what is given
+INTERVAL = "#808080"  # report.css gives it the colour of letters
 OUTLINE = (255, 40, 120)
 
 
@@ -86,7 +87,7 @@ def chart(title: str, series: Mapping[str, Bars], colors: Mapping[str, str]) -> 
 
     names = list(dict.fromkeys(name for bars in series.values() for name in bars))
     thick, group = 0.18, 0.18 * len(series) + 0.1  # inches
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": title, "font.size": 9}):
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": title, "font.size": 10}):
         figure = Figure(figsize=(5, group * len(names) + 0.3), layout="constrained")
         axes = figure.subplots()
         for index, (system, bars) in enumerate(series.items()):
@@ -99,13 +100,13 @@ def chart(title: str, series: Mapping[str, Bars], colors: Mapping[str, str]) -> 
                 thick * 0.85,
                 xerr=[means - lows, highs - means],
                 color=colors[system],
-                ecolor=GREY,
-                error_kw={"clip_on": False},
+                ecolor=INTERVAL,
+                error_kw={"clip_on": False, "elinewidth": 0.8},
                 label=system,
                 clip_on=False,
             )
             texts = [cell.text for cell in bars.values()]
-            axes.bar_label(drawn, texts, padding=3, fontsize=7)
+            axes.bar_label(drawn, texts, padding=3, fontsize=8)
         middle = (len(series) - 1) / 2 * thick
         axes.set_yticks([row * group + middle for row in range(len(names))], names)
         axes.invert_yaxis()
@@ -113,7 +114,9 @@ def chart(title: str, series: Mapping[str, Bars], colors: Mapping[str, str]) -> 
         axes.xaxis.set_visible(False)
         axes.yaxis.set_tick_params(left=False)
         axes.spines[:].set_visible(False)
-        figure.legend(loc="outside upper left", ncols=2, frameon=False)
+        figure.legend(
+            loc="outside upper left", ncols=3, frameon=False, handlelength=0.8, columnspacing=1
+        )
         file = io.StringIO()
         facts = {"Date": None, "Creator": None}  # the same bytes from the same numbers
         figure.savefig(file, format="svg", transparent=True, metadata=facts)

@@ -206,11 +206,11 @@ def about_systems(systems: Sequence[Mapping[str, Any]], measured: Measured) -> F
     for system in systems:
         facts = dict(flattened(system["settings"]))
         role = ROLES.get(facts.pop("kind", ""))
-        told = [role] if role else []
-        told += [f"{name} {value}" for name, value in facts.items() if value not in ("", "null")]
+        words = [role] if role else []
+        words += [f"{name} {value}" for name, value in facts.items() if value not in ("", "null")]
         if seconds := estimate(select(measured.rows, system=system["name"])["seconds"]):
-            told.append(f"{seconds.mean:.3g} s per case")
-        items.append((system["name"], "; ".join(told)))
+            words.append(f"{seconds.mean:.3g} s per case")
+        items.append((system["name"], "; ".join(words)))
     return Facts("Systems", tuple(items))
 
 

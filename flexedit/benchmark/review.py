@@ -12,7 +12,8 @@ import sys
 import threading
 import webbrowser
 from collections import Counter
-from dataclasses import asdict, replace
+from collections.abc import Sequence
+from dataclasses import fields, replace
 from pathlib import Path
 from socketserver import ThreadingMixIn
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -76,13 +77,15 @@ class Decision:
     mask: str | None = None  # a PNG of the scene's size as data URI
 
 
-def decide(benchmark: Benchmark, case_id: str, decision: Decision) -> Case:
+DECIDED = tuple(field.name for field in fields(Decision))
+
+
+def decide(benchmark: Benchmark, case: Case, decision: Decision) -> Case:
     """Applies a decision to one case and rewrites the index.
 
     A mask becomes a new file beside the old one. Raises FlexEditError, and changes nothing, for
     a mask that is not one.
     """
-    case = find(benchmark, case_id)
     changed = case
     if decision.note is not None:
         changed = replace(changed, note=decision.note.strip())
@@ -94,13 +97,6 @@ def decide(benchmark: Benchmark, case_id: str, decision: Decision) -> Case:
         changed = replace(changed, mask=write_mask(benchmark.folder, case, mask), review="redrawn")
     benchmark.rewrite(changed if other.id == case.id else other for other in benchmark.cases)
     return changed
-
-
-def find(benchmark: Benchmark, case_id: str) -> Case:
-    case = next((case for case in benchmark.cases if case.id == case_id), None)
-    if case is None:
-        raise FlexEditError(f"There is no case {case_id!r}.")
-    return case
 
 
 def read_mask(uri: str, height: int, width: int) -> np.ndarray:
@@ -175,34 +171,62 @@ class QuietHandler(WSGIRequestHandler):
 
 
 def app_of(folder: Path) -> Flask:
-    """GET the page and /picture/<case>/<name>; POST a decision to /case/<case>."""
-    from flask import Flask, Response, abort, request, send_file
-    from werkzeug.exceptions import HTTPException
+    """/case/<id> shows a case and takes decisions; /picture/<id>/<name> is one of its pictures."""
+    from flask import Flask, Response, abort, redirect, request, send_file
 
     app = Flask(__name__, static_folder=None)
-    app.config.update(MAX_CONTENT_LENGTH=MAX_BODY, TRUSTED_HOSTS=[HOST, "localhost"])
+    app.config.update(
+        MAX_CONTENT_LENGTH=MAX_BODY,
+        MAX_FORM_MEMORY_SIZE=MAX_BODY,
+        TRUSTED_HOSTS=[HOST, "localhost"],
+    )
     lock = threading.Lock()  # one decision after the other
 
+    def look_up(case_id: str) -> tuple[Benchmark, int]:
+        """The benchmark as it is now, and where the case is in it."""
+        benchmark = Benchmark(folder)
+        ids = [case.id for case in benchmark.cases]
+        return benchmark, ids.index(case_id) if case_id in ids else abort(404)
+
     @app.get("/")
-    def page() -> str:
-        cases = [asdict(case) for case in Benchmark(folder).cases]
-        return rendered("review.html", cases=cases, max_note=MAX_NOTE)
+    def start() -> Response:
+        cases = Benchmark(folder).cases
+        return redirect(address(next((case for case in cases if case.review == "open"), cases[0])))
+
+    @app.get("/case/<case_id>")
+    def show(case_id: str, error: str = "") -> str:
+        benchmark, index = look_up(case_id)
+        before, after = neighbours(benchmark.cases, index)
+        return rendered(
+            "review.html",
+            case=benchmark.cases[index],
+            error=error,
+            before=address(before),
+            after=address(after),
+            num_decided=sum(case.review != "open" for case in benchmark.cases),
+            num_cases=len(benchmark.cases),
+            max_note=MAX_NOTE,
+        )
+
+    @app.post("/case/<case_id>")
+    def decide_case(case_id: str) -> Response | tuple[str, int]:
+        try:
+            said = {key: request.form[key] for key in DECIDED if key in request.form}
+            decision = validated(Decision, said, "The decision")
+            with lock:
+                benchmark, index = look_up(case_id)
+                case = decide(benchmark, benchmark.cases[index], decision)
+        except FlexEditError as error:
+            return show(case_id, str(error)), 400
+        is_done = decision.review in ("accepted", "rejected")
+        return redirect(address(neighbours(benchmark.cases, index)[1] if is_done else case), 303)
 
     @app.get("/picture/<case_id>/<name>")
     def picture(case_id: str, name: str) -> Response:
-        file = getattr(find(Benchmark(folder), case_id), name) if name in FILES else None
-        if file is None:
-            abort(404)
-        path = inside(folder, file)
-        if not path.is_file():
-            abort(404)
-        return send_file(path, "image/png")
-
-    @app.post("/case/<case_id>")
-    def case(case_id: str) -> dict[str, Any]:
-        decision = validated(Decision, request.get_json(), "The decision")
-        with lock:
-            return asdict(decide(Benchmark(folder), case_id, decision))
+        benchmark, index = look_up(case_id)
+        file = getattr(benchmark.cases[index], name) if name in FILES else None
+        path = inside(folder, file) if file else None
+        return send_file(path, "image/png") if path and path.is_file() else abort(404)
 
     @app.before_request
     def refuse_strangers() -> None:
@@ -216,11 +240,16 @@ def app_of(folder: Path) -> Flask:
         return response
 
     @app.errorhandler(FlexEditError)
-    def refuse(error: FlexEditError) -> tuple[dict[str, str], int]:
-        return {"error": str(error)}, 400
-
-    @app.errorhandler(HTTPException)
-    def fail(error: HTTPException) -> tuple[dict[str, str], int]:
-        return {"error": f"{error.name}: {error.description}"}, error.code or 500
+    def refuse(error: FlexEditError) -> tuple[str, int]:
+        return str(error), 400
 
     return app
+
+
+def address(case: Case) -> str:
+    return f"/case/{case.id}"
+
+
+def neighbours(cases: Sequence[Case], index: int) -> tuple[Case, Case]:
+    """The case before and the one after; the first and the last are their own."""
+    return cases[max(index - 1, 0)], cases[min(index + 1, len(cases) - 1)]

@@ -24,7 +24,7 @@ from pydantic.dataclasses import dataclass
 
 from .. import __version__
 from ..errors import FlexEditError
-from ..files import Ledger, fingerprint, read_picture
+from ..files import Ledger, fingerprint, picture_size, read_picture
 from ..prompts import BACKGROUND
 from ..validation import STRICT, validated
 from .cases import FILES, FORMS, Benchmark, Case, MaskForm
@@ -265,22 +265,12 @@ def batches(
     """Cases whose scenes have one size, and whose subjects have one where the task reads them."""
     groups: dict[Any, list[Case]] = {}
     for case in cases:
-        subject = size_of(benchmark, case, "subject") if task == "edit" and case.subject else None
-        groups.setdefault((size_of(benchmark, case, "scene"), subject), []).append(case)
+        read = [case.scene, case.subject] if task == "edit" and case.subject else [case.scene]
+        sizes = tuple(picture_size(benchmark.folder / file) for file in read)
+        groups.setdefault(sizes, []).append(case)
     for group in groups.values():
         for start in range(0, len(group), batch_size):
             yield group[start : start + batch_size]
-
-
-def size_of(benchmark: Benchmark, case: Case, name: str) -> tuple[int, int]:
-    """Width and height of a case's picture, from the file's header."""
-    try:
-        with Image.open(benchmark.folder / getattr(case, name)) as opened:
-            return opened.size
-    except (OSError, SyntaxError) as error:
-        raise FlexEditError(
-            f"The case {case.id!r} has no readable {name} ({error}). Build the benchmark again."
-        ) from error
 
 
 def case_seed(seed: int, case: Case) -> int:

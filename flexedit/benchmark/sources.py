@@ -103,19 +103,22 @@ class ReaderSource:
     def samples(self, slots: Sequence[Slot], seed: int) -> Iterator[Sample]:
         rows = [row for row in self.reader.rows if row.operation]
         self.skipped = {}
-        self._require(slots, rows)
+        wanted, there = (Counter(each.group for each in many) for many in (slots, rows))
+        for group, count in wanted.items():
+            if there[group] < count:
+                raise self._too_few(group, count, there[group])
         pool = Pool(rows, seed)
         for slot in slots:
             sample = None
             while sample is None:
                 if (row := pool.take(slot)) is None:
-                    raise FlexEditError(self._too_few(len(slots)))
+                    raise self._too_few(slot.group, wanted[slot.group], there[slot.group])
                 try:
                     sample = self._sample(row, slot.kind, seed)
                 except FlexEditError as error:
                     if not self.reader.skips:
-                        raise FlexEditError(f"{self.reader.where(row)}: {error}") from error
-                    self.skipped[self.reader.where(row)] = str(error)
+                        raise FlexEditError(f"{row.where}: {error}") from error
+                    self.skipped[row.where] = str(error)
             yield sample
 
     def _sample(self, row: Row, kind: str, seed: int) -> Sample:
@@ -125,22 +128,13 @@ class ReaderSource:
         mask, rotation = shape_over(kind, sample.object_mask, dice, sample.others)
         return replace(sample, mask=mask, kind=kind, rotation=rotation)
 
-    def _require(self, slots: Sequence[Slot], rows: Sequence[Row]) -> None:
-        """Raises FlexEditError where a group has fewer rows than slots."""
-        wanted = Counter(slot.group for slot in slots)
-        there = Counter(row.group for row in rows)
-        for group, having in (("single", "without a subject"), ("multi", "with a subject")):
-            if there[group] < wanted[group]:
-                raise FlexEditError(
-                    f"{self.name} has {there[group]} edits {having} that can be used, but "
-                    f"{wanted[group]} {group} cases are asked for. Ask for fewer or add rows."
-                )
-
-    def _too_few(self, wanted: int) -> str:
-        reasons = "; ".join(f"{row}: {because}" for row, because in [*self.skipped.items()][:3])
-        return (
-            f"{self.name} has too few rows for {wanted} cases: {len(self.skipped)} could not be "
-            f"used ({reasons}). Ask for fewer or add files."
+    def _too_few(self, group: str, wanted: int, there: int) -> FlexEditError:
+        having = "with a subject" if group == "multi" else "without a subject"
+        reasons = [f"{row}: {reason}" for row, reason in self.skipped.items()][:3]
+        useless = f", of which {len(self.skipped)} could not be used ({'; '.join(reasons)})"
+        return FlexEditError(
+            f"{self.name} has {there} edits {having}{useless if reasons else ''}, but {wanted} "
+            f"{group} cases are asked for. Ask for fewer or add rows."
         )
 
 

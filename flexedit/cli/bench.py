@@ -83,11 +83,11 @@ def run(
     from ..benchmark.editors import editors_from
     from ..benchmark.encoders import Encoders
     from ..benchmark.judge import Judge
-    from ..benchmark.metrics import require_torchmetrics, score
+    from ..benchmark.metrics import require_packages, score
     from ..benchmark.report import HTML, MARKDOWN, report
     from ..benchmark.run import run
 
-    require_torchmetrics()
+    require_packages()
     cases = Benchmark(benchmark)
     encoders = Encoders.load(*map(options.get, ("clip", "dino", "lpips", "device")))
     judge = Judge.load()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
@@ -41,7 +40,7 @@ class Edits:
         """
         self.reader = reader_from(str(source)) if isinstance(source, str | Path) else source
         self.size, self.seed = size, seed
-        self.rows: Sequence[Any] = self.reader.rows
+        self.rows = self.reader.rows
 
     def __getitem__(self, index: int) -> Sample:
         rng = np.random.default_rng([self.seed, index])
@@ -51,13 +50,14 @@ class Edits:
         """The row whose turn it is; if it is of no use and may be passed over, the next that is."""
         turn, place = divmod(index, len(self.rows))
         rows = np.roll(order(self.seed, turn, len(self.rows)), -place)
-        for row in rows:
+        for row in (self.rows[number] for number in rows):
             try:
-                return self.reader.read(self.rows[row])
-            except FlexEditError:
-                if not self.reader.skips or row == rows[-1]:
-                    raise
-        raise AssertionError
+                return self.reader.read(row)
+            except FlexEditError as error:
+                problem = FlexEditError(f"{row.where}: {error}")
+                if not self.reader.skips:
+                    break
+        raise problem
 
 
 @lru_cache(maxsize=2)

@@ -5,9 +5,9 @@ H × W the scene's size in pixels
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -15,6 +15,8 @@ from .record import DRAWN
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from ..request import EditRequest
 
 
 @dataclass(frozen=True)
@@ -47,9 +49,32 @@ class Sample:
     name: str = ""  # unique in its source
 
 
+def request_of(samples: Sequence[Sample]) -> EditRequest:
+    """What a person asks by samples of one size that all have a mask."""
+    from ..request import EditRequest
+
+    has_subject = tuple(sample.subject is not None for sample in samples)
+    subjects = (known(sample.subject, sample.scene) for sample in samples)
+    return EditRequest(
+        scene=pictures(sample.scene for sample in samples),
+        mask=stack(sample.mask for sample in samples).float(),
+        instructions=tuple(sample.instruction for sample in samples),
+        tasks=tuple(sample.task for sample in samples),
+        subject=pictures(subjects) if any(has_subject) else None,
+        has_subject=has_subject,
+    )
+
+
+def known(array: np.ndarray | None, default: np.ndarray) -> np.ndarray:
+    return default if array is None else array
+
+
 def pictures(arrays: Iterable[np.ndarray]) -> Tensor:
     """uint8 (H, W, 3) arrays → (B, 3, H, W) in 0..1"""
+    return stack(arrays).permute(0, 3, 1, 2).float() / 255
+
+
+def stack(arrays: Iterable[Any]) -> Tensor:
     import torch
 
-    stacked = torch.from_numpy(np.stack(list(arrays)))
-    return stacked.permute(0, 3, 1, 2).float() / 255
+    return torch.from_numpy(np.stack(list(arrays)))

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from ..data.sample import Sample, pictures
+from ..data.sample import Sample, known, pictures, request_of, stack
 from ..errors import FlexEditError
 from ..request import EditRequest
 
@@ -58,21 +58,10 @@ class Batch:
 
 
 def collate(samples: Sequence[Sample]) -> Batch:
-    has_subject = tuple(sample.subject is not None for sample in samples)
-    request = EditRequest(
-        scene=pictures(sample.scene for sample in samples),
-        mask=stack(sample.mask for sample in samples).float(),
-        instructions=tuple(sample.instruction for sample in samples),
-        tasks=tuple(sample.task for sample in samples),
-        subject=pictures(known(sample.subject, sample.scene) for sample in samples)
-        if any(has_subject)
-        else None,
-        has_subject=has_subject,
-    )
     nothing = np.zeros(samples[0].scene.shape[:2], np.uint8)
     shown = [known(sample.classes, nothing) for sample in samples]
     return Batch(
-        request=request,
+        request=request_of(samples),
         captions=tuple(sample.caption for sample in samples),
         replies=tuple(sample.reply for sample in samples),
         target=pictures(known(sample.target, sample.scene) for sample in samples),
@@ -87,14 +76,6 @@ def collate(samples: Sequence[Sample]) -> Batch:
         ).long(),
         samples=tuple(samples),
     )
-
-
-def known(array: np.ndarray | None, default: np.ndarray) -> np.ndarray:
-    return default if array is None else array
-
-
-def stack(arrays: Any) -> Tensor:
-    return torch.from_numpy(np.stack(list(arrays)))
 
 
 class _Rows(Dataset):

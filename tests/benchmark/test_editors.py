@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -451,52 +452,53 @@ def test_a_system_that_cannot_be_understood_says_what_can(text, complaint, tiny)
         editor_from(text.format(tiny=tiny))
 
 
-OWN = """
-from flexedit.benchmark.systems import Answer, System
-
-class Dark(System):
-    paints = True
-
-    def __init__(self, pipeline, *, level: float = 1.0, name: str = "dark"):
-        self.pipeline, self.level, self.name = pipeline, level, name
-
-    def describe(self):
-        return {**super().describe(), "level": self.level}
-
-    def answer(self, work):
-        scenes = (work.benchmark.picture(case, "scene") for case in work.cases)
-        return [Answer((scene * self.level).astype("uint8")) for scene in scenes]
+WITH_A_MODEL = """
+class WithAModel(Dark):
+    def __init__(self, pipeline, name="with-a-model"):
+        super().__init__(name=name)
+        self.pipeline = pipeline
 """
 
 
 @pytest.fixture
-def own_system(tmp_path, monkeypatch) -> str:
-    """A class of one's own, in a module of the present folder."""
+def my_systems(tmp_path, monkeypatch):
+    """The class of the documentation, in a module of the present folder."""
+    page = (Path(__file__).parents[2] / "docs" / "benchmark.md").read_text(encoding="utf-8")
+    section = page.partition("### A system of your own\n")[2]
+    (own,) = re.findall(r"```python\n(.*?)```", section, re.DOTALL)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
-    (tmp_path / "my_systems.py").write_text(OWN)
-    yield "my_systems:Dark"
+    (tmp_path / "my_systems.py").write_text(own + WITH_A_MODEL)
+    yield
     sys.modules.pop("my_systems", None)
 
 
-def test_a_system_of_ones_own_is_named_by_module_and_class(own_system, tiny, tiny_benchmark):
-    text = f"{own_system},folder={tiny},level=0.5,name=half"
-    half, mini = editors_from([text, f"flexedit:{tiny}"], "cpu")
-    assert (half.name, half.describe()) == ("half", {"kind": "Dark", "level": 0.5})
-    assert half.pipeline is mini.pipeline
-    result = run(tiny_benchmark, half, "results", progress=False)
-    scene = tiny_benchmark.picture(tiny_benchmark.cases[0], "scene")
-    assert (result.picture(tiny_benchmark.cases[0].id) == scene // 2).all()
+def test_a_system_of_ones_own_is_named_by_module_and_class(my_systems, tiny, tiny_benchmark):
+    dark, other, mini = editors_from(
+        [
+            "my_systems:Dark,level=0,name=black",
+            f"my_systems:WithAModel,folder={tiny}",
+            f"flexedit:{tiny}",
+        ],
+        "cpu",
+    )
+    assert other.pipeline is mini.pipeline
+    result = run(tiny_benchmark, dark, "results", progress=False)
+    assert result.folder == Path("results/black")
+    for case in tiny_benchmark.cases:
+        expected = tiny_benchmark.picture(case, "scene")
+        expected[tiny_benchmark.picture(case, "mask")] = 0
+        assert (result.picture(case.id) == expected).all()
 
 
-def test_a_yaml_file_names_a_system_and_its_options(own_system, tiny, tmp_path):
-    (tmp_path / "own.yaml").write_text(f"{{kind: '{own_system}', folder: {tiny}, level: 0.25}}")
+def test_a_yaml_file_names_a_system_and_its_options(my_systems, tiny, tmp_path):
+    (tmp_path / "own.yaml").write_text("{kind: 'my_systems:Dark', level: 0.25}")
     (tmp_path / "mini.yml").write_text(
         f"kind: flexedit\nfolder: {tiny}\ncomposite: true\nedit_cfg: 2\nname: mine\n"
     )
     own, mini = editors_from(["own.yaml", "mini.yml"], "cpu")
     assert (own.level, mini.name) == (0.25, "mine")
-    assert mini.describe() == editor_from(f"flexedit:{tiny},composite,edit_cfg=2").describe()
+    assert mini.describe() == editor_from(f"flexedit:{tiny},composite,edit_cfg=2", "cpu").describe()
     (tmp_path / "none.yaml").write_text("reply: direct")
     with pytest.raises(FlexEditError, match="says no `kind` of system"):
         editor_from("none.yaml")

@@ -14,6 +14,7 @@ from scipy import ndimage
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from flexedit.benchmark.cases import FORMS, Benchmark, Case
+from flexedit.benchmark.editors import Answer, Editor, Finished, ReturnScene, Truth
 from flexedit.benchmark.encoders import Encoders
 from flexedit.benchmark.judge import Judge
 from flexedit.benchmark.metrics import (
@@ -21,7 +22,7 @@ from flexedit.benchmark.metrics import (
     MASK_METRICS,
     PICTURE_METRICS,
     SSIM_WINDOW,
-    Known,
+    LoadedCase,
     iou,
     picture_metrics,
     psnr,
@@ -31,7 +32,6 @@ from flexedit.benchmark.metrics import (
     success,
 )
 from flexedit.benchmark.run import Run, run
-from flexedit.benchmark.systems import Answer, Finished, ReturnScene, System, Truth
 from flexedit.errors import FlexEditError
 from flexedit.prompts import BACKGROUND
 from tests.benchmark.tiny_encoders import make_encoders, turned
@@ -122,19 +122,20 @@ def test_iou_counts_pixels():
 # Regions
 
 
-def known(truth: np.ndarray, region: np.ndarray, **changes: object) -> Known:
+def loaded(truth: np.ndarray, region: np.ndarray, **changes: object) -> LoadedCase:
     fields = dict.fromkeys((field.name for field in dataclasses.fields(Case)), "")
     fields |= {
         "id": "one",
         "group": "single",
         "operation": "add",
         "kind": "circle",
+        "orientation": 0.0,
         "setting": "none",
     }
     fields |= {"subject": None, "caption": "a turtle", "source": "world", "review": "open"}
     fields |= {"label": "dog", "result_label": BACKGROUND, **changes}
     case = Case(**fields)  # type: ignore[arg-type]
-    return Known(case, truth, truth, region, {form: region for form in FORMS})
+    return LoadedCase(case, truth, truth, region, {form: region for form in FORMS})
 
 
 @st.composite
@@ -162,7 +163,7 @@ def outputs(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 @given(outputs())
 def test_metrics_are_finite_or_none_and_none_only_where_undefined(drawn):
     output, truth, region = drawn
-    found = picture_metrics(known(truth, region), output, Encoders())
+    found = picture_metrics(loaded(truth, region), output, Encoders())
     undefined = set(ENCODED)
     undefined |= set() if region.any() else {"fg_psnr"}
     undefined |= {"bg_psnr", "bg_ssim"} if region.all() else set()
@@ -182,13 +183,13 @@ def test_metrics_are_finite_or_none_and_none_only_where_undefined(drawn):
 @pytest.mark.parametrize("size", [(64, 64), (40, 90)])
 def test_encoders_see_any_region(encoders, size, where):
     truth, output, region = smooth(*size), smooth(*size, seed=1), window(*size, where)
-    found = picture_metrics(known(truth, region), output, encoders)
+    found = picture_metrics(loaded(truth, region), output, encoders)
     undefined = set()
     undefined |= set() if region.any() else {"fg_psnr", "fg_clip_i", "fg_clip_t", "fg_dino"}
     undefined |= {"bg_psnr", "bg_ssim", "bg_lpips"} if region.all() else set()
     assert {key for key, value in found.items() if value is None} == undefined
     assert all(math.isfinite(value) for value in found.values() if value is not None)
-    perfect = picture_metrics(known(truth, region), truth, encoders)
+    perfect = picture_metrics(loaded(truth, region), truth, encoders)
     for key in ("clip_i", "dino", "fg_clip_i", "fg_dino"):
         assert perfect[key] is None or perfect[key] == pytest.approx(1, abs=1e-5)
     assert perfect["lpips"] == 0 and perfect["bg_lpips"] in (0, None)
@@ -197,10 +198,10 @@ def test_encoders_see_any_region(encoders, size, where):
 def test_foreground_and_background_look_at_their_own_side_only(encoders):
     truth, region = smooth(64, 64), window(64, 64, np.s_[20:40, 24:44])
     spoilt = np.where(region[..., None], 255 - truth, truth)
-    inside = picture_metrics(known(truth, region), spoilt, encoders)
+    inside = picture_metrics(loaded(truth, region), spoilt, encoders)
     assert inside["bg_psnr"] == BEST_PSNR and inside["bg_lpips"] == 0
     assert inside["fg_psnr"] < 20 and inside["fg_clip_i"] < 0.999 and inside["lpips"] > 0
-    outside = picture_metrics(known(truth, region), np.where(
+    outside = picture_metrics(loaded(truth, region), np.where(
         region[..., None], truth, 255 - truth), encoders)  # fmt: skip
     assert outside["fg_psnr"] == BEST_PSNR and outside["fg_dino"] == pytest.approx(1, abs=1e-5)
     assert outside["bg_psnr"] < 20 and outside["bg_ssim"] < 0.5 and outside["bg_lpips"] > 0
@@ -221,7 +222,7 @@ def test_clip_t_is_a_hundred_cosines_and_never_below_zero(encoders, sign):
     clip = turned(encoders.clip, sign)
     cosine = float((clip.pictures([truth[8:40, 8:40]]) * clip.texts(["a turtle"])).sum())
     assert sign * cosine < -0.05  # this random CLIP finds all texts unlike all pictures
-    found = picture_metrics(known(truth, region), truth, Encoders(clip=clip))["fg_clip_t"]
+    found = picture_metrics(loaded(truth, region), truth, Encoders(clip=clip))["fg_clip_t"]
     assert found == (0 if sign > 0 else pytest.approx(100 * cosine, abs=1e-4))
 
 
@@ -391,7 +392,7 @@ def test_a_system_whose_painting_all_fails_has_named_nothing_rightly(tiny_benchm
     assert rows["world-add"]["label_right"] is None
 
 
-class Talks(System):
+class Talks(Editor):
     """Names what is meant beside the edit, but cannot paint."""
 
     def __init__(self, replies: bool) -> None:
@@ -432,11 +433,11 @@ def test_without_encoders_and_judge_the_rest_is_measured(tiny_benchmark, tmp_pat
 
 def test_the_judge_does_not_judge_what_it_does_not_know(judge):
     truth, region = smooth(64, 64), window(64, 64, np.s_[8:40, 8:40])
-    assert success(known(truth, region), truth, judge) in (0.0, 1.0)
-    assert success(known(truth, region, source="coco"), truth, judge) is None
-    assert success(known(truth, region & False), truth, judge) is None
-    assert success(known(truth, region), None, judge) == 0.0
-    assert success(known(truth, region), truth, None) is None
+    assert success(loaded(truth, region), truth, judge) in (0.0, 1.0)
+    assert success(loaded(truth, region, source="coco"), truth, judge) is None
+    assert success(loaded(truth, region & False), truth, judge) is None
+    assert success(loaded(truth, region), None, judge) == 0.0
+    assert success(loaded(truth, region), truth, None) is None
 
 
 def test_a_rejected_case_is_not_scored(tiny_benchmark, tmp_path):

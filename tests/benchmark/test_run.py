@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from flexedit.benchmark.cases import FORMS, Benchmark, Case
-from flexedit.benchmark.editors import Answer, Editor, FlexEdit, ReturnScene, Truth, Work, to_uint8
+from flexedit.benchmark.editors import Answer, Editor, FlexEdit, ReturnScene, Work, to_uint8
 from flexedit.benchmark.run import RESULTS, SYSTEM, Result, Run, case_seed, overhead, run
 from flexedit.errors import FlexEditError
 from flexedit.pipeline import FlexEditPipeline
@@ -79,6 +79,11 @@ class Misshapen(Unlucky):
 class Overflowed(Unlucky):
     def misfortune(self, answer: Answer) -> Answer:
         return Answer(to_uint8(torch.full((1, 3, 64, 64), torch.nan))[0])
+
+
+class Speechless(Unlucky):
+    def misfortune(self, answer: Answer) -> Answer:
+        raise FlexEditError
 
 
 class Stopped(Unlucky):
@@ -150,13 +155,6 @@ def test_what_cannot_paint_is_only_asked_to_edit(tiny_benchmark, tmp_path):
         done.picture("world-remove", "free", "segment")
 
 
-def test_the_perfect_system_leaves_the_truth_byte_for_byte(tiny_benchmark, tmp_path):
-    done = work_through(tiny_benchmark, Truth(), tmp_path)
-    for case in tiny_benchmark.cases:
-        for form in FORMS:
-            assert (done.picture(case.id, form) == tiny_benchmark.picture(case, "truth")).all()
-
-
 def test_rejected_cases_are_not_run(benchmark_copy, tmp_path):
     first, *others = benchmark_copy.cases
     benchmark_copy.rewrite([dataclasses.replace(first, review="rejected"), *others])
@@ -179,13 +177,9 @@ def test_batches_hold_cases_of_one_size_only(tiny_benchmark, tmp_path):
     )
     assert edits == [["remove", "replace"], ["add"], ["swap", "insert"]]
     assert paints == [["remove", "replace", "swap"]]  # subjects are not looked at
-
-
-def test_batches_are_no_larger_than_asked(tiny_benchmark, tmp_path):
     painter = Painter()
-    work_through(tiny_benchmark, painter, tmp_path, batch_size=2)
-    sizes = [len(work.cases) for work in painter.batches if work.task == "segment"]
-    assert sizes == [2, 2, 1, 1]
+    work_through(tiny_benchmark, painter, tmp_path / "pairs", batch_size=2)
+    assert [len(work.cases) for work in painter.batches if work.task == "segment"] == [2, 2, 1, 1]
 
 
 def test_a_batch_is_read_before_the_system_is_timed_and_forgotten_afterwards(
@@ -384,6 +378,7 @@ def test_an_output_that_is_gone_is_named(whole, tmp_path):
     [
         (Unlucky, "ValueError: no luck"),
         (Overflowed, "The output is not a picture: its numbers overflowed."),
+        (Speechless, ""),
         (Misshapen, "The output is a uint8 array of shape (60, 64, 3); the scene's is uint8 and"),
     ],
 )
@@ -410,16 +405,6 @@ def test_a_case_that_fails_is_counted_and_takes_no_other_with_it(
     assert again.batches == []
 
 
-def test_an_edit_of_a_model_that_overflows_is_a_failed_case(tiny, tiny_benchmark, tmp_path):
-    pipeline = FlexEditPipeline.from_pretrained(tiny, "cpu")
-    torch.nn.init.constant_(pipeline.vae.post_quant_conv.bias, torch.inf)
-    system = FlexEdit(pipeline, num_steps=1)
-    system.paints = False
-    done = work_through(tiny_benchmark, system, tmp_path, forms=("free",))
-    assert {result.status for result in done.results} == {"failed"}
-    assert all("its numbers overflowed" in result.error for result in done.results)
-
-
 def test_too_few_answers_fail_rather_than_shift_the_cases(tiny_benchmark, tmp_path):
     class Short(Painter):
         def answer(self, work: Work) -> list[Answer]:
@@ -427,15 +412,6 @@ def test_too_few_answers_fail_rather_than_shift_the_cases(tiny_benchmark, tmp_pa
 
     done = work_through(tiny_benchmark, Short(), tmp_path, forms=("free",))
     assert {result.error for result in done.results} == {"The system gave 0 answers for 1 cases."}
-
-
-def test_an_error_without_words_is_a_failure_too(tiny_benchmark, tmp_path):
-    class Speechless(Unlucky):
-        def misfortune(self, answer: Answer) -> Answer:
-            raise FlexEditError
-
-    done = work_through(tiny_benchmark, Speechless(), tmp_path, forms=("free",))
-    assert done.result("world-replace").status == "failed"
 
 
 def test_a_system_that_cannot_be_loaded_fails_no_case(tiny_benchmark, tmp_path):

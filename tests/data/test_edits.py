@@ -77,7 +77,7 @@ def test_samples_that_were_written_are_read_as_they_were(tmp_path):
     edits = Edits(tmp_path, 64)
     assert len(edits.rows) == count
     read = [edits[index] for index in range(count)]
-    names = [row.scene for row in edits.rows]
+    names = [row.content.scene for row in edits.rows]
     of = {edits.reader._picture(name).tobytes(): index for index, name in enumerate(names)}
     order = [of[sample.scene.tobytes()] for sample in read]
     assert sorted(order) == list(range(count)) != order  # all of them, in another order
@@ -197,7 +197,7 @@ def test_lines_are_as_other_programs_write_them(folder):
     row = EDIT | {"caption": "one\u2028line\x85"}
     text = json.dumps(EDIT) + "\r\n\r\n" + json.dumps(row, ensure_ascii=False) + "\r\n"
     (folder / INDEX).write_bytes(b"\xef\xbb\xbf" + text.encode())
-    assert [row.caption for row in Edits(folder, 32).rows] == ["", "one\u2028line\x85"]
+    assert [row.content.caption for row in Edits(folder, 32).rows] == ["", "one\u2028line\x85"]
 
 
 def test_a_question_needs_no_target(edits):

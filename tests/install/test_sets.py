@@ -39,6 +39,7 @@ SETS = {
         "pydantic==2.8.0",
         "PyYAML==6.0.1",
         "click==8.1.0",
+        "PyYAML==6.0.1",
         "numpy==1.26.4",  # which the oldest scipy needs
     ],
     "transformers-4": ["transformers==4.57.6", "diffusers==0.35.2", "huggingface_hub==0.36.0"],

@@ -2,20 +2,33 @@
 
 from __future__ import annotations
 
-import re
+from importlib import import_module
 
 from .reader import Reader
 
-DATA_SETS = re.compile(r"(coco):([^,]+),([^,]+),([^,]+)|(magicbrush):(.+)")
-USAGE = "coco:ANNOTATIONS.json,PICTURES,EDITS.jsonl or magicbrush:FOLDER"
+# A data set is written NAME:PATHS; flexedit/data/readers/NAME.py has the class that reads it.
+DATA_SETS = {
+    "coco": ("ANNOTATIONS.json,PICTURES,EDITS.jsonl", "Coco"),
+    "magicbrush": ("FOLDER", "MagicBrush"),
+}
+USAGE = " or ".join(f"{name}:{paths}" for name, (paths, _) in DATA_SETS.items())
+
+
+def data_set(text: str) -> Reader | None:
+    """The reader of what is written as USAGE says, None for what is not."""
+    name, _, where = text.partition(":")
+    if name not in DATA_SETS:
+        return None
+    usage, kind = DATA_SETS[name]
+    paths = where.split(",", usage.count(","))
+    if not all(paths) or len(paths) <= usage.count(","):
+        return None
+    reader: Reader = getattr(import_module(f".{name}", __package__), kind)(*paths)
+    return reader
 
 
 def reader_from(text: str) -> Reader:
-    """A data set that is written as USAGE says; else the folder of that name, with its index."""
-    from .coco import Coco
+    """The reader of a data set, or else of the folder of that name with its index."""
     from .index import Index
-    from .magicbrush import MagicBrush
 
-    if not (found := DATA_SETS.fullmatch(text)):
-        return Index(text)
-    return Coco(*found.group(2, 3, 4)) if found[1] else MagicBrush(found[6])
+    return data_set(text) or Index(text)

@@ -15,12 +15,13 @@ for a replacement.
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Sequence
-from dataclasses import replace
+from contextlib import redirect_stdout
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from pydantic.dataclasses import dataclass
@@ -30,7 +31,12 @@ from ...files import line_of, read_picture, read_records
 from ...prompts import BACKGROUND, naming_reply
 from ...validation import STRICT
 from ..sample import Sample
-from .reader import edited_region
+from .reader import Row, edited_region
+
+if TYPE_CHECKING:
+    from pycocotools.coco import COCO
+
+IDS = {"images": ["id"], "annotations": ["id", "image_id", "category_id"], "categories": ["id"]}
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -46,7 +52,6 @@ class Edit:
     setting: Literal["indoor", "outdoor", "none"] = "none"
     subject: str = ""
     subject_setting: Literal["simple", "complex"] | None = None
-    line: int = 0
 
     def __post_init__(self) -> None:
         if self.subject and not self.subject_setting:
@@ -64,10 +69,6 @@ class Edit:
     def group(self) -> str:
         return "multi" if self.subject else "single"
 
-    @property
-    def key(self) -> Sequence[int]:
-        return (self.line,)
-
 
 class Coco:
     """``annotations``, a COCO instances JSON of ``pictures``, and the ``edits`` file (JSONL)."""
@@ -79,124 +80,108 @@ class Coco:
         self.annotations, self.pictures, self.edits = map(Path, (annotations, pictures, edits))
         self.files = (self.annotations, self.edits)
 
-    @property
-    def rows(self) -> Sequence[Edit]:
-        return self._content[0]
-
     @cached_property
-    def _content(self) -> tuple[list[Edit], Instances]:
-        edits = read_records(Edit, self.edits).items()
-        return [replace(edit, line=line) for line, edit in edits], Instances(self.annotations)
+    def rows(self) -> Sequence[Row]:
+        edits = read_records(Edit, self.edits)
+        self.instances = instances_of(self.annotations)
+        return [
+            Row(line_of(self.edits, line), (line,), edit, edit.operation, edit.group)
+            for line, edit in edits.items()
+        ]
 
     def describe(self) -> dict[str, Any]:
         return {"annotations": self.annotations.name, "edits": self.edits.name}
 
-    def where(self, row: Edit) -> str:
-        return line_of(self.edits, row.line)
-
-    def read(self, row: Edit) -> Sample:
-        instances = self._content[1]
-        picture = read_picture(self.pictures / instances.file(row.image_id))
-        edited = read_picture(self.edits.parent / row.edited)
-        scene, target = (edited, picture) if row.operation == "add" else (picture, edited)
-        annotation, others = instances.look_up(row.image_id, row.annotation_id)
-        object_mask, *rest = (decode(one, *picture.shape[:2]) for one in (annotation, *others))
+    def read(self, row: Row) -> Sample:
+        edit, instances = row.content, self.instances
+        image, annotation = self._look_up(str(edit.image_id), str(edit.annotation_id))
+        picture = read_picture(self.pictures / image["file_name"])
+        edited = read_picture(self.edits.parent / edit.edited)
+        scene, target = (edited, picture) if edit.operation == "add" else (picture, edited)
+        image["height"], image["width"] = picture.shape[:2]
+        object_mask = mask_of(instances, annotation)
         if not object_mask.any():
             raise FlexEditError(
                 f"the mask of the annotation {annotation['id']} is empty; choose another object"
             )
-        category = instances.category(annotation)
-        label = BACKGROUND if row.operation == "add" else category
+        category = instances.cats[annotation["category_id"]]["name"]
+        label = BACKGROUND if edit.operation == "add" else category
         after = {"add": category, "remove": BACKGROUND}
         return Sample(
             scene=scene,
-            instruction=row.instruction,
-            operation=row.operation,
-            subject=read_picture(self.edits.parent / row.subject) if row.subject else None,
+            instruction=edit.instruction,
+            operation=edit.operation,
+            subject=read_picture(self.edits.parent / edit.subject) if edit.subject else None,
             target=target,
             region=edited_region(scene, target, object_mask),
-            caption=row.instruction,
+            caption=edit.instruction,
             reply=naming_reply(label),
             label=label,
-            result_label=row.result_label or after[row.operation],
+            result_label=edit.result_label or after[edit.operation],
             object_mask=object_mask,
-            others=tuple(rest),
-            setting=row.setting,
-            subject_setting=row.subject_setting,
-            name=f"{row.line:05d}",
+            others=tuple(
+                mask_of(instances, other)
+                for other in instances.imgToAnns[image["id"]]
+                if other is not annotation and not other.get("iscrowd")
+            ),
+            setting=edit.setting,
+            subject_setting=edit.subject_setting,
+            name=f"{row.key[0]:05d}",
         )
 
-
-class Instances:
-    """A COCO-format annotation file. Ids may be numbers or texts."""
-
-    def __init__(self, path: Path) -> None:
-        try:
-            read = json.loads(path.read_text(encoding="utf-8"))
-            self._files = {str(one["id"]): str(one["file_name"]) for one in read["images"]}
-            self._names = {str(one["id"]): str(one["name"]) for one in read["categories"]}
-            self._of_image: dict[str, dict[str, dict[str, Any]]] = {key: {} for key in self._files}
-            for one in read["annotations"]:
-                self._of_image[str(one["image_id"])][str(one["id"])] = one
-        except (OSError, ValueError, KeyError, TypeError) as error:
+    def _look_up(self, image_id: str, annotation_id: str) -> tuple[dict[str, Any], dict[str, Any]]:
+        instances, file = self.instances, self.annotations
+        image, annotation = instances.imgs.get(image_id), instances.anns.get(annotation_id)
+        if image is None:
+            raise FlexEditError(f"{file} has no image with the id {image_id}")
+        if annotation is None or annotation["image_id"] != image_id:
+            its = ", ".join(other["id"] for other in instances.imgToAnns[image_id]) or "none"
             raise FlexEditError(
-                f"{path} cannot be read as COCO-format annotations ({error!r}): it must have "
-                "images, annotations and categories that refer to each other by id."
-            ) from error
-        self.path = path
-
-    def file(self, image_id: int | str) -> str:
-        if str(image_id) not in self._files:
-            raise FlexEditError(f"{self.path} has no image with the id {image_id}")
-        return self._files[str(image_id)]
-
-    def look_up(
-        self, image_id: int | str, annotation_id: int | str
-    ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-        """An annotation of an image, and all others of it but crowds."""
-        of_image = self._of_image[str(image_id)]
-        if str(annotation_id) not in of_image:
-            raise FlexEditError(
-                f"the image {image_id} has no annotation with the id {annotation_id}; "
-                f"it has {', '.join(of_image) or 'none'}"
+                f"the image {image_id} has no annotation with the id {annotation_id}; it has {its}"
             )
-        found = of_image[str(annotation_id)]
-        others = (one for one in of_image.values() if one is not found)
-        return found, [one for one in others if not one.get("iscrowd")]
-
-    def category(self, annotation: dict[str, Any]) -> str:
-        key = str(annotation.get("category_id"))
-        if key not in self._names:
+        if (category := annotation["category_id"]) not in instances.cats:
             raise FlexEditError(
-                f"the annotation {annotation['id']} has the category {key}, "
-                f"which {self.path} does not list"
+                f"the annotation {annotation_id} has the category {category}, "
+                f"which {file} does not list"
             )
-        return self._names[key]
+        return image, annotation
 
 
-def decode(annotation: dict[str, Any], height: int, width: int) -> np.ndarray:
-    """The mask (H, W) bool of an annotation: polygons, or run lengths, compressed or not."""
+def instances_of(path: Path) -> COCO:
+    """pycocotools' index of an annotation file. Ids, numbers or texts, become texts."""
     try:
-        from pycocotools import mask as rle
+        from pycocotools.coco import COCO
     except ImportError as error:
         raise FlexEditError(
             "reading COCO annotations needs pycocotools: pip install pycocotools"
         ) from error
-    shapes = annotation.get("segmentation")
-    if isinstance(shapes, dict):
-        if shapes.get("size") != [height, width] or "counts" not in shapes:
-            raise FlexEditError(
-                f"the annotation {annotation['id']} has no run lengths of its picture's height and "
-                f"width {[height, width]}, but size {shapes.get('size')}; use the annotated picture"
-            )
-        packed = (
-            shapes
-            if isinstance(shapes["counts"], str)
-            else rle.frPyObjects(shapes, *shapes["size"])
+    instances = COCO()
+    try:
+        instances.dataset = json.loads(path.read_text(encoding="utf-8"))
+        for part, ids in IDS.items():
+            for row in instances.dataset[part]:
+                row |= {name: str(row[name]) for name in ids}
+        with redirect_stdout(io.StringIO()):  # it prints what it does
+            instances.createIndex()
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise FlexEditError(
+            f"{path} cannot be read as COCO-format annotations ({error!r}): it must have "
+            "images, annotations and categories that refer to each other by id."
+        ) from error
+    return instances
+
+
+def mask_of(instances: COCO, annotation: dict[str, Any]) -> np.ndarray:
+    """The mask (H, W) bool of an annotation: polygons, or run lengths, compressed or not."""
+    image = instances.imgs[annotation["image_id"]]
+    size, shapes = [image["height"], image["width"]], annotation.get("segmentation") or []
+    if isinstance(shapes, list):
+        shapes = [flat for flat in shapes if len(flat) >= 6]  # x, y, x, y, …
+        if not shapes:
+            return np.zeros(size, bool)
+    elif shapes.get("size") != size or "counts" not in shapes:
+        raise FlexEditError(
+            f"the annotation {annotation['id']} has no run lengths of its picture's height and "
+            f"width {size}, but size {shapes.get('size')}; use the annotated picture"
         )
-    else:
-        polygons = [flat for flat in shapes or () if len(flat) >= 6]  # x, y, x, y, …
-        if not polygons:
-            return np.zeros((height, width), bool)
-        packed = rle.merge(rle.frPyObjects(polygons, height, width))
-    return rle.decode(packed).astype(bool)
+    return instances.annToMask({**annotation, "segmentation": shapes}).astype(bool)

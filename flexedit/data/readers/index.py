@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from ... import files, prompts
 from ...errors import FlexEditError
 from ..record import Record
 from ..sample import Sample
+from .reader import Row
 
 INDEX = "index.jsonl"
 PAINT = "red"  # as prompts.SEGMENT_INSTRUCTION says
@@ -23,7 +25,7 @@ MASKS = ("mask", "object_mask", "region")
 
 
 class Index:
-    """A folder with an index. Its rows are records."""
+    """A folder with an index."""
 
     name = "own"
     skips = False
@@ -33,7 +35,7 @@ class Index:
         self.files = (self.folder / INDEX,)
 
     @cached_property
-    def rows(self) -> tuple[Record, ...]:
+    def rows(self) -> Sequence[Row]:
         """Read once, with the size of every picture.
 
         Raises FlexEditError for a missing or empty index, for a row that is not complete, and for
@@ -57,42 +59,44 @@ class Index:
                     )
             for path in record.subjects:
                 size_of(path)
-        return tuple(records.values())
+        return [
+            Row(files.line_of(self.files[0], number), (number,), record, record.operation)
+            for number, record in records.items()
+        ]
 
     def describe(self) -> dict[str, Any]:
         return {"rows": len(self.rows)}
 
-    def where(self, row: Record) -> str:
-        return str(self.folder / row.scene)
-
-    def read(self, row: Record) -> Sample:
-        scene = self._picture(row.scene)
+    def read(self, row: Row) -> Sample:
+        record: Record = row.content
+        scene = self._picture(record.scene)
         mask, object_mask, region = (
-            self._mask(path, scene.shape[:2]) for path in (row.mask, row.object_mask, row.region)
+            self._mask(path, scene.shape[:2])
+            for path in (record.mask, record.object_mask, record.region)
         )
         meant = object_mask if mask is None else mask
         if meant is None or not meant.any():
-            file = self.folder / (row.mask or row.object_mask)
+            file = self.folder / (record.mask or record.object_mask)
             raise FlexEditError(f"{file} is empty: there is nothing white in it.")
-        instruction = caption = row.instruction or prompts.default_instruction(row.task)
-        if row.task == "segment" and not row.target and row.label:
-            from ..world.words import CAPTIONS  # the world needs torch, a list does not
+        instruction = caption = record.instruction or prompts.default_instruction(record.task)
+        if record.task == "segment" and not record.target and record.label:
+            from ..world import words  # the world needs torch, a list does not
 
-            caption = CAPTIONS["segment"].format(old=row.label, color=PAINT)
-        reply = prompts.naming_reply(row.label) if row.label else prompts.GENERIC_REPLY
+            caption = words.caption("segment", old=record.label, color=PAINT)
+        reply = prompts.naming_reply(record.label) if record.label else prompts.GENERIC_REPLY
         return Sample(
             scene=scene,
             instruction=instruction,
-            task=row.task,
-            operation=row.operation or row.task,
+            task=record.task,
+            operation=record.operation or record.task,
             mask=mask,
-            kind=row.kind,
-            subject=self._picture(row.subjects[0]) if row.subjects else None,
-            target=self._picture(row.target) if row.target else None,
+            kind=record.kind,
+            subject=self._picture(record.subjects[0]) if record.subjects else None,
+            target=self._picture(record.target) if record.target else None,
             region=region,
-            caption=row.caption or caption,
-            reply=row.reply or reply,
-            label=row.label,
+            caption=record.caption or caption,
+            reply=record.reply or reply,
+            label=record.label,
             object_mask=object_mask,
         )
 
@@ -103,7 +107,7 @@ class Index:
         """(H, W) bool; a mask of another size is brought to the scene's."""
         if not path:
             return None
-        mask = files.read_mask(self.folder / path)
+        mask = files.read_mask_file(self.folder / path)
         if mask.shape != size:
             mask = np.asarray(Image.fromarray(mask).resize(size[::-1], Image.Resampling.BOX))
         return mask > 0.5

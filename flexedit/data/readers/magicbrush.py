@@ -23,7 +23,7 @@ from ...errors import FlexEditError
 from ...files import read_picture
 from ...prompts import BACKGROUND, GENERIC_REPLY, naming_reply
 from ..sample import Sample
-from .reader import CHANGED, edited_region
+from .reader import CHANGED, Row, edited_region
 
 TEXTS = ("img_id", "turn_index", "instruction")
 PICTURES = ("source_img", "mask_img", "target_img")
@@ -56,21 +56,10 @@ class Turn:
     file: Path
     row_group: int
     offset: int  # in the row group
-    image: str
-    number: int
     instruction: str
     operation: str
     label: str
     result_label: str
-    group: str = "single"
-
-    @property
-    def name(self) -> str:
-        return f"{self.image}-{self.number}"
-
-    @property
-    def key(self) -> Sequence[int]:
-        return self.name.encode()
 
 
 class MagicBrush:
@@ -88,45 +77,43 @@ class MagicBrush:
         return [self.folder] if single else sorted(self.folder.rglob("*.parquet"))
 
     @cached_property
-    def rows(self) -> Sequence[Turn]:
+    def rows(self) -> Sequence[Row]:
         if not self.files:
             raise FlexEditError(
                 f"{self.folder} has no *.parquet files. Download some of the data set there: "
                 "hf download osunlp/MagicBrush --repo-type dataset --include 'data/dev-*' "
                 f"--local-dir {self.folder}"
             )
-        return [turn for file in self.files for turn in turns(file)]
+        return [row for file in self.files for row in rows_of(file)]
 
     def describe(self) -> dict[str, Any]:
-        clear = sum(turn.operation != "" for turn in self.rows)
-        return {"rows": len(self.rows), "rows_with_a_clear_operation": clear}
+        clear = [row for row in self.rows if row.operation]
+        return {"rows": len(self.rows), "rows_with_a_clear_operation": len(clear)}
 
-    def where(self, row: Turn) -> str:
-        return row.name
-
-    def read(self, row: Turn) -> Sample:
-        with parquet(row.file) as opened:
-            table = opened.read_row_group(row.row_group, columns=list(PICTURES))
-            cells = table.slice(row.offset, 1).to_pylist()[0]
+    def read(self, row: Row) -> Sample:
+        turn = row.content
+        with parquet(turn.file) as opened:
+            table = opened.read_row_group(turn.row_group, columns=list(PICTURES))
+            cells = table.slice(turn.offset, 1).to_pylist()[0]
         scene = picture_in(cells["source_img"])
         target = picture_in(cells["target_img"], size=scene.shape[:2])
         object_mask = masked(picture_in(cells["mask_img"], "RGBA", scene.shape[:2]), scene)
         return Sample(
             scene=scene,
-            instruction=row.instruction,
-            operation=row.operation,
+            instruction=turn.instruction,
+            operation=turn.operation,
             target=target,
             region=edited_region(scene, target, object_mask),
-            caption=row.instruction,
-            reply=naming_reply(row.label) if row.label else GENERIC_REPLY,
-            label=row.label,
-            result_label=row.result_label,
+            caption=turn.instruction,
+            reply=naming_reply(turn.label) if turn.label else GENERIC_REPLY,
+            label=turn.label,
+            result_label=turn.result_label,
             object_mask=object_mask,
-            name=row.name,
+            name=row.where,
         )
 
 
-def turns(file: Path) -> Iterator[Turn]:
+def rows_of(file: Path) -> Iterator[Row]:
     """The rows of a file without their pictures."""
     with parquet(file) as opened:
         if missing := {*TEXTS, *PICTURES} - set(opened.schema_arrow.names):
@@ -136,12 +123,11 @@ def turns(file: Path) -> Iterator[Turn]:
             )
         for row_group in range(opened.num_row_groups):
             table = opened.read_row_group(row_group, columns=list(TEXTS))
-            for offset, row in enumerate(table.to_pylist()):
-                instruction = (row["instruction"] or "").strip()
-                yield Turn(
-                    file, row_group, offset, str(row["img_id"]), int(row["turn_index"]),
-                    instruction, *understand(instruction),
-                )  # fmt: skip
+            for offset, cells in enumerate(table.to_pylist()):
+                name = f"{cells['img_id']}-{int(cells['turn_index'])}"
+                instruction = (cells["instruction"] or "").strip()
+                turn = Turn(file, row_group, offset, instruction, *understand(instruction))
+                yield Row(name, name.encode(), turn, turn.operation)
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -15,20 +16,15 @@ from ..sample import Sample
 CHANGED = 0.08  # of the full range: less, in a pixel or on average around it, is noise
 
 
-class Row(Protocol):
+@dataclass(frozen=True)
+class Row:
     """What is known of an edit before its pictures are read."""
 
-    @property
-    def group(self) -> str:
-        """multi: with a subject · single"""
-
-    @property
-    def operation(self) -> str:
-        """What kind of edit it is; "" where nobody knows."""
-
-    @property
-    def key(self) -> Sequence[int]:
-        """Numbers that no other row has, for dice of its own."""
+    where: str  # what errors call it
+    key: Sequence[int]  # numbers that no other row has, for dice of its own
+    content: Any  # what its reader finds it by
+    operation: str = ""  # what kind of edit it is, if that is known
+    group: str = "single"  # multi: with a subject
 
 
 class Reader(Protocol):
@@ -38,8 +34,8 @@ class Reader(Protocol):
     skips: bool  # whether rows of no use are to be expected, and passed over
 
     @property
-    def rows(self) -> Sequence[Any]:
-        """A `Row` each. Raises FlexEditError for a data set that cannot be read."""
+    def rows(self) -> Sequence[Row]:
+        """Raises FlexEditError for a data set that cannot be read."""
 
     @property
     def files(self) -> Sequence[Path]:
@@ -48,10 +44,7 @@ class Reader(Protocol):
     def describe(self) -> dict[str, Any]:
         """What a benchmark shall say about where its cases are from."""
 
-    def where(self, row: Any) -> str:
-        """What to call a row in an error."""
-
-    def read(self, row: Any) -> Sample:
+    def read(self, row: Row) -> Sample:
         """Pictures in their own size. Raises FlexEditError for a row of no use."""
 
 

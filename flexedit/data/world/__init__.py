@@ -1,7 +1,7 @@
 """A synthetic world in which every edit has an exact truth: `world` says how a sample is made."""
 
 from .assets import CLASSES, all_styles
-from .export import contact_sheet, write
+from .export import write
 from .world import FULL_MASK, OPERATIONS, World
 
-__all__ = ["CLASSES", "FULL_MASK", "OPERATIONS", "World", "all_styles", "contact_sheet", "write"]
+__all__ = ["CLASSES", "FULL_MASK", "OPERATIONS", "World", "all_styles", "write"]

@@ -1,45 +1,18 @@
-"""Looking at samples, and writing them down."""
+"""Samples of the world as a folder to train on, with its index."""
 
 from __future__ import annotations
 
 import json
-import textwrap
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image
 
-from ..sample import Sample
 from .world import World
 
 PICTURES = ("scene", "mask", "subject", "target", "region", "object_mask")
 WORDS = ("kind", "task", "operation", "instruction", "caption", "reply", "label")
-
-
-def contact_sheet(samples: Sequence[Sample], columns: int = 8, scale: int = 2) -> Image.Image:
-    """Marked scene, target and subject of every sample above its words."""
-    cell = samples[0].scene.shape[0] * scale
-    width, height = cell + 8, 3 * cell + 76
-    columns = min(columns, len(samples))
-    rows = -(-len(samples) // columns)
-    sheet = Image.new("RGB", (columns * width, rows * height), "black")
-    pen = ImageDraw.Draw(sheet)
-    for index, sample in enumerate(samples):
-        x, y = index % columns * width, index // columns * height
-        assert sample.mask is not None
-        marked = np.where(sample.mask[:, :, None], sample.scene // 2 + 128, sample.scene)
-        for row, picture in enumerate((marked, sample.target, sample.subject)):
-            if picture is not None:
-                enlarged = Image.fromarray(picture.astype(np.uint8)).resize((cell, cell), 0)
-                sheet.paste(enlarged, (x, y + row * cell))
-        limit = max(10, width // 6)
-        what = f"{sample.operation}, {sample.kind}"
-        lines = [what, sample.instruction, sample.caption, sample.reply]
-        wrapped = [part for line in lines for part in textwrap.wrap(line, limit)]
-        for row, line in enumerate(wrapped[:6]):
-            pen.text((x, y + 3 * cell + 2 + 12 * row), line, fill="white")
-    return sheet
 
 
 def write(world: World, indices: Iterable[int], out_dir: str | Path) -> Path:

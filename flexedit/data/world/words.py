@@ -3,66 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
+import yaml
 
 from ...prompts import ASK_INSTRUCTION, BACKGROUND, naming_reply
-from .assets import CLASSES
+from .assets import ASSETS, CLASSES
 
 NAMING = 0.12  # how often people name the object they mean, though the mask says it
 
-INSTRUCTIONS = {
-    "segment": (
-        "mark the object under the mask in {color}",
-        "paint the whole object in {color}",
-        "mark all pixels of the masked object in {color} and leave the rest unchanged",
-        "color the marked object {color} completely",
-        "segment this in {color}",
-    ),
-    "remove": (
-        "remove this", "remove it", "delete this object", "erase it", "take this away",
-        "get rid of it", "remove the marked object", "make this disappear",
-    ),
-    "replace": (
-        "replace it with {a_new}", "turn it into {a_new}", "replace this with {a_new}",
-        "change this into {a_new}", "make it {a_new}", "swap this for {a_new}",
-        "there should be {a_new} instead",
-    ),
-    "add": (
-        "add {a_new}", "add {a_new} here", "put {a_new} here", "place {a_new} in this place",
-        "draw {a_new} here", "I want {a_new} here",
-    ),
-    "insert": (
-        "add the {new} in [pic2] to [pic1]", "add the object in [pic2] to [pic1]",
-        "put the object of the second picture here", "insert the subject of [pic2] here",
-        "place the {new} from the second picture here", "add what is in [pic2]",
-    ),
-    "swap": (
-        "replace it with the object in the second picture", "replace this with the {new} in [pic2]",
-        "replace it with the object in [pic2]", "swap this for what is in [pic2]",
-        "turn it into the {new} of the second picture",
-    ),
-    "recolor": (
-        "paint it {color}", "make it {color}", "change its color to {color}", "turn this {color}",
-        "recolor it in {color}",
-    ),
-}  # fmt: skip
-NAMED = {
-    "segment": ("mark the {old} in {color}", "paint the whole {old} in {color}"),
-    "remove": ("remove the {old}", "erase the {old}"),
-    "replace": ("replace the {old} with {a_new}", "turn the {old} into {a_new}"),
-    "swap": ("replace the {old} with the {new} in [pic2]",),
-    "recolor": ("paint the {old} {color}", "make the {old} {color}"),
-}
-CAPTIONS = {
-    "segment": "mark the {old} in {color}",
-    "remove": "remove the {old}",
-    "replace": "replace the {old} with {a_new}",
-    "add": "add {a_new}",
-    "insert": "add the {new} in the second picture",
-    "swap": "replace the {old} with the {new} in the second picture",
-    "recolor": "paint the {old} {color}",
-}
+# by operation: instructions, those of people who name the object they mean, and captions
+PHRASES: dict[str, Any] = yaml.safe_load((ASSETS / "words.yaml").read_text(encoding="utf-8"))
 MEANING = (
     ASK_INSTRUCTION,
     "what is under the white mark?",
@@ -77,9 +29,14 @@ def instruct(operation: str, words: Mapping[str, str], rng: np.random.Generator)
 
     words: old, the object meant · new, a_new · color
     """
-    named = rng.random() < NAMING and operation in NAMED
-    options = NAMED[operation] if named else INSTRUCTIONS[operation]
-    return pick(options, rng).format(**words), CAPTIONS[operation].format(**words)
+    named = rng.random() < NAMING and operation in PHRASES["named"]
+    options = PHRASES["named" if named else "instructions"][operation]
+    return pick(options, rng).format(**words), caption(operation, **words)
+
+
+def caption(operation: str, **words: str) -> str:
+    """An instruction that names everything."""
+    return PHRASES["captions"][operation].format(**words)
 
 
 def question(label: str, present: Sequence[str], rng: np.random.Generator) -> tuple[str, str, str]:

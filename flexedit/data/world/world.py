@@ -49,7 +49,6 @@ OPERATIONS = {
     "ask": 0.05,
 }
 NEEDS_PLACE = ("add", "insert")  # the mask means an empty place
-NO_PORTRAIT: dict[str, Any] = dict.fromkeys(("subject", "subject_classes", "subject_setting"))
 FULL_MASK = "full mask"  # a kind: not a scribble but the very pixels meant
 
 MIN_SIZE, MAX_SIZE = 0.26, 0.5  # an object's longer side, as a fraction of the picture
@@ -178,28 +177,21 @@ class World:
         """The mask means an object of the scene."""
         chosen = int(rng.integers(len(layers)))
         layer = layers[chosen]
-        name = CLASSES[layer.look.label]
         object_mask = owner == chosen + 1
         others = [owner == i + 1 for i in range(len(layers)) if i != chosen]
         kind = choose_kind(rng, self.kinds)
         mask, rotation = object_mask, None
         if kind != FULL_MASK:
             mask, rotation = masks.turned_scribble(kind, object_mask, rng, others)
-        words = {"old": name}
+        words = {"old": CLASSES[layer.look.label]}
         scene = compose(backdrop.picture, layers)
-        portrait, target, region, after = NO_PORTRAIT, None, None, list(layers)
-
+        target, region, after = None, None, list(layers)
+        portrait: dict[str, Any] = {}
         if operation == "remove":
             del after[chosen]
             words["new"] = BACKGROUND
         elif operation in ("replace", "swap"):
-            center, extent = box_of(object_mask)
-            size = float(np.clip(extent / self.size, MIN_SIZE, MAX_SIZE))
-            look = canonical(fresh, size)
-            if operation == "swap":
-                look = upright(self._look(fresh, rng), size)
-                portrait = self._portrait(look, rng)
-            after[chosen] = at(look, draw(look, self.size), center, self.size)
+            after[chosen], portrait = self._newcomer(fresh, object_mask, operation == "swap", rng)
             words |= {"new": CLASSES[fresh], "a_new": article(CLASSES[fresh])}
         elif operation == "recolor":
             words["color"], after[chosen] = recolored(layer, rng)
@@ -213,13 +205,10 @@ class World:
             region = footprint(layers, chosen, self.size)
             if operation != "remove":
                 region |= footprint(after, chosen, self.size)
-        present = [CLASSES[one.look.label] for one in layers]
         return self._sample(
-            operation, rng, words, name, present, scene=scene, mask=mask, kind=kind,
-            target=target, region=region, object_mask=object_mask,
-            classes=class_map(owner, layers),
-            result_classes=class_map(owner_map(after, self.size), after), rotation=rotation,
-            setting=backdrop.setting, **portrait,
+            operation, rng, words, layers, after, mask=mask, kind=kind, rotation=rotation,
+            scene=scene, setting=backdrop.setting, object_mask=object_mask,
+            classes=class_map(owner, layers), target=target, region=region, **portrait,
         )  # fmt: skip
 
     def _at_place(
@@ -238,30 +227,22 @@ class World:
             return None
         mask, rotation = place
         scene = compose(backdrop.picture, layers)
-        portrait, target, region = NO_PORTRAIT, None, None
+        target, region = None, None
+        portrait: dict[str, Any] = {}
         object_mask, after = np.zeros_like(mask), list(layers)
         words = {"old": BACKGROUND}
         if operation != "ask":
-            center, extent = box_of(mask)
-            size = float(np.clip(extent / self.size, MIN_SIZE, MAX_SIZE))
-            look = canonical(fresh, size)
-            if operation == "insert":
-                look = upright(self._look(fresh, rng), size)
-                portrait = self._portrait(look, rng)
-            added = at(look, draw(look, self.size), center, self.size)
+            added, portrait = self._newcomer(fresh, mask, operation == "insert", rng)
             after.append(added)
             target = compose(backdrop.picture, after)
             region = footprint([added], 0, self.size)
             object_mask[added.window] = added.solid
             mask = object_mask if kind == FULL_MASK else mask
             words |= {"new": CLASSES[fresh], "a_new": article(CLASSES[fresh])}
-        present = [CLASSES[one.look.label] for one in layers]
         return self._sample(
-            operation, rng, words, BACKGROUND, present, scene=scene, mask=mask, kind=kind,
-            target=target, region=region, object_mask=object_mask,
-            classes=class_map(owner, layers),
-            result_classes=class_map(owner_map(after, self.size), after), rotation=rotation,
-            setting=backdrop.setting, **portrait,
+            operation, rng, words, layers, after, mask=mask, kind=kind, rotation=rotation,
+            scene=scene, setting=backdrop.setting, object_mask=object_mask,
+            classes=class_map(owner, layers), target=target, region=region, **portrait,
         )  # fmt: skip
 
     def _scribble_place(
@@ -293,6 +274,18 @@ class World:
                 return mask, rotation if kind in masks.KINDS else None
         return None
 
+    def _newcomer(
+        self, label: int, place: np.ndarray, has_portrait: bool, rng: np.random.Generator
+    ) -> tuple[Layer, dict[str, Any]]:
+        """An object at a place (H, W) and its portrait, or {}: then it is as it always is."""
+        center, extent = box_of(place)
+        size = float(np.clip(extent / self.size, MIN_SIZE, MAX_SIZE))
+        look, portrait = canonical(label, size), {}
+        if has_portrait:
+            look = upright(self._look(label, rng), size)
+            portrait = self._portrait(look, rng)
+        return at(look, draw(look, self.size), center, self.size), portrait
+
     def _portrait(self, look: Look, rng: np.random.Generator) -> dict[str, Any]:
         """The subject by itself, the same sprite in another size and place, as a sample has it."""
         if rng.random() < 0.5:
@@ -314,20 +307,28 @@ class World:
         operation: str,
         rng: np.random.Generator,
         words: dict[str, str],
-        label: str,
-        present: list[str],
-        **pictures: Any,
+        layers: list[Layer],
+        after: list[Layer],
+        **known: Any,
     ) -> Sample:
-        reply = naming_reply(label)
+        """A sample that says by ``words`` how the layers become those after."""
+        label, reply = words["old"], naming_reply(words["old"])
         if operation == "ask":
+            present = [CLASSES[layer.look.label] for layer in layers]
             instruction, caption, reply = question(label, present, rng)
         else:
             instruction, caption = instruct(operation, words, rng)
-        task = operation if operation in ("segment", "ask") else "edit"
         return Sample(
-            task=task, operation=operation, instruction=instruction, caption=caption,
-            reply=reply, label=label, result_label=words.get("new", label), **pictures,
-        )  # fmt: skip
+            instruction=instruction,
+            task=operation if operation in ("segment", "ask") else "edit",
+            operation=operation,
+            caption=caption,
+            reply=reply,
+            label=label,
+            result_label=words.get("new", label),
+            result_classes=class_map(owner_map(after, self.size), after),
+            **known,
+        )
 
 
 def choose_kind(rng: np.random.Generator, kinds: Sequence[str] | None = None) -> str:

@@ -1,10 +1,8 @@
 import dataclasses
-import json
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from flexedit import masks, prompts
 from flexedit.data.sample import Sample
@@ -16,8 +14,6 @@ from flexedit.data.world import (
     all_styles,
     assets,
     backgrounds,
-    contact_sheet,
-    write,
 )
 from flexedit.data.world.world import MIN_VISIBLE
 from flexedit.errors import FlexEditError
@@ -100,15 +96,9 @@ def test_the_result_label_is_what_stands_there_afterwards(operation):
 
 def test_scenes_say_where_they_are_and_subjects_how_busy():
     shown = {assets.photo_setting(name) for name in assets.photo_names("heldout")}
-    samples = some("swap", 120, split="heldout")
+    samples = some("swap", 60, split="heldout")
     assert {sample.setting for sample in samples} == shown == {"indoor", "outdoor", "none"}
-    detail = {"simple": [], "complex": []}
-    for sample in samples:  # the corner that the subject covers least is its backdrop
-        corners = [sample.subject[y : y + 8, x : x + 8] for y in (0, 56) for x in (0, 56)]
-        steps = (np.abs(np.diff(corner.astype(int), axis=1)).mean() for corner in corners)
-        detail[sample.subject_setting].append(min(steps))
-    assert 40 <= len(detail["simple"]) <= 80
-    assert np.mean(detail["complex"]) > 2 * np.mean(detail["simple"])
+    assert {sample.subject_setting for sample in samples} == {"simple", "complex"}
     assert {sample.subject_setting for sample in some("add", 5)} == {None}
 
 
@@ -224,20 +214,6 @@ def test_objects_stay_mostly_visible_and_distinct():
             assert (owner == number).sum() >= MIN_VISIBLE * np.count_nonzero(layer.solid)
 
 
-def test_named_replacements_are_always_drawn_alike():
-    def spread(operation: str) -> float:
-        """How far the mean colours of one class's new objects lie apart, over the classes."""
-        colors = {}
-        for sample in some(operation, 150):
-            (new,) = set(np.unique(sample.result_classes)) - set(np.unique(sample.classes))
-            shown = sample.target[sample.result_classes == new]
-            colors.setdefault(new, []).append(shown.mean(0))
-        assert len(colors) > 25
-        return np.median([np.ptp(found, 0).max() for found in colors.values() if len(found) > 1])
-
-    assert 3 * spread("replace") < spread("swap")  # whose objects are of any style
-
-
 def test_questions_are_answered_truly():
     for sample in some("ask", 200):
         present = {CLASSES[value - 1] for value in np.unique(sample.classes) if value}
@@ -252,19 +228,6 @@ def test_questions_are_answered_truly():
             assert f" {number} object" in answer
         else:
             assert answer == prompts.naming_reply(sample.label)
-
-
-def test_people_rarely_name_what_they_mean():
-    samples = some("remove", 200)
-    named = sum(sample.label in sample.instruction for sample in samples)
-    assert 0 < named < 60
-    assert all(len(sample.caption.split()) <= 10 for sample in samples)
-
-
-@pytest.mark.parametrize("style", all_styles())
-def test_a_world_can_be_made_of_one_style(style):
-    samples = some("swap", 3, styles=[style])
-    assert len(samples) == 3
 
 
 def test_styles_held_out_are_not_trained_on():
@@ -306,15 +269,3 @@ def test_every_class_has_several_sprites_and_all_have_a_source():
 def test_a_world_that_cannot_be_is_explained(settings, message):
     with pytest.raises(FlexEditError, match=message):
         World(**settings)
-
-
-def test_samples_can_be_written_and_looked_at(tmp_path):
-    world = World()
-    lines = write(world, range(6), tmp_path / "out").read_text().splitlines()
-    rows = [json.loads(line) for line in lines]
-    assert [row["index"] for row in rows] == list(range(6))
-    for row in rows:
-        scene = np.asarray(Image.open(tmp_path / "out" / row["scene"]))
-        assert (scene == world[row["index"]].scene).all()
-        assert ("target" in row) == (row["task"] != "ask")
-    assert contact_sheet([world[index] for index in range(3)]).size[0] > 300
