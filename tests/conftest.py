@@ -29,7 +29,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A mini that was stopped at once, resumed, and trained to its end"""
-    from flexedit.training.stages import MiniTraining
+    from flexedit.training.mini import MiniTraining
     from tests.training.plan import forget_precision, tiny_plan
 
     forget_precision()  # of the file before: this is made ahead of what a file does for itself

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-import yaml
 
 from flexedit import prompts
 from flexedit.errors import FlexEditError
@@ -20,10 +19,12 @@ from flexedit.model_folder import (
     save_model_folder,
 )
 from flexedit.models.diffusion.unet import FlexEditUNet
-from flexedit.systems import FOLDER, preset
-from flexedit.training.mini import Shape, build_parts
+from flexedit.training.pretrain.parts import build_parts
+from flexedit.training.pretrain.shape import Shape, system_config
+from flexedit.training.recipe import mini_recipe
 
-TINY = Shape(
+TINY = replace(
+    mini_recipe().shape,
     vocabulary=400,
     llm_width=32,
     llm_layers=2,
@@ -49,20 +50,6 @@ TEXTS = [
 ]
 
 
-SIZES = {  # how large a setting of a part is here, whatever part it is
-    "num_embeddings": TINY.text_length,
-    "width": TINY.clip_width,
-    "clip_width": TINY.clip_width,
-    "hidden_width": TINY.llm_width,
-    "intermediate_width": 2 * TINY.clip_width,
-    "num_layers": 2,
-    "num_heads": 2,
-    "inner_width": TINY.clip_width,
-    "vision_width": TINY.clip_width,
-    "channels": TINY.unet_channels[0],
-}
-
-
 def made(build: Callable[[Path], None], folder: Path) -> Path:
     """The folder that a function fills, with the same random weights every time."""
     with torch.random.fork_rng(devices=[]):
@@ -76,10 +63,10 @@ def make_tiny_folder(path: Path, seed: int = 0, shape: Shape = TINY, **changes: 
 
     changes: sections of the config that differ, or parts of them.
     """
-    config = build_parts(shape, TEXTS, path, seed)
+    build_parts(shape, TEXTS, path, seed)
     vae = path / "vae" / "config.json"
     vae.write_text(vae.read_text().replace('"scaling_factor": 1.0', '"scaling_factor": 0.7'))
-    config = config.override({"name": "flexedit-tiny", **changes})
+    config = system_config(shape, "flexedit-tiny").override(changes)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         tensors = random_tensors(ModelFolder(path, config))
@@ -87,20 +74,10 @@ def make_tiny_folder(path: Path, seed: int = 0, shape: Shape = TINY, **changes: 
     return path
 
 
-def shrunk(section: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        name: shrunk(value) if isinstance(value, Mapping) else SIZES.get(name, value)
-        for name, value in section.items()
-    }
-
-
 def make_tiny_system(name: str, path: Path) -> ModelFolder:
     """Any system of ours in the sizes of the tiny parts, with random weights."""
-    parts = build_parts(TINY, TEXTS, path)
-    full = yaml.safe_load((FOLDER / f"{name}.yaml").read_text(encoding="utf-8"))
-    size = {"num_steps": 3, "size": TINY.size}
-    rest = {"unet": parts.unet, "sources": parts.to_dict()["sources"], "sampling": size}
-    config = preset(name, shrunk(full) | {"name": f"tiny-{name}"} | rest)
+    build_parts(TINY, TEXTS, path)
+    config = system_config(TINY, f"tiny-{name}", name).override({"sampling": {"num_steps": 3}})
     torch.manual_seed(0)
     save_model_folder(path, config, random_tensors(ModelFolder(path, config)), torch.float32)
     return ModelFolder(path)

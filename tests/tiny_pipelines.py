@@ -9,7 +9,8 @@ import torch
 from diffusers import DDPMScheduler, UNet2DConditionModel
 from transformers import CLIPTextConfig
 
-from flexedit.training.mini import NORM_GROUPS, build_clip, build_vae, build_vllm
+from flexedit.training.pretrain.parts import build_clip, build_vae, build_vllm
+from flexedit.training.pretrain.shape import NORM_GROUPS
 from tests.tiny import TEXTS, TINY
 
 

@@ -21,7 +21,7 @@ from transformers import (
     Qwen2VLVideoProcessor,
 )
 
-from flexedit.training.mini import SPECIAL, build_vllm, train_tokenizer
+from flexedit.training.pretrain.parts import SPECIAL, build_vllm, train_tokenizer
 from tests.tiny import TEXTS, TINY, made
 
 CHAT = (

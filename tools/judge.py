@@ -43,8 +43,8 @@ from flexedit.data.world import World
 from flexedit.data.world.assets import CLASSES
 from flexedit.errors import FlexEditError
 from flexedit.prompts import BACKGROUND
+from flexedit.training.optimizer import build_optimizer
 from flexedit.training.precision import fast_dtype
-from flexedit.training.trainer import TrainConfig, build_optimizer
 
 OPERATIONS = {"add": 1.0, "insert": 1.0, "replace": 1.0, "swap": 1.5, "remove": 2.5}
 TRAIN_SEED, TEST_SEED = 77_000, 77_001
@@ -213,8 +213,8 @@ def train(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = Network().to(hardware).train()
-    config = TrainConfig(steps, batch_size, learning_rate, "muon", weight_decay=0.02)
-    optimizer = build_optimizer(network, config, hardware)
+    settings = {"lr": learning_rate, "betas": (0.9, 0.99), "weight_decay": 0.02}
+    optimizer = build_optimizer("muon", network, hardware, **settings)
     in_bf16 = fast_dtype(hardware) is torch.bfloat16
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, steps, pct_start=0.1)
     data, begin, losses = examples(seed), time.monotonic(), []

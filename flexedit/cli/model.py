@@ -10,6 +10,8 @@ from .. import packages
 from .arguments import PATH, POSITIVE, Report, json_option
 from .messages import warn
 
+BRIDGE_NAMES = {"clip_text": "text"}  # as scripts know them
+
 
 @click.command()
 @click.option("--model", type=PATH, help="a model folder; default: flexedit-mini")
@@ -26,7 +28,7 @@ def info(model: Path | None) -> Report:
         "folder": str(folder.path),
         "system": config.name,
         "edit_tokens": config.vllm.num_edit_tokens if config.vllm else 0,
-        "bridge": config.bridge.type,
+        "bridge": BRIDGE_NAMES.get(config.bridge.type, config.bridge.type),
         "context": f"{config.bridge.num_embeddings} x {config.bridge.width}",
         "prediction": config.diffusion.prediction_type,
         "size": config.sampling.size,
@@ -46,11 +48,18 @@ def info(model: Path | None) -> Report:
     help="a diffusers folder: Stable Diffusion 1 or InstructPix2Pix",
 )
 @click.option("--clip", type=PATH, required=True, help="a folder with both towers")
-@click.option("--vllm", type=PATH, required=True, help="the folder of a LLaVA")
+@click.option("--vllm", type=PATH, help="the folder of a LLaVA, for systems with a VLLM")
+@click.option(
+    "--system",
+    default="flexedit",
+    help="flexedit (the default), smartedit, insightedit, mgie or instructpix2pix",
+)
 @click.option("--size", type=POSITIVE, default=256, help="side of the training pictures, in pixels")
 @click.option("--out", type=PATH, required=True)
-def assemble(pipeline: Path, clip: Path, vllm: Path, size: int, out: Path) -> Report:
+def assemble(
+    pipeline: Path, clip: Path, vllm: Path | None, system: str, size: int, out: Path
+) -> Report:
     """Make a model to train from other people's parts."""
     from ..convert.assemble import assemble
 
-    return {"out": str(assemble(pipeline, clip, vllm, out, size).path)}
+    return {"out": str(assemble(pipeline, clip, vllm, out, size, system=system).path)}

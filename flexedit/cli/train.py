@@ -36,13 +36,13 @@ def train() -> None:
 def mini(out: Path, stages: str | None, start: Path | None, seed: int, **limits: Any) -> Report:
     """Train flexedit-mini from scratch, stage by stage."""
     from ..model_folder import ModelFolder
-    from ..training.stages import ORDER, MiniTraining
+    from ..training.mini import MiniTraining
 
     _prepare(limits["threads"])
     training = MiniTraining(out, seed=seed)
     if start is not None:
-        training.take_up(ModelFolder(start))
-    training.run(tuple(stages.split(",")) if stages else ORDER, limits["seconds"])
+        training.start_from(ModelFolder(start))
+    training.run(stages.split(",") if stages else None, limits["seconds"])
     return {"out": str(out)}
 
 
@@ -87,29 +87,19 @@ def own(
 
     reader = reader_from(str(data))
     _ = reader.rows  # read now: a mistake in them is told before torch is imported
-    import torch
 
     from ..data.edits import Edits
     from ..model_folder import ModelFolder
-    from ..training.own import LEARNING_RATES, OwnTraining
-    from ..training.stages import num_workers
-    from ..training.trainer import TrainConfig
+    from ..training.own import OwnTraining, own_recipe
 
     _prepare(settings.pop("threads"))
     seconds = settings.pop("seconds")
     start = ModelFolder(model) if model else ModelFolder.embedded()
-    settings |= {
-        "mixed_precision": settings["mixed_precision"] or "auto",
-        "num_workers": num_workers() if torch.cuda.is_available() else 0,
-    }
-    plans = {
-        name: TrainConfig(**settings | {"lr": settings["lr"] or LEARNING_RATES.get(name, 0.0)})
-        for name in stages.split(",")
-    }
+    recipe = own_recipe(stages.split(","), **settings)
     size, seed = start.config.sampling.size, settings["seed"]
     edits = Edits(reader, size, seed)
     shown = Edits(show, size, seed) if show else edits
-    finished = OwnTraining(out, start, edits, shown, plans).run(seconds)
+    finished = OwnTraining(out, start, edits, shown, recipe).run(max_seconds=seconds)
     return {"out": str(out / "model" if finished else out), "finished": finished}
 
 

@@ -31,13 +31,20 @@ from ..training.draws import Recipe
 from ..training.model import TrainingModel
 from ..validation import validated
 
-HEAD_WIDTH = 64  # of Q-Former and adapter: 12 heads at a width of 768
+PUBLISHED_WIDTH = 768  # of the context, for which systems name their numbers of heads
+HEAD_WIDTH = 64  # with other widths
 
 
 def assemble(
-    pipeline: Path, clip: Path, vllm: Path, out: Path, size: int = 256, seed: int = 0
+    pipeline: Path,
+    clip: Path,
+    vllm: Path | None,
+    out: Path,
+    size: int = 256,
+    seed: int = 0,
+    system: str = "flexedit",
 ) -> ModelFolder:
-    """Writes the model folder ``out``, with copies of the parts.
+    """Writes the model folder ``out`` of a system, with copies of the parts.
 
     pipeline: a diffusers folder of Stable Diffusion 1 or InstructPix2Pix · clip: both towers of the
     CLIP whose text encoder its UNet reads · vllm: a LLaVA · size: of the pictures it is trained
@@ -46,7 +53,9 @@ def assemble(
     """
     if out.exists():
         raise FlexEditError(f"{out} is there already. Choose another folder, or delete it.")
-    sources = {"vllm": vllm, "clip": clip, "vae": pipeline / "vae"}
+    sources = {"clip": clip, "vae": pipeline / "vae"}
+    if vllm is not None:
+        sources["vllm"] = vllm
     others = [pipeline / name for name in ("unet", "scheduler", "text_encoder")]
     for folder in (*others, *sources.values()):
         if not any(folder.glob("*config.json")):
@@ -55,25 +64,30 @@ def assemble(
     text, image = load_text_encoder(clip), load_image_encoder(clip)
     width = text.text_model.config.hidden_size
     require_its_clip(text.text_model.config, pipeline / "text_encoder")
-    widths = {"width": width, "num_heads": max(1, width // HEAD_WIDTH)}
-    config = preset(
-        "flexedit",
-        {
-            "name": out.name,
-            "bridge": {
-                "num_embeddings": text.length,
-                "intermediate_width": 4 * width,
-                "hidden_width": hidden_width(vllm),
-                **widths,
-            },
-            "adapter": {"clip_width": image.visual_projection.out_features, **widths},
-            "diffusion": diffusion_config(pipeline / "scheduler" / "scheduler_config.json"),
-            "unet": {k: v for k, v in unet.config.items() if k[0] != "_"}
-            | {"in_channels": 2 * unet.config.out_channels},
-            "sources": {part: {"folder": part} for part in sources},
-            "sampling": {"size": size},
-        },
-    )
+    sizes = {
+        "num_embeddings": text.length,
+        "width": width,
+        "clip_width": image.visual_projection.out_features,
+        "vision_width": image.vision_width,
+        "channels": unet.config.block_out_channels[0],
+    }
+    if width != PUBLISHED_WIDTH:
+        sizes |= {"intermediate_width": 4 * width, "num_heads": max(1, width // HEAD_WIDTH)}
+    if vllm is not None:
+        sizes["hidden_width"] = hidden_width(vllm)
+    settings = {
+        "name": out.name,
+        "diffusion": diffusion_config(pipeline / "scheduler" / "scheduler_config.json"),
+        "unet": {k: v for k, v in unet.config.items() if k[0] != "_"}
+        | {"in_channels": 2 * unet.config.out_channels},
+        "sources": {part: {"folder": part} for part in sources},
+        "sampling": {"size": size},
+    }
+    config = preset(system, settings, sizes)
+    if config.vllm is not None and vllm is None:
+        raise FlexEditError(f"{system} needs a VLLM: name the folder of a LLaVA by --vllm.")
+    if config.vllm is None and vllm is not None:
+        raise FlexEditError(f"{system} has no VLLM. Remove --vllm.")
     levels = read_config(pipeline / "vae").get("block_out_channels")
     if not isinstance(levels, list):
         raise unreadable(pipeline / "vae", "config.json names no block_out_channels")
@@ -87,7 +101,8 @@ def assemble(
         torch.manual_seed(seed)
         model = TrainingModel(ModelFolder(unfinished, config), Recipe("joint", ()), 0, seed)
         model.unet.unet.load_state_dict(with_scene(unet))
-        model.adapter.start_from(model.unet.unet)
+        if model.adapter is not None:
+            model.adapter.start_from(model.unet.unet)
         save_model_folder(unfinished, config, model.tensors())
         unfinished.rename(out)
     finally:

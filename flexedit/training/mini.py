@@ -1,229 +1,192 @@
-"""``flexedit-mini``: FlexEdit's own classes in tiny sizes, from tokenizers to an untrained folder.
+"""From nothing to ``flexedit-mini`` in ten stages, each resumable, by one command.
 
-The parts are real: a LLaVA, a CLIP, a factor-4 KL VAE and a UNet that reads two of its latents,
-saved by ``save_pretrained`` into a model folder like any other.
+``parts`` to ``vllm`` make what others download. ``base`` trains UNet and MEA on CLIP's text
+embedding of captions that name everything (what Stable Diffusion is to FlexEdit). ``align`` is the
+paper's stage 1: the Q-Former learns to say by the VLLM's hidden states what CLIP's text encoder
+says by the caption. ``joint`` is stage 2: L = L_VLLM + L_diffusion, all of FlexEdit's parts
+together, starting from both. ``decoder`` lets the VAE's decoder forgive what a UNet gets wrong.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable
-from dataclasses import dataclass
+import dataclasses
+import shutil
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
+from safetensors.torch import save_file
+from torch import Tensor
 
-from .. import prompts
+from ..data.world import World
+from ..data.world.assets import CLASSES
+from ..errors import FlexEditError
+from ..model_folder import WEIGHTS_FILE, ModelFolder
+from ..model_folder.keys import slot_of
 from ..model_folder.weights import make_portable
 from ..models.config import SystemConfig
-from ..systems import preset
+from .pretrain.clip import load_clip
+from .pretrain.decoder import load_decoder
+from .pretrain.parts import build_parts, texts
+from .pretrain.shape import system_config
+from .pretrain.vae import load_vae
+from .pretrain.vision import load_vision
+from .pretrain.vllm import load_vllm
+from .recipe import MiniRecipe, mini_recipe
+from .run import Stage, Training
+from .validation import VALIDATION_SEED, PictureGrid
+
+ORDER = (
+    "parts", "vae", "clip", "vision", "vllm", "base", "align", "joint", "decoder", "export",
+)  # fmt: skip
+SEED_STRIDE = 10_000  # beyond the seeds of stages, validation and ablation
+SEED, START, DONE = "seed", "start", "done"  # notes: of the folder, and of each finished stage
+TRAINED_BY = {"base": ("unet", "adapter"), "align": ("bridge", "vllm")}  # what `joint` starts from
 
 
-@dataclass(frozen=True)
-class Shape:
-    """Sizes of a small system; widths are shared where the parts must meet."""
+class MiniTraining(Training):
+    """One training of a mini in ``folder``; ``folder/model`` grows from stage to stage.
 
-    size: int = 64  # pixels
-    patch: int = 8
-    vocabulary: int = 1024
-    llm_width: int = 160
-    llm_layers: int = 4
-    vit_width: int = 176
-    vit_layers: int = 4
-    clip_width: int = 128  # CLIP's towers and their joint space, and the context the UNet reads
-    clip_layers: int = 3
-    text_length: int = 24
-    num_heads: int = 4
-    qformer_layers: int = 3
-    num_edit_tokens: int = 32
-    vae_channels: tuple[int, ...] = (32, 32, 64)
-    latent_channels: int = 4
-    unet_channels: tuple[int, ...] = (64, 96, 128)
-    unet_cross: tuple[bool, ...] = (False, True, False)  # attention costs most at full resolution
-    unet_layers: int = 1
+    Another ``seed`` trains on other samples, with other noise, and into another folder.
+    """
 
-
-MINI = Shape()
-NORM_GROUPS = 8  # with 32 groups of 32 channels each picture would lose its colours
-SPECIAL = {"pad_token": "<pad>", "bos_token": "<s>", "eos_token": "</s>"}
-
-
-def train_tokenizer(texts: Iterable[str], vocabulary: int, *, end: bool = False) -> Any:
-    """Byte-level BPE, so that any text a person types can be read; ``end`` closes sentences."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
-    from transformers import PreTrainedTokenizerFast
-
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    names = [*SPECIAL.values(), prompts.IMAGE]
-    tokenizer.train_from_iterator(
-        texts,
-        trainers.BpeTrainer(
-            vocab_size=vocabulary,
-            special_tokens=names,
-            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-            show_progress=False,
-        ),
-    )
-    template = "<s> $A </s>" if end else "<s> $A"
-    ids = [(name, tokenizer.token_to_id(name)) for name in ("<s>", "</s>")]
-    tokenizer.post_processor = processors.TemplateProcessing(single=template, special_tokens=ids)
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **SPECIAL)
-
-
-def system_config(shape: Shape, name: str = "flexedit-mini") -> SystemConfig:
-    """FlexEdit in small sizes."""
-    kinds = ["CrossAttn{}Block2D" if cross else "{}Block2D" for cross in shape.unet_cross]
-    width, heads = {"width": shape.clip_width}, {"num_heads": shape.num_heads}
-    return preset(
-        "flexedit",
-        {
-            "name": name,
-            "vllm": {"num_edit_tokens": shape.num_edit_tokens, "lora": {"dropout": 0.0}},
-            "bridge": {
-                "num_embeddings": shape.text_length,
-                "num_layers": shape.qformer_layers,
-                "intermediate_width": 2 * shape.clip_width,
-                "hidden_width": shape.llm_width,
-                **width,
-                **heads,
-            },
-            "adapter": {"clip_width": shape.clip_width, **width, **heads},
-            "diffusion": {"prediction_type": "sample"},
-            "unet": {
-                "sample_size": shape.size // 4,
-                "in_channels": 2 * shape.latent_channels,  # the noisy latent and the scene's
-                "out_channels": shape.latent_channels,
-                "block_out_channels": list(shape.unet_channels),
-                "layers_per_block": shape.unet_layers,
-                "norm_num_groups": NORM_GROUPS,
-                "down_block_types": [kind.format("Down") for kind in kinds],
-                "up_block_types": [kind.format("Up") for kind in reversed(kinds)],
-                "cross_attention_dim": shape.clip_width,
-                "attention_head_dim": shape.num_heads,  # diffusers' name for the number of heads
-            },
-            "sources": {part: {"folder": part} for part in ("vllm", "clip", "vae")},
-            "sampling": {"num_steps": 20, "edit_cfg": 3.0, "size": shape.size},
-        },
-    )
-
-
-def build_vllm(shape: Shape, texts: Iterable[str], folder: Path) -> None:
-    """An untrained LLaVA (vision tower, projector, Llama) with its tokenizer."""
-    from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig
-    from transformers import LlavaForConditionalGeneration as Llava
-
-    tokenizer = train_tokenizer(texts, shape.vocabulary)
-    config = LlavaConfig(
-        vision_config=vision_config(shape, shape.vit_width, shape.vit_layers),
-        text_config=LlamaConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=shape.llm_width,
-            intermediate_size=2 * shape.llm_width,
-            num_hidden_layers=shape.llm_layers,
-            num_attention_heads=shape.num_heads,
-            max_position_embeddings=2048,
-            bos_token_id=tokenizer.bos_token_id,
-            eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.pad_token_id,
-            tie_word_embeddings=True,
-        ),
-        image_token_index=tokenizer.convert_tokens_to_ids(prompts.IMAGE),
-        image_seq_length=(shape.size // shape.patch) ** 2,
-        vision_feature_layer=-1,
-        tie_word_embeddings=True,
-    )
-    assert isinstance(config.vision_config, CLIPVisionConfig)
-    Llava(config).save_pretrained(folder)
-    make_portable(folder)
-    save_tokenizer(tokenizer, folder)
-    save_preprocessor(folder, shape.size)
-
-
-def build_clip(shape: Shape, texts: Iterable[str], folder: Path) -> None:
-    """An untrained CLIP: both towers, with its tokenizer."""
-    from transformers import CLIPConfig, CLIPModel, CLIPTextConfig
-
-    tokenizer = train_tokenizer(texts, shape.vocabulary, end=True)
-    text = CLIPTextConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=shape.clip_width,
-        intermediate_size=2 * shape.clip_width,
-        num_hidden_layers=shape.clip_layers,
-        num_attention_heads=shape.num_heads,
-        max_position_embeddings=shape.text_length,
-        projection_dim=shape.clip_width,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-    )
-    vision = vision_config(shape, shape.clip_width, shape.clip_layers)
-    CLIPModel(
-        CLIPConfig(
-            text_config=text.to_dict(),
-            vision_config=vision.to_dict(),
-            projection_dim=shape.clip_width,
+    def __init__(self, folder: Path, recipe: MiniRecipe | None = None, seed: int = 0) -> None:
+        recipe = recipe or mini_recipe()
+        stages = {name: stage.with_settings(seed=seed) for name, stage in recipe.stages.items()}
+        super().__init__(folder, stages, {SEED: str(seed)})
+        self.seed, self.model, self.shape = seed, folder / "model", recipe.shape
+        self.num_texts, self.config = recipe.num_texts, system_config(recipe.shape)
+        pretrain = self.pretrain
+        self.stages = (
+            Stage("parts", self.build_parts),
+            Stage("vae", partial(pretrain, "vae", "vae", load_vae), ("parts",)),
+            Stage("clip", partial(pretrain, "clip", "clip", load_clip), ("parts",)),
+            Stage("vision", partial(pretrain, "vision", "vllm", load_vision), ("parts",)),
+            Stage(
+                "vllm",
+                partial(pretrain, "vllm", "vllm", partial(load_vllm, seed=seed)),
+                ("vision",),
+            ),
+            Stage("base", self.base, ("vae", "clip")),
+            Stage("align", self.align, ("clip", "vllm")),
+            Stage("joint", self.joint, ("base", "align")),
+            Stage("decoder", partial(pretrain, "decoder", "vae", load_decoder), ("vae",)),
+            Stage("export", self.ship, ("joint", "decoder")),
         )
-    ).save_pretrained(folder)
-    save_tokenizer(tokenizer, folder)
-    save_preprocessor(folder, shape.size)
 
+    def check_folder(self) -> None:
+        seed = self.note(SEED)
+        if seed not in (None, self.notes[SEED]):  # older folders have no such note
+            raise FlexEditError(
+                f"{self.folder} holds a training with seed {seed}, not {self.seed}. "
+                f"Choose another --out, or --seed {seed}."
+            )
 
-def vision_config(shape: Shape, width: int, num_layers: int) -> Any:
-    from transformers import CLIPVisionConfig
+    def is_done(self, name: str) -> bool:
+        return self.mark(name).is_file()
 
-    return CLIPVisionConfig(
-        hidden_size=width,
-        intermediate_size=2 * width,
-        num_hidden_layers=num_layers,
-        num_attention_heads=shape.num_heads,
-        image_size=shape.size,
-        patch_size=shape.patch,
-        projection_dim=shape.clip_width,
-    )
+    def finish(self, name: str) -> None:
+        self.mark(name).parent.mkdir(parents=True, exist_ok=True)
+        self.mark(name).touch()
+        if name in self.stages[-1].needs:  # what was exported is no longer the latest
+            self.mark("export").unlink(missing_ok=True)
 
+    def mark(self, name: str) -> Path:
+        return self.folder / name / DONE
 
-def save_tokenizer(tokenizer: Any, folder: Path) -> None:
-    """Under the class name that transformers 4 and 5 both know."""
-    tokenizer.save_pretrained(folder)
-    file = folder / "tokenizer_config.json"
-    settings = json.loads(file.read_text()) | {"tokenizer_class": "PreTrainedTokenizerFast"}
-    settings.pop("backend", None)
-    file.write_text(json.dumps(settings, indent=2) + "\n")
+    def stage_seed(self, name: str) -> int:
+        """No stage sees another's samples, nor those of another seed."""
+        return ORDER.index(name) + SEED_STRIDE * self.seed
 
+    def samples(self, name: str) -> World:
+        return World(self.shape.size, seed=self.stage_seed(name))
 
-def save_preprocessor(folder: Path, size: int) -> None:
-    from transformers import CLIPImageProcessor
+    # --- the stages ---
 
-    side = {"height": size, "width": size}
-    CLIPImageProcessor(size={"shortest_edge": size}, crop_size=side).save_pretrained(folder)
+    def build_parts(self) -> bool:
+        if self.writes:
+            words = texts(World(self.shape.size), self.num_texts)
+            build_parts(self.shape, words, self.model)
+        return True
 
+    def pretrain(self, name: str, part: str, load: Callable[..., tuple[Any, Any]]) -> bool:
+        """Reads a part with what trains it, trains it and puts it back."""
+        module, trainee = load(self.model / part, self.shape)
+        trainer = self.fit(name, trainee)
+        if trainer.finished and self.writes:
+            with trainer.averaged():
+                trainee.complete()
+                module.save_pretrained(self.model / part)
+                make_portable(self.model / part)
+        return trainer.finished
 
-def build_vae(shape: Shape, folder: Path) -> None:
-    from diffusers import AutoencoderKL
+    def base(self) -> bool:
+        config = system_config(self.shape, "instructpix2pix-mea-mini")
+        config = config.override({"vllm": None, "bridge": {"type": "clip_text"}})
+        return self.train_system("base", config)
 
-    levels = len(shape.vae_channels)
-    AutoencoderKL(
-        down_block_types=["DownEncoderBlock2D"] * levels,
-        up_block_types=["UpDecoderBlock2D"] * levels,
-        block_out_channels=shape.vae_channels,
-        layers_per_block=1,
-        norm_num_groups=NORM_GROUPS,
-        latent_channels=shape.latent_channels,
-        sample_size=shape.size,
-        scaling_factor=1.0,
-        force_upcast=False,
-    ).save_pretrained(folder)
+    def align(self) -> bool:
+        return self.train_system("align", self.config, is_shown=False)
 
+    def joint(self) -> bool:
+        start = self.handed_on("align") | self.handed_on("base")  # whose UNet and MEA are trained
+        return self.train_system("joint", self.config, start)
 
-def build_parts(shape: Shape, texts: Iterable[str], folder: Path, seed: int = 0) -> SystemConfig:
-    """Writes the untrained parts ``vllm/``, ``clip/`` and ``vae/``; returns the system's config."""
-    texts = list(texts)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        build_vllm(shape, texts, folder / "vllm")
-        build_clip(shape, texts, folder / "clip")
-        build_vae(shape, folder / "vae")
-    return system_config(shape)
+    def train_system(
+        self,
+        name: str,
+        config: SystemConfig,
+        start: Mapping[str, Tensor] | None = None,
+        is_shown: bool = True,
+    ) -> bool:
+        model, seed = ModelFolder(self.model, config), self.stage_seed(name)
+        system = self.system(name, model, start, first_seed=seed, num_classes=len(CLASSES))
+        grid = None
+        if is_shown:
+            unseen = World(self.shape.size, seed=VALIDATION_SEED)
+            grid = PictureGrid(system, self.folder / name / "pictures", unseen)
+        return self.fit_system(name, system, grid)
+
+    def ship(self) -> bool:
+        model = ModelFolder(self.model, self.config)
+        return self.export("joint", model, self.folder / "flexedit-mini", halves_parts=True)
+
+    # --- another start ---
+
+    def start_from(self, source: ModelFolder) -> None:
+        """Lets a finished model stand for the stages before ``joint``, which then goes on from it;
+        a folder that has begun so goes on where it was.
+
+        Raises FlexEditError if the model has other sizes, or the folder has begun otherwise.
+        """
+        config = system_config(self.shape, source.config.name)
+        if dataclasses.replace(source.config, sampling=config.sampling) != config:
+            raise FlexEditError(
+                f"{source.path.name} differs from flexedit-mini in more than its weights, so its "
+                "training cannot go on from it. Remove --start."
+            )
+        start, begun_from = str(source.path.resolve()), self.note(START) or "nothing"
+        if self.is_done("parts"):
+            if begun_from != start:
+                raise FlexEditError(
+                    f"{self.folder} holds a training from {begun_from}, which --start would not "
+                    "touch. Choose another --out, or remove --start."
+                )
+            return
+        self.claim()
+        if self.writes:
+            self.copy_model(source)
+            (self.folder / START).write_text(start, encoding="utf-8")
+            for name in ORDER[ORDER.index("joint") - 1 :: -1]:  # parts last: it says that all is
+                self.finish(name)
+        self.processes.wait_for_everyone()
+
+    def copy_model(self, source: ModelFolder) -> None:
+        for part in source.config.sources:
+            shutil.copytree(source.part(part), self.model / part, dirs_exist_ok=True)
+        tensors = source.all_tensors()
+        for stage, parts in TRAINED_BY.items():
+            trained = {key: value for key, value in tensors.items() if slot_of(key) in parts}
+            (self.folder / stage).mkdir(parents=True, exist_ok=True)
+            save_file(trained, self.folder / stage / WEIGHTS_FILE)

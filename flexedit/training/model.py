@@ -30,14 +30,15 @@ from ..systems.system import Embeds, Intent
 from . import lora, losses
 from .batch import Batch
 from .draws import Draw, Recipe
+from .trainer import Trainee
 
 OWN_SLOTS = ("unet", *PARTS)  # all but the VLLM's
-# What the parameters of a model were called in checkpoints of earlier versions
-FORMER_NAMES = {"qformer.": "bridge.", "mea.": "adapter.", "vllm.llava.": "vllm.model."}
 
 
-class TrainingModel(nn.Module):
+class TrainingModel(Trainee):
     """All parts of one system, and the losses of one batch."""
+
+    former_names = {"qformer.": "bridge.", "mea.": "adapter.", "vllm.llava.": "vllm.model."}
 
     def __init__(
         self,
@@ -101,6 +102,8 @@ class TrainingModel(nn.Module):
     def start_from(self, tensors: Mapping[str, Tensor]) -> None:
         """Starts from what an earlier stage trained; parts it did not have keep their start."""
         given = {slot: of_slot(slot, tensors) for slot in SLOTS}
+        if not given["adapter"]:  # e∅ stays what CLIP says; with one, what that learned beside
+            given["bridge"].pop("null.edit", None)
         self.unet.load_state_dict(given["unet"])
         if self.adapter is not None:
             self.adapter.start_from(self.unet.unet)

@@ -8,16 +8,16 @@ the draw (the VAE has some of its own) and no loss of a row depends on those bes
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
-import sys
+import re
 import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import Any, Literal, Protocol, get_args
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -25,11 +25,12 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ..errors import FlexEditError
 from .batch import Batch, Samples, loader
-from .precision import Precision, fast_dtype, resolved
+from .optimizer import Optimizer, build_optimizer
+from .precision import Precision, resolved
 
 CHECKPOINT = "checkpoint.pt"
 LOG = "log.jsonl"
-Optimizer = Literal["adamw", "muon"]
+MAX_WORKERS = 16  # of one loader, however many cores there are
 # What a run keeps to its end; its length, its learning rates and its reports may change, and a
 # precision of "auto", so that it may go on on another kind of machine
 KEPT = ("seed", "batch_size", "betas", "weight_decay", "mixed_precision")
@@ -62,13 +63,25 @@ class TrainConfig:
         return self.lr * rise * fall
 
 
-class Trainee(Protocol):
-    """What the trainer asks of a module besides being one."""
+class Trainee(nn.Module):
+    """What the trainer trains.
+
+    former_names: what names of parameters began with in checkpoints of older versions, and do now
+    """
+
+    former_names: Mapping[str, str] = {}
 
     def draw(self, step: int, batch_size: int) -> Any:
-        """What is random in a step, for the global batch; has ``rows(a, b)``, ``to(device)``."""
+        """What is random in a step, for the global batch; has ``rows(a, b)``, ``to(device)``. None
+        if all comes from torch's own generator, which the trainer seeds.
+        """
+        return None
 
-    def __call__(self, batch: Batch, draw: Any) -> dict[str, Tensor]: ...
+    def forward(self, batch: Batch, draw: Any) -> dict[str, Tensor]:
+        raise NotImplementedError
+
+    def complete(self) -> None:
+        """What is left to do when it has learned, before it is saved."""
 
 
 class Trainer:
@@ -76,7 +89,7 @@ class Trainer:
 
     def __init__(
         self,
-        model: Any,  # an nn.Module and a Trainee
+        model: Trainee,
         samples: Samples,
         config: TrainConfig,
         folder: Path,
@@ -100,24 +113,32 @@ class Trainer:
             )
         self.model = model
         self.trained = {n: p for n, p in model.named_parameters() if p.requires_grad}
-        optimizer = build_optimizer(model, config, self.accelerator.device)
+        optimizer = build_optimizer(
+            config.optimizer,
+            model,
+            self.accelerator.device,
+            lr=config.lr,
+            betas=config.betas,
+            weight_decay=config.weight_decay,
+        )
         self.prepared, self.optimizer = self.accelerator.prepare(model, optimizer)
         self.ema = EMAModel(self.trained.values(), decay=config.ema) if config.ema else None
         if self.ema is not None:
             self.ema.to(self.accelerator.device)
-        self.step, self.seconds = 0, 0.0  # seconds of training before this run, by the log
+        self.step, self.seconds = 0, 0.0  # spent on training so far, by the log
 
     @property
     def kept(self) -> dict[str, Any]:
-        values = {name: getattr(self.config, name) for name in KEPT}
-        return {name: value for name, value in values.items() if value != "auto"}
+        settings = dataclasses.asdict(self.config)
+        return {name: settings[name] for name in KEPT if settings[name] != "auto"}
 
     @property
     def finished(self) -> bool:
         return self.step >= self.config.steps
 
-    def run(self, max_seconds: float | None = None) -> None:
-        """Trains to the last step, or for about ``max_seconds``, and leaves a checkpoint.
+    def run(self, deadline: float | None = None) -> None:
+        """Trains to the last step, or until ``time.monotonic()`` is past ``deadline``, and leaves a
+        checkpoint.
 
         Raises FlexEditError for the checkpoint of another run, and for a loss or gradients that are
         no numbers; then the checkpoint in the folder stays as it was.
@@ -126,73 +147,94 @@ class Trainer:
 
         self.folder.mkdir(parents=True, exist_ok=True)
         self.resume()
-        config, process = self.config, self.accelerator
-        rows = config.batch_size // config.accumulate
-        share = rows // process.num_processes
-        start = process.process_index * share
-        batches = loader(
-            self.samples,
-            rows,
-            self.step * config.accumulate,
-            config.steps * config.accumulate,
-            rank=process.process_index,
-            ranks=process.num_processes,
-            num_workers=config.num_workers,
-        )
-        began = time.monotonic()
-        bar = tqdm(
+        config, is_main = self.config, self.accelerator.is_main_process
+        batches, earlier, began = self.batches(), self.seconds, time.monotonic()
+        with tqdm(
             total=config.steps,
             initial=self.step,
             desc=self.folder.name,
-            disable=not process.is_main_process,
+            disable=not is_main,
             mininterval=5,
-        )
-        while not self.finished:
-            if max_seconds is not None and self.any_process(time.monotonic() - began > max_seconds):
-                break
-            for group in self.optimizer.param_groups:
-                group["lr"] = config.lr_at(self.step)
-            logged: dict[str, Any] = {}
-            for part in range(config.accumulate):
-                micro = self.step * config.accumulate + part
-                torch.manual_seed(config.seed * 1_000_003 + micro * 64 + process.process_index)
-                first = part * rows + start
-                draw = self.model.draw(self.step, config.batch_size).rows(first, first + share)
-                batch = next(batches).to(process.device)
-                with process.accumulate(self.prepared), quick_attention(process.device):
-                    losses = self.prepared(batch, draw.to(process.device))
-                    means = torch.stack([loss.mean() for loss in losses.values()])
-                    reduced = dict(zip(losses, process.reduce(means.detach(), "mean"), strict=True))
-                    self.require_finite(reduced)
-                    process.backward(means.sum())
-                    if process.sync_gradients:
-                        norm = process.clip_grad_norm_(self.trained.values(), config.max_grad_norm)
-                        self.require_finite({"gradient norm": norm})
-                    self.optimizer.step()
-                    self.optimizer.zero_grad()
-                for name, mean in reduced.items():
-                    logged[name] = logged.get(name, 0.0) + mean / config.accumulate
-            if self.ema is not None:
-                self.ema.step(self.trained.values())
-            self.step += 1
-            bar.update()
-            if self.step % config.log_every == 0 or self.finished:
-                logged = {name: float(value) for name, value in logged.items()}
-                bar.set_postfix({name: f"{value:.4f}" for name, value in logged.items()})
-                seconds = self.seconds + time.monotonic() - began
-                self.log({"step": self.step, "seconds": seconds, **logged})
-            if self.step % config.checkpoint_every == 0:
-                self.save()
-            if (
-                self.validate
-                and config.validate_every
-                and self.step % config.validate_every == 0
-                and process.is_main_process
-            ):
-                with self.averaged():
-                    self.validate(self.step)
-        bar.close()
+        ) as bar:
+            while not self.finished and not self.is_late(deadline):
+                losses = self.train_step(batches)
+                self.step += 1
+                bar.update()
+                if self.step % config.log_every == 0 or self.finished:
+                    row = {name: float(loss) for name, loss in losses.items()}
+                    bar.set_postfix({name: f"{loss:.4f}" for name, loss in row.items()})
+                    self.seconds = earlier + time.monotonic() - began
+                    self.log({"step": self.step, "seconds": self.seconds, **row})
+                if self.step % config.checkpoint_every == 0:
+                    self.save()
+                if self.validate and is_main and self.is_validated:
+                    with self.averaged():
+                        self.validate(self.step)
         self.save()
+
+    @property
+    def is_validated(self) -> bool:
+        """Whether this step is one of those after which the model is validated."""
+        every = self.config.validate_every
+        return every > 0 and self.step % every == 0
+
+    def batches(self) -> Iterator[Batch]:
+        """This process's share of what is left to train on, a part of a step at a time."""
+        parts = self.config.accumulate
+        return loader(
+            self.samples,
+            self.config.batch_size // parts,
+            self.step * parts,
+            self.config.steps * parts,
+            rank=self.accelerator.process_index,
+            ranks=self.accelerator.num_processes,
+            num_workers=self.config.num_workers,
+        )
+
+    def train_step(self, batches: Iterator[Batch]) -> dict[str, Any]:
+        """One step of the optimizer; the mean of each loss over all rows and processes."""
+        config = self.config
+        for group in self.optimizer.param_groups:
+            group["lr"] = config.lr_at(self.step)
+        step_losses: dict[str, Any] = {}
+        for part in range(config.accumulate):
+            for name, mean in self.train_part(batches, part).items():
+                step_losses[name] = step_losses.get(name, 0.0) + mean / config.accumulate
+        if self.ema is not None:
+            self.ema.step(self.trained.values())
+        return step_losses
+
+    def train_part(self, batches: Iterator[Batch], part: int) -> dict[str, Tensor]:
+        """Gradients of one accumulated part, and the step that the last one ends with."""
+        config, process = self.config, self.accelerator
+        rows = config.batch_size // config.accumulate
+        share = rows // process.num_processes
+        micro = self.step * config.accumulate + part
+        torch.manual_seed(config.seed * 1_000_003 + micro * 64 + process.process_index)
+        first = part * rows + process.process_index * share
+        draw = self.model.draw(self.step, config.batch_size)
+        if draw is not None:
+            draw = draw.rows(first, first + share).to(process.device)
+        batch = next(batches).to(process.device)
+        with process.accumulate(self.prepared), quick_attention(process.device):
+            losses = self.prepared(batch, draw)
+            means = torch.stack([loss.mean() for loss in losses.values()])
+            reduced = dict(zip(losses, process.reduce(means.detach(), "mean"), strict=True))
+            self.require_finite(reduced)
+            process.backward(means.sum())
+            if process.sync_gradients:
+                norm = process.clip_grad_norm_(self.trained.values(), config.max_grad_norm)
+                self.require_finite({"gradient norm": norm})
+            self.optimizer.step()
+            self.optimizer.zero_grad()
+        return reduced
+
+    def is_late(self, deadline: float | None) -> bool:
+        """Whether it is in any process: all of them must leave a run at the same step."""
+        if deadline is None:
+            return False
+        late = torch.tensor(float(time.monotonic() > deadline), device=self.accelerator.device)
+        return bool(self.accelerator.reduce(late, "sum"))
 
     def require_finite(self, values: dict[str, Tensor]) -> None:
         """values: scalars, the same in every process, for all of them must leave a run together.
@@ -210,41 +252,48 @@ class Trainer:
                     "the last checkpoint."
                 )
 
-    def any_process(self, condition: bool) -> bool:
-        """Whether it holds in any process: all of them must leave a run at the same step."""
-        votes = torch.tensor(float(condition), device=self.accelerator.device)
-        return bool(self.accelerator.reduce(votes, "sum"))
-
-    def averaged(self) -> Averaged:
-        """``with trainer.averaged():`` the model has its EMA weights (its own, if EMA is off)."""
-        return Averaged(self)
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """Inside, the model has its EMA weights (its own, if EMA is off)."""
+        if self.ema is None:
+            yield
+            return
+        parameters = list(self.trained.values())
+        self.ema.store(parameters)
+        self.ema.copy_to(parameters)
+        try:
+            yield
+        finally:
+            self.ema.restore(parameters)
 
     def log(self, row: dict[str, Any]) -> None:
         if self.accelerator.is_main_process:
             with (self.folder / LOG).open("a") as file:
                 file.write(json.dumps(row) + "\n")
 
-    def save(self) -> None:
-        """Atomic: a run that is killed while it writes still has its last checkpoint."""
-        if not self.accelerator.is_main_process:
-            return
-        state = {
+    def state(self) -> dict[str, Any]:
+        scaler = self.accelerator.scaler
+        return {
             "step": self.step,
             "kept": self.kept,
             "trained": {name: tensor.detach() for name, tensor in self.trained.items()},
             "optimizer": self.optimizer.state_dict(),
             "ema": self.ema.state_dict() if self.ema else None,
-            "scaler": self.accelerator.scaler.state_dict() if self.accelerator.scaler else None,
+            "scaler": scaler.state_dict() if scaler else None,
         }
-        temporary = self.folder / (CHECKPOINT + ".tmp")
-        torch.save(state, temporary)
-        os.replace(temporary, self.folder / CHECKPOINT)
+
+    def save(self) -> None:
+        """Atomic: a run that is killed while it writes still has its last checkpoint."""
+        if self.accelerator.is_main_process:
+            temporary = self.folder / (CHECKPOINT + ".tmp")
+            torch.save(self.state(), temporary)
+            os.replace(temporary, self.folder / CHECKPOINT)
 
     def resume(self) -> None:
-        """Takes up the checkpoint in the folder, if there is one, and cuts the log back to it."""
+        """Goes on from the folder's checkpoint, if there is one, and cuts the log back to it."""
         path = self.folder / CHECKPOINT
         if path.is_file():
-            self.take_up(path)
+            self.load_checkpoint(path)
         log = self.folder / LOG
         if log.is_file() and self.accelerator.is_main_process:
             lines = [line for line in log.read_text().splitlines() if line.endswith("}")]
@@ -252,25 +301,20 @@ class Trainer:
             log.write_text("".join(line + "\n" for line in kept))
             self.seconds = json.loads(kept[-1])["seconds"] if kept else 0.0
 
-    def take_up(self, path: Path) -> None:
+    def load_checkpoint(self, path: Path) -> None:
         """Raises FlexEditError for the checkpoint of another model or configuration."""
         state = torch.load(path, map_location="cpu", weights_only=True)
-        for name, wanted in self.kept.items():
-            kept = state.get("kept", {}).get(name, wanted)  # older checkpoints do not say
-            if kept != wanted:
+        for former, name in self.model.former_names.items():
+            trained = state["trained"].items()
+            state["trained"] = {re.sub(f"^{re.escape(former)}", name, k): v for k, v in trained}
+        for name, ours in self.kept.items():
+            theirs = state.get("kept", {}).get(name, ours)  # older checkpoints do not say
+            if theirs != ours:
                 raise FlexEditError(
-                    f"{path} belongs to a run with {name} {kept}, not {wanted}. "
-                    f"Set it to {kept}, or train into a new folder."
+                    f"{path} belongs to a run with {name} {theirs}, not {ours}. "
+                    f"Set it to {theirs}, or train into a new folder."
                 )
-        shapes = {name: tensor.shape for name, tensor in state["trained"].items()}
-        averages, groups = state["ema"] is not None, group_sizes(state["optimizer"])
-        scales = state["scaler"] is not None
-        if (shapes, averages, groups, scales) != (
-            {name: tensor.shape for name, tensor in self.trained.items()},
-            self.ema is not None,
-            group_sizes(self.optimizer.state_dict()),
-            self.accelerator.scaler is not None,
-        ):
+        if structure(state) != structure(self.state()):
             raise FlexEditError(
                 f"{path} belongs to another model or configuration. Train into a new folder."
             )
@@ -286,87 +330,14 @@ class Trainer:
         self.step = state["step"]
 
 
-def optimizer_class(name: str) -> Any:
-    """torch's AdamW, or timm's Muon, which knows convolutions.
-
-    Raises FlexEditError for an unknown optimizer, and for Muon without timm.
-    """
-    if name not in get_args(Optimizer):
-        raise FlexEditError(
-            f"Unknown optimizer {name!r}; choose {' or '.join(get_args(Optimizer))}."
-        )
-    if name == "adamw":
-        return torch.optim.AdamW
-    try:
-        from timm.optim import Muon
-    except ImportError as error:
-        raise FlexEditError(
-            "Training with Muon needs timm: pip install timm, or choose the optimizer adamw."
-        ) from error
-    return Muon
-
-
-def build_optimizer(
-    model: nn.Module, config: TrainConfig, device: torch.device
-) -> torch.optim.Optimizer:
-    """AdamW for all that is trained; or Muon for the weights of linear and convolution layers (each
-    a matrix, whose step is made orthogonal and as long as AdamW's) and NAdamW for the others.
-
-    device: where it will train; Muon iterates in what is fast there.
-
-    Raises what `optimizer_class` raises.
-    """
-    kind = optimizer_class(config.optimizer)
-    trained = [p for p in model.parameters() if p.requires_grad]
-    groups: list[dict[str, Any]] = [
-        {"params": [p for p in trained if p.dim() > 1]},
-        {"params": [p for p in trained if p.dim() <= 1], "weight_decay": 0.0},
-    ]
-    shared: dict[str, Any] = {
-        "lr": config.lr, "betas": config.betas, "weight_decay": config.weight_decay
-    }  # fmt: skip
-    if config.optimizer == "adamw":
-        return kind(groups, fused=True, **shared)
-
-    def weights(*kinds: type) -> set[int]:
-        return {id(m.weight) for m in model.modules() if isinstance(m, kinds)}
-
-    matrices = weights(nn.Linear, nn.Conv2d) - weights(nn.Embedding)  # some share theirs
-    decayed = groups[0]["params"]
-    return iterating_in(fast_dtype(device), kind)(
-        [
-            {"params": [p for p in decayed if id(p) in matrices]},
-            {"params": [p for p in decayed if id(p) not in matrices], "use_fallback": True},
-            groups[1] | {"use_fallback": True},
-        ],
-        nesterov=True,
-        adjust_lr_fn="match_rms_adamw",  # so that lr means what it does to AdamW
-        **shared,
+def structure(state: Mapping[str, Any]) -> Any:
+    """What two checkpoints of the same model and kind of training have in common."""
+    return (
+        {name: tensor.shape for name, tensor in state["trained"].items()},
+        [len(group["params"]) for group in state["optimizer"]["param_groups"]],
+        state["ema"] is not None,
+        state["scaler"] is not None,
     )
-
-
-def iterating_in(dtype: torch.dtype, muon: Any) -> Any:
-    """timm's Muon with its iteration in another type than bfloat16, which it takes no argument for:
-    while it steps, the function that iterates has one.
-    """
-    module: Any = sys.modules[muon.__module__]
-
-    class Muon(muon):
-        @torch.no_grad()
-        def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:
-            iterate = module.zeropower_via_newtonschulz
-            module.zeropower_via_newtonschulz = partial(iterate, dtype=dtype)
-            try:
-                return super().step(closure)
-            finally:
-                module.zeropower_via_newtonschulz = iterate
-
-    return Muon
-
-
-def group_sizes(optimizer: dict[str, Any]) -> list[int]:
-    """How many parameters each group of an optimizer's state has: other optimizers have others"""
-    return [len(group["params"]) for group in optimizer["param_groups"]]
 
 
 def quick_attention(device: torch.device) -> AbstractContextManager[None]:
@@ -376,17 +347,16 @@ def quick_attention(device: torch.device) -> AbstractContextManager[None]:
     return sdpa_kernel(SDPBackend.MATH)
 
 
-class Averaged:
-    """Swaps the EMA weights in, and the trained ones back on leaving."""
+def curve(folder: Path) -> list[dict[str, float]]:
+    """The log of a run in ``folder``: a row per logged step."""
+    return [json.loads(line) for line in (folder / LOG).read_text().splitlines()]
 
-    def __init__(self, trainer: Trainer) -> None:
-        self.ema, self.parameters = trainer.ema, list(trainer.trained.values())
 
-    def __enter__(self) -> None:
-        if self.ema is not None:
-            self.ema.store(self.parameters)
-            self.ema.copy_to(self.parameters)
-
-    def __exit__(self, *_: object) -> None:
-        if self.ema is not None:
-            self.ema.restore(self.parameters)
+def num_workers() -> int:
+    """Loader workers of this process: its share of the cores that it and those beside it may use"""
+    if hasattr(os, "sched_getaffinity"):
+        cores = len(os.sched_getaffinity(0))
+    else:
+        cores = os.cpu_count() or 1
+    share = cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    return min(max(1, share), MAX_WORKERS)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,6 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from ..data.world import World
 from ..models import vae
 from ..models.diffusion import sampling
 from ..systems.system import condition, predictor
@@ -24,24 +24,18 @@ VALIDATION_SEED = 1000  # of a world that no stage trains on
 
 class PictureGrid:
     """Call it with a step: it writes ``folder/<step>.png`` of the first samples that are no
-    questions, if there are any; by default of a world that no stage trains on.
+    questions, if there are any.
     """
 
     batch: Batch | None
 
     def __init__(
-        self,
-        system: TrainingModel,
-        folder: Path,
-        samples: Samples | None = None,
-        count: int = COUNT,
+        self, system: TrainingModel, folder: Path, samples: Samples, count: int = COUNT
     ) -> None:
         self.system, self.folder = system, folder
-        if samples is None:
-            samples = World(system.config.sampling.size, "train", VALIDATION_SEED)
-        edits = (sample for index in range(10 * count) if (sample := samples[index]).task != "ask")
-        found = [sample for sample, _ in zip(edits, range(count), strict=False)]
-        self.batch = collate(found) if found else None
+        first = (samples[index] for index in range(10 * count))
+        edits = list(islice((sample for sample in first if sample.task != "ask"), count))
+        self.batch = collate(edits) if edits else None
 
     def __call__(self, step: int) -> None:
         if self.batch is None:

@@ -40,12 +40,12 @@ def run(
 
     from flexedit.model_folder import ModelFolder
 
-    from .run import SEEDS, VARIANTS, Ablation
+    from .run import Ablation
 
     if threads:
         torch.set_num_threads(threads)
     model = ModelFolder(start) if start else ModelFolder.embedded()
-    Ablation(model, out, logs).run(variant or tuple(VARIANTS), seed or tuple(SEEDS))
+    Ablation(model, out, logs).run(variant or None, seed or None)
     print(f"logs: {logs}")
 
 

@@ -8,7 +8,6 @@ from flexedit.benchmark.build import build
 from flexedit.benchmark.cases import Benchmark, Case
 
 NUM_SINGLE, NUM_MULTI, CASES_SEED = 120, 80, 11
-GROUPS = ("single", "multi")
 
 
 def cases(folder: Path, num_single: int = NUM_SINGLE, num_multi: int = NUM_MULTI) -> Benchmark:
@@ -21,7 +20,7 @@ def cases(folder: Path, num_single: int = NUM_SINGLE, num_multi: int = NUM_MULTI
 
 def first_of_each(benchmark: Benchmark) -> list[Case]:
     """The first case of each operation of each group: those that are shown."""
-    found: dict[tuple[str, str], Case] = {}
+    first: dict[tuple[str, str], Case] = {}
     for case in benchmark.kept:
-        found.setdefault((case.group, case.operation), case)
-    return list(found.values())
+        first.setdefault((case.group, case.operation), case)
+    return list(first.values())

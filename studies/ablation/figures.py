@@ -14,15 +14,13 @@ from flexedit.benchmark.page import outlined
 from flexedit.errors import FlexEditError
 
 from .cases import cases, first_of_each
-from .logs import SHOWN_SEED, START, Log, picture_file, read_logs, read_pictures
-from .tables import AUTHORS, READINGS, TITLES, distinct_variants, sweep_of
+from .logs import SHOWN_SEED, Log, picture_file, read_logs, read_pictures
+from .recipe import START, recipe
+from .tables import distinct_variants, sweep_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-VARIANTS = (*AUTHORS, *READINGS)
-OTHER_DATA = ("no-segmentation", "full-masks")  # trained on other batches than FlexEdit
-UNTRAINED = ("generate",)  # FlexEdit, run otherwise
 SMOOTHED = 10  # logged rows that a point of a curve is the mean of
 DPI = 110
 
@@ -33,14 +31,15 @@ def draw(logs: Path, out: Path) -> None:
 
     out: where the cases are, or are built if they are not there
     """
-    found, folder = read_logs(logs), logs.parent if logs.is_file() else logs
-    curves(found).savefig(folder / "curves.png", dpi=DPI)
-    names = distinct_variants(found)
+    read, folder = read_logs(logs), logs.parent if logs.is_file() else logs
+    curves(read).savefig(folder / "curves.png", dpi=DPI)
+    names = distinct_variants(read)
+    variants = [START, *(name for name in names if name in recipe().variants and name != START)]
     sweep = sweep_of(START, names)  # of the one that has trained the longest
     if sweep:
         sweep[1.0] = START
     for file, titles in (
-        ("cases.png", {name: TITLES[name] for name in (START, *VARIANTS) if name in names}),
+        ("cases.png", {name: recipe().variants[name].title for name in variants if name in names}),
         ("strengths.png", {name: f"λ = {strength:g}" for strength, name in sorted(sweep.items())}),
     ):
         results = {
@@ -59,18 +58,18 @@ def curves(logs: Sequence[Log]) -> Figure:
     page = blank(11, 5)
     errors, differences = page.subplots(1, 2)
     of_full = errors_by_seed(logs, "full")
-    for number, name in enumerate(VARIANTS):
+    for number, (name, variant) in enumerate(recipe().variants.items()):
         of_variant = errors_by_seed(logs, name)
-        if name in UNTRAINED or not of_variant:
+        if variant.run_as is not None or not of_variant:
             continue
-        look = {"label": TITLES[name], "color": f"C{number}", "linewidth": 1.2}
+        look = {"label": variant.title, "color": f"C{number}", "linewidth": 1.2}
         errors.plot(*smoothed(list(of_variant.values())), **look)
         paired = [
             {step: error - of_full[seed][step] for step, error in curve.items()}
             for seed, curve in of_variant.items()
             if of_full.get(seed, {}).keys() >= curve.keys()
         ]
-        if paired and name not in ("full", *OTHER_DATA):
+        if paired and name != "full" and not variant.has_own_data:
             differences.plot(*smoothed(paired), **look)
     errors.set(title="error of the predicted latent", xlabel="step")
     differences.set(title="the same, less FlexEdit's on the same batches", xlabel="step")

@@ -30,10 +30,6 @@ NUMBERS = (
     "psnr", "fg_psnr", "bg_psnr", "bg_ssim",
 )  # fmt: skip
 
-START = "start"  # the finished model itself, for comparison
-SWEPT = ("full", START)  # are run with several λ
-STRENGTH = "-strength-"  # between their names and the λ
-
 
 @dataclass(frozen=True)
 class Log:
@@ -106,7 +102,7 @@ def read_logs(folder: Path) -> list[Log]:
 def pack(logs: Sequence[Log], file: Path) -> None:
     """Writes logs as one Parquet file, a row for each."""
     pyarrow = require_pyarrow()
-    rows = [{"facts": one.facts, "curve": one.curve, "rows": one.rows} for one in logs]
+    rows = [{"facts": log.facts, "curve": log.curve, "rows": log.rows} for log in logs]
     table = pyarrow.Table.from_pylist(rows)
     pyarrow.parquet.write_table(table, file, compression="zstd", compression_level=19)
 
@@ -140,7 +136,7 @@ def require_pyarrow() -> Any:
 def write_pictures(logs: Path, name: str, pictures: Sequence[np.ndarray | None]) -> None:
     """Keeps results (H, W, 3) of one size as one picture; grey for a case that failed."""
     size = next((picture.shape for picture in pictures if picture is not None), (1, 1, 3))
-    whole = [np.full(size, 128, np.uint8) if one is None else one for one in pictures]
+    whole = [np.full(size, 128, np.uint8) if picture is None else picture for picture in pictures]
     path = picture_file(logs, name)
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(np.concatenate(whole, axis=1)).save(path)

@@ -8,13 +8,11 @@ What becomes of a variant is one log (`logs`): its facts, its curve, a row per c
 
 from __future__ import annotations
 
-import dataclasses
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import torch
 from filelock import FileLock, Timeout
@@ -24,90 +22,50 @@ from flexedit.benchmark.judge import FACTS, FOLDER, WEIGHTS, Judge
 from flexedit.benchmark.metrics import require_packages, score
 from flexedit.benchmark.run import run
 from flexedit.benchmark.systems import FlexEdit
-from flexedit.data.world import FULL_MASK, OPERATIONS, World
+from flexedit.data.world import World
 from flexedit.data.world.assets import CLASSES
 from flexedit.errors import FlexEditError
 from flexedit.files import fingerprint, weights
 from flexedit.model_folder import ModelFolder
-from flexedit.model_folder.keys import SLOTS as PARTS
 from flexedit.pipeline import FlexEditPipeline
-from flexedit.training.model import TrainingModel
-from flexedit.training.stages import BASE, curve, export_folder
-from flexedit.training.trainer import TrainConfig, Trainer
+from flexedit.training.recipe import StageRecipe
+from flexedit.training.run import Stage, Training
+from flexedit.training.trainer import curve
 
-from .cases import GROUPS, NUM_MULTI, NUM_SINGLE, cases, first_of_each
-from .logs import SHOWN_SEED, START, STRENGTH, SWEPT, Log, read_logs, write_pictures
+from .cases import NUM_MULTI, NUM_SINGLE, cases, first_of_each
+from .logs import SHOWN_SEED, Log, read_logs, write_pictures
+from .recipe import Measurement, Variant, measurements, recipe
 
-SEEDS = (0, 1, 2)
-TRAIN = TrainConfig(
-    steps=900,
-    batch_size=16,
-    lr=5e-4,
-    optimizer="muon",
-    ema=0.99,
-    mixed_precision="auto",
-    checkpoint_every=100,
-    log_every=10,
-)
-RECIPE = dataclasses.replace(BASE, parts=PARTS)
-WORLD_SEED = 100  # and up: no stage of the mini sees these samples
-STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.25, 1.5)  # λ; 1 is how all are run
+STAGE = "training"
 
 
-@dataclass(frozen=True)
-class Variant:
-    """What differs from the full system: in its config, its recipe, the world it learns from.
+class VariantTraining(Training):
+    """One variant: ``folder/model`` from the finished model ``start``."""
 
-    ``forms``: of the masks it is run with afterwards · ``trains``: whether at all.
-    """
+    def __init__(
+        self, folder: Path, start: ModelFolder, variant: Variant, training: StageRecipe, seed: int
+    ) -> None:
+        training = variant.trained_with(training).with_settings(seed=seed)
+        super().__init__(folder, {STAGE: training})
+        config = start.config.override({"name": folder.name, **variant.config})
+        self.start, self.variant, self.seed = start, variant, seed
+        self.model = ModelFolder(start.path, config)
+        self.stages = (Stage(STAGE, self.learn), Stage("export", self.ship))
 
-    config: Mapping[str, Any] = field(default_factory=dict)
-    recipe: Mapping[str, Any] = field(default_factory=dict)
-    world: Mapping[str, Any] = field(default_factory=dict)
-    forms: tuple[str, ...] = ("free",)
-    trains: bool = True
+    def samples(self, name: str) -> World:
+        return self.variant.world(self.model.config.sampling.size, self.seed)
 
+    def learn(self) -> bool:
+        """All but the adapter goes on from the finished model."""
+        tensors = self.start.all_tensors()
+        inherited = {key: value for key, value in tensors.items() if not key.startswith("mea.")}
+        system = self.system(
+            STAGE, self.model, inherited, first_seed=self.seed, num_classes=len(CLASSES)
+        )
+        return self.fit_system(STAGE, system)
 
-# CLIP's text encoder reads the instruction; no VLLM, no adapter
-INSTRUCT_PIX2PIX = {"vllm": None, "bridge": {"type": "clip_text"}, "adapter": None}
-VARIANTS: dict[str, Variant] = {
-    "full": Variant(forms=("free", "full")),
-    "no-ca": Variant({"adapter": {"cross_attention": False}}),
-    "no-dca": Variant({"adapter": {"decoupled": False}}),
-    "no-segmentation": Variant(
-        world={"operations": {k: v for k, v in OPERATIONS.items() if k != "segment"}}
-    ),
-    "full-masks": Variant(world={"kinds": (FULL_MASK,)}, forms=("free", "full")),
-    "instructpix2pix": Variant(INSTRUCT_PIX2PIX, {"parts": ("unet",), "text": "instruction"}),
-    "literal-eq6": Variant({"adapter": {"residual": False}}),
-    "shared-kv": Variant({"adapter": {"share_kv": True}}),
-    "clean-input": Variant({"vae_input": "clean"}),
-    START: Variant(forms=("free", "full"), trains=False),
-}
-
-
-@dataclass(frozen=True)
-class Measurement:
-    """One run of a variant on the cases: its log's name, and what is run how."""
-
-    name: str
-    forms: tuple[str, ...] = ("free",)
-    groups: tuple[str, ...] = GROUPS
-    paints: bool = True
-    options: Mapping[str, Any] = field(default_factory=dict)  # of `FlexEdit`
-
-
-def measurements(name: str) -> Iterator[Measurement]:
-    """Those of a variant; some are run in other ways too."""
-    yield Measurement(name, VARIANTS[name].forms)
-    if name == "full":
-        yield Measurement("generate", paints=False, options={"reply": "generate"})
-    if name in SWEPT:
-        for strength in STRENGTHS:
-            options = {"strength": strength}
-            yield Measurement(
-                f"{name}{STRENGTH}{strength:g}", groups=("multi",), paints=False, options=options
-            )
+    def ship(self) -> bool:
+        return self.export(STAGE, self.model, self.folder / "model")
 
 
 @dataclass(frozen=True)
@@ -120,26 +78,27 @@ class Ablation:
     start: ModelFolder
     out: Path
     logs: Path
-    train: TrainConfig = TRAIN
+    training: StageRecipe = field(default_factory=lambda: recipe().training)
     num_single: int = NUM_SINGLE
     num_multi: int = NUM_MULTI
 
-    def run(self, names: Sequence[str] = tuple(VARIANTS), seeds: Sequence[int] = SEEDS) -> None:
+    def run(self, names: Sequence[str] | None = None, seeds: Sequence[int] | None = None) -> None:
         """Trains and measures what has no logs yet; goes on where it was.
 
         Raises FlexEditError for an unknown variant, for logs or trainings from another start, and
         if what measuring needs is missing.
         """
-        if unknown := [name for name in names if name not in VARIANTS]:
+        names = list(recipe().models) if names is None else names
+        if unknown := [name for name in names if name not in recipe().models]:
             raise FlexEditError(
-                f"Unknown variant {unknown[0]!r}; choose from {', '.join(VARIANTS)}."
+                f"Unknown variant {unknown[0]!r}; choose from {', '.join(recipe().models)}."
             )
         require_packages()
         self.out.mkdir(parents=True, exist_ok=True)
         with FileLock(self.out / "cases.lock"):
             self.claim()
             cases(self.out, self.num_single, self.num_multi)
-        for seed in seeds:
+        for seed in recipe().seeds if seeds is None else seeds:
             for name in names:
                 lock = FileLock(self.out / f"{name}-{seed}.lock")
                 try:
@@ -147,7 +106,7 @@ class Ablation:
                 except Timeout:  # another process has it
                     continue
                 with held:
-                    self.variant(name, seed)
+                    self.train_and_measure(name, seed)
 
     @cached_property
     def origin(self) -> str:
@@ -165,16 +124,16 @@ class Ablation:
         Raises FlexEditError for a folder of another start, and for logs of another judge.
         """
         note = self.out / "start"
+        origins = {self.out: note.read_text() if note.is_file() else self.origin}
         judge = self.judge
-        known = {self.out: note.read_text() if note.is_file() else self.origin}
         if any(self.logs.glob("*.jsonl")):
             facts = read_logs(self.logs)[0].facts
-            known[self.logs] = facts.get("start", "unknown")
+            origins[self.logs] = facts.get("start", "unknown")
             judge = facts.get("judge", "unknown")
-        for folder, start in known.items():
-            if start != self.origin:
+        for folder, origin in origins.items():
+            if origin != self.origin:
                 raise FlexEditError(
-                    f"{folder} belongs to an ablation that started from other weights ({start}) "
+                    f"{folder} belongs to an ablation that started from other weights ({origin}) "
                     f"than those of {self.start.path.name} ({self.origin}). Choose another folder."
                 )
         if judge != self.judge:
@@ -184,42 +143,23 @@ class Ablation:
             )
         note.write_text(self.origin)
 
-    def variant(self, name: str, seed: int) -> None:
-        wanted = [one for one in measurements(name) if not self.log(one, seed).is_file()]
-        if not wanted:
+    def train_and_measure(self, name: str, seed: int) -> None:
+        missing = [run for run in measurements(name) if not self.log(run, seed).is_file()]
+        if not missing:
             return
-        variant, folder = VARIANTS[name], self.out / f"{name}-{seed}"
-        model = folder / "model" if variant.trains else self.start.path
-        if not model.is_dir():
-            self.fit(variant, seed, folder)
+        variant, folder = recipe().models[name], self.out / f"{name}-{seed}"
+        model, trained = self.start.path, []
+        if variant.trains:
+            model = folder / "model"
+            if not model.is_dir():
+                VariantTraining(folder, self.start, variant, self.training, seed).run()
+            trained = curve(folder / STAGE)
         pipeline = FlexEditPipeline.from_pretrained(model)
-        trained = curve(folder / "training") if variant.trains else []
-        for one in wanted:
-            self.measure(pipeline, one, seed, trained)
+        for measurement in missing:
+            self.measure(pipeline, measurement, seed, trained)
 
     def log(self, measurement: Measurement, seed: int) -> Path:
         return self.logs / f"{measurement.name}-{seed}.jsonl"
-
-    def fit(self, variant: Variant, seed: int, folder: Path) -> None:
-        """Trains ``folder/model``."""
-        config = self.start.config.override({"name": folder.name, **variant.config})
-        recipe = dataclasses.replace(RECIPE, **variant.recipe)
-        torch.manual_seed(seed)
-        system = TrainingModel(ModelFolder(self.start.path, config), recipe, len(CLASSES), seed)
-        system.start_from(self.inherited())
-        world = World(config.sampling.size, seed=WORLD_SEED + seed, **variant.world)
-        trainer = Trainer(
-            system, world, dataclasses.replace(self.train, seed=seed), folder / "training"
-        )
-        trainer.run()
-        with trainer.averaged():
-            export_folder(self.start.path, folder / "exported", config, system.tensors())
-        (folder / "exported").rename(folder / "model")
-
-    def inherited(self) -> dict[str, torch.Tensor]:
-        """All but the adapter, by the checkpoint's names."""
-        tensors = self.start.all_tensors()
-        return {key: tensor for key, tensor in tensors.items() if not key.startswith("mea.")}
 
     def measure(
         self,
@@ -252,7 +192,7 @@ class Ablation:
             "device": pipeline.device.type,
         }
         if trained:
-            recipe = dataclasses.asdict(self.train)
+            train = self.training.train
             facts["steps"] = trained[-1]["step"]
-            facts |= {key: recipe[key] for key in ("batch_size", "lr", "optimizer")}
+            facts |= {"batch_size": train.batch_size, "lr": train.lr, "optimizer": train.optimizer}
         Log(facts, tuple(trained), tuple(rows)).write(log)

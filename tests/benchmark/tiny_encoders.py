@@ -9,7 +9,7 @@ import torch
 import torchvision
 
 from flexedit.benchmark.encoders import ALEXNET, CLIP, Encoders
-from flexedit.training.mini import build_clip
+from flexedit.training.pretrain.parts import build_clip
 from tests.tiny import TEXTS, TINY
 
 

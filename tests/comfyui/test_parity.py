@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 
 from flexedit.model_folder import EMBEDDED, WEIGHTS_FILE, ModelFolder, save_model_folder
 from flexedit.systems import PRESETS
-from flexedit.training.mini import system_config
+from flexedit.training.pretrain.shape import system_config
 from tests.tiny import TINY, embedded, make_tiny_folder, make_tiny_system
 from tools.comfyui import inside
 from tools.sd15 import make_sd15_folder

@@ -11,8 +11,7 @@ from flexedit import cli
 from flexedit.data.edits import Edits
 from flexedit.data.world import World, write
 from flexedit.model_folder import EMBEDDED, ModelFolder
-from flexedit.training.own import OwnTraining
-from flexedit.training.trainer import TrainConfig
+from flexedit.training.own import OwnTraining, own_recipe
 from tests.comfyui.graph import Graph, free_shape, load, pictures
 from tests.tiny import TINY, embedded, make_tiny_folder
 from tools.comfyui import inside
@@ -129,8 +128,9 @@ def deep(comfy, tmp_path_factory) -> Path:
     shape = dataclasses.replace(TINY, latent_channels=16)
     start = ModelFolder(make_tiny_folder(folder / "start", shape=shape))
     write(World(64, seed=7), range(4), folder / "edits")
-    edits, train = Edits(folder / "edits", 64), TrainConfig(steps=1, batch_size=4, lr=1e-3)
-    assert OwnTraining(folder / "own", start, edits, edits, {"joint": train}).run()
+    edits = Edits(folder / "edits", 64)
+    recipe = own_recipe(["joint"], steps=1, batch_size=4, lr=1e-3, mixed_precision="no")
+    assert OwnTraining(folder / "own", start, edits, edits, recipe).run()
     model = folder / "own" / "model"
     comfy.link_model("flexedit/deep", model)
     return model

@@ -14,6 +14,7 @@ from flexedit.model_folder import ModelFolder
 from flexedit.models.diffusion.conditioning import Conditioning
 from flexedit.models.diffusion.sampling import DiffusionConfig
 from flexedit.pipeline import FlexEditPipeline
+from flexedit.systems import PRESETS
 from flexedit.training.batch import collate
 from tests.tiny import TINY
 from tests.tiny_pipelines import make_tiny_pipeline
@@ -46,6 +47,17 @@ def test_a_model_of_others_parts_is_whole(model):
     assert {path.name for path in model.path.iterdir()} == {
         "vllm", "clip", "vae", "flexedit.json", "flexedit.safetensors"
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("system", [name for name in PRESETS if name != "flexedit"])
+def test_any_system_can_be_made_of_them(system, others):
+    pipeline, clip, vllm = parts(others)
+    reads = None if system == "instructpix2pix" else vllm
+    model = assemble(pipeline, clip, reads, others / system, size=64, system=system)
+    FlexEditPipeline(model, "cpu").load()
+    wrong = vllm if reads is None else None
+    with pytest.raises(FlexEditError, match=f"{system} (needs a|has no) VLLM"):
+        assemble(pipeline, clip, wrong, others / "wrong", size=64, system=system)
 
 
 def test_the_noise_is_that_of_the_pipelines_scheduler(model):

@@ -11,7 +11,7 @@ from flexedit.errors import FlexEditError
 from flexedit.model_folder import ModelFolder, load_image_encoder, load_vllm, weights
 from flexedit.model_folder.folder import PRETRAINED
 from flexedit.model_folder.weights import is_portable, portable_name, read_weights
-from flexedit.training.stages import export_folder
+from flexedit.training.run import export
 
 CLIP_LLAVA = {"model_type": "llava", "vision_config": {"model_type": "clip_vision_model"}}
 PIXTRAL_LLAVA = {"model_type": "llava", "vision_config": {"model_type": "pixtral"}}
@@ -120,5 +120,6 @@ def test_what_is_written_is_portable(tiny, tmp_path):
     _, newer = under_both_names(tiny / "vllm", tmp_path)
     shutil.copy(newer / "model.safetensors", model / "vllm")
     trained = load_file(tiny / "flexedit.safetensors")
-    export_folder(model, tmp_path / "out", ModelFolder(tiny).config, trained)
+    folder = ModelFolder(model, ModelFolder(tiny).config)
+    export(folder, tmp_path / "out", trained, halves_parts=True)
     assert is_portable(tmp_path / "out" / "vllm")

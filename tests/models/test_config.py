@@ -6,9 +6,10 @@ import pytest
 from flexedit.errors import FlexEditError
 from flexedit.model_folder.upgrade import system_config
 from flexedit.models.adapters.mea import MEAConfig
-from flexedit.training.mini import MINI
-from flexedit.training.mini import system_config as mini_config
+from flexedit.training.pretrain.shape import system_config as mini_config
+from flexedit.training.recipe import mini_recipe
 
+MINI = mini_recipe().shape
 CONFIG = mini_config(MINI)
 TEXT_BRIDGE = {"type": "clip_text", "width": MINI.clip_width, "num_embeddings": 24}
 FORMAT_1 = {

@@ -17,8 +17,8 @@ from flexedit.pipeline import FlexEditPipeline
 from flexedit.request import EditRequest
 from flexedit.systems import PRESETS
 from flexedit.training.draws import Recipe
-from flexedit.training.mini import build_parts
 from flexedit.training.model import TrainingModel
+from flexedit.training.pretrain.parts import build_parts
 from flexedit.training.trainer import TrainConfig, Trainer
 from tests.comfyui.graph import Graph, free_shape, load, pictures
 from tests.tiny import TEXTS, TINY, make_tiny_system

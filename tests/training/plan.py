@@ -1,25 +1,19 @@
-"""The plan of the mini with hardly any steps, for tests of whole trainings."""
+"""The mini's recipe with hardly any steps, for tests of whole trainings."""
 
 from __future__ import annotations
 
 import dataclasses
 
-from flexedit.training.stages import MINI_PLAN, Plan
+from flexedit.training.recipe import MiniRecipe, mini_recipe
 from tests.tiny import TINY
 
 
-def tiny_plan(steps: int = 2) -> Plan:
-    """The plan of the mini, with its recipes and precision, but hardly any steps."""
-    stages = {
-        name: dataclasses.replace(
-            stage,
-            train=dataclasses.replace(
-                stage.train, steps=steps, batch_size=2, warmup=1, log_every=1, lr=1e-2
-            ),
-        )
-        for name, stage in MINI_PLAN.stages.items()
-    }
-    return Plan(TINY, stages, num_texts=50)
+def tiny_plan(steps: int = 2) -> MiniRecipe:
+    """With its losses and precision."""
+    recipe = mini_recipe()
+    settings = {"steps": steps, "batch_size": 2, "warmup": 1, "log_every": 1, "lr": 1e-2}
+    stages = {name: stage.with_settings(**settings) for name, stage in recipe.stages.items()}
+    return dataclasses.replace(recipe, shape=TINY, stages=stages, num_texts=50)
 
 
 def forget_precision() -> None:

@@ -7,8 +7,8 @@ from safetensors.torch import load_file
 from transformers import AutoConfig, LlavaForConditionalGeneration
 
 from flexedit import prompts
-from flexedit.model_folder import WEIGHTS_FILE, ModelFolder, load_stock_vllm, save_model_folder
-from flexedit.models.vllm import VLLM, Sequences
+from flexedit.model_folder import WEIGHTS_FILE, ModelFolder, load_vllm, save_model_folder
+from flexedit.models.vllm.base import VLLM, Sequences, VLLMConfig
 from flexedit.training import lora
 from tests.tiny import TINY
 
@@ -28,7 +28,7 @@ def folder(request, tiny, tmp_path) -> Path:
 
 def stock(folder: Path) -> VLLM:
     torch.manual_seed(0)
-    return load_stock_vllm(folder / "vllm", num_edit_tokens=TINY.num_edit_tokens)
+    return load_vllm(folder / "vllm", VLLMConfig(32))
 
 
 def pictures() -> torch.Tensor:
@@ -43,12 +43,12 @@ def outputs(vllm: VLLM) -> tuple[torch.Tensor, torch.Tensor]:
     """Hidden states of everything, and the logits that predict the next token."""
     with torch.no_grad():
         states = vllm.states(tokens(vllm), pictures())
-        return states, vllm.llava.get_output_embeddings()(states)
+        return states, vllm.model.get_output_embeddings()(states)
 
 
 def train(vllm: VLLM, folder: Path, steps: int = 4) -> list[float]:
     """Replies, and something that the states at the edit tokens are to become."""
-    config = ModelFolder(folder).config.lora
+    config = ModelFolder(folder).config.vllm.lora
     optimizer = torch.optim.Adam(lora.attach(vllm, config), lr=3e-2)
     losses = []
     for _ in range(steps):
@@ -84,7 +84,7 @@ def test_what_was_trained_is_what_is_loaded(folder):
 def test_attaching_changes_nothing_yet(folder):
     vllm = stock(folder)
     before = outputs(vllm)
-    lora.attach(vllm, ModelFolder(folder).config.lora)
+    lora.attach(vllm, ModelFolder(folder).config.vllm.lora)
     for old, new in zip(before, outputs(vllm), strict=True):
         torch.testing.assert_close(old, new)
 
@@ -92,7 +92,7 @@ def test_attaching_changes_nothing_yet(folder):
 def test_only_low_rank_updates_and_the_new_rows_are_trained(folder):
     vllm = stock(folder)
     vllm.requires_grad_(True)
-    parameters = lora.attach(vllm, ModelFolder(folder).config.lora)
+    parameters = lora.attach(vllm, ModelFolder(folder).config.vllm.lora)
     named = {name for name, p in vllm.named_parameters() if p.requires_grad}
     assert len(named) == len(parameters)
     low_rank = {name for name in named if "lora_" in name}
@@ -104,10 +104,10 @@ def test_only_low_rank_updates_and_the_new_rows_are_trained(folder):
 
 def test_the_words_that_were_there_before_are_left_alone(folder):
     vllm = stock(folder)
-    before = vllm.llava.get_input_embeddings().weight.clone()
+    before = vllm.model.get_input_embeddings().weight.clone()
     first = vllm.edit_ids[0]
     train(vllm, folder)
-    layer = vllm.llava.get_input_embeddings()
+    layer = vllm.model.get_input_embeddings()
     ids = torch.arange(len(before))
     after = layer(ids)
     assert torch.equal(after[:first], before[:first])
@@ -116,7 +116,7 @@ def test_the_words_that_were_there_before_are_left_alone(folder):
 
 def test_weights_have_the_checkpoints_names_and_shapes(folder):
     vllm = stock(folder)
-    lora.attach(vllm, ModelFolder(folder).config.lora)
+    lora.attach(vllm, ModelFolder(folder).config.vllm.lora)
     shapes = {name: tuple(weight.shape) for name, weight in lora.weights(vllm).items()}
     assert shapes == {
         f"{layer}.{letter}.{ab}": (8, 32) if ab == "A" else (32, 8)
@@ -131,7 +131,7 @@ def test_a_later_stage_goes_on_where_an_earlier_one_stopped(folder):
     train(first, folder)
     rows = {name: row.detach().clone() for name, row in first.token_rows().items()}
     second = stock(folder)
-    lora.attach(second, ModelFolder(folder).config.lora)
+    lora.attach(second, ModelFolder(folder).config.vllm.lora)
     lora.load(second, lora.weights(first), rows)
     for old, new in zip(outputs(first), outputs(second), strict=True):
         torch.testing.assert_close(old, new, atol=1e-5, rtol=1e-5)

@@ -2,31 +2,30 @@ import json
 import re
 import shutil
 import weakref
-from dataclasses import replace
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 
 from flexedit.cli import main
 from flexedit.convert.assemble import assemble
 from flexedit.data.edits import INDEX, Edits
 from flexedit.data.world import World, write
 from flexedit.errors import FlexEditError
-from flexedit.model_folder import ModelFolder
-from flexedit.models.config import LoRAConfig
+from flexedit.model_folder import WEIGHTS_FILE, ModelFolder
 from flexedit.pipeline import FlexEditPipeline
 from flexedit.training.batch import collate
-from flexedit.training.own import OwnTraining
-from flexedit.training.stages import curve
-from flexedit.training.system import System
-from flexedit.training.trainer import TrainConfig
-from tests.tiny import make_tiny_folder
+from flexedit.training.model import TrainingModel
+from flexedit.training.own import OwnTraining, own_recipe
+from flexedit.training.trainer import CHECKPOINT, curve
+from tests.tiny import INSTRUCT_PIX2PIX, make_tiny_folder
 from tests.tiny_pipelines import make_tiny_pipeline
 
-TRAIN = TrainConfig(steps=2, batch_size=4, lr=1e-3, log_every=1)
+SETTINGS = {"steps": 2, "batch_size": 4, "lr": 1e-3, "log_every": 1, "mixed_precision": "no"}
+JOINT, BOTH = ("joint",), ("align", "joint")
 
 
 @pytest.fixture(scope="module")
@@ -34,20 +33,21 @@ def folder(tmp_path_factory) -> Path:
     """``edits``, and ``model`` to start from"""
     folder = tmp_path_factory.mktemp("own")
     write(World(64, seed=7), range(12), folder / "edits")
-    make_tiny_folder(folder / "model", lora=LoRAConfig(dropout=0.3))
+    make_tiny_folder(folder / "model", vllm={"lora": {"dropout": 0.3}})
     return folder
 
 
-def training(folder: Path, out: Path, **stages: TrainConfig) -> OwnTraining:
-    data = Edits(folder / "edits", 64)
-    return OwnTraining(out, ModelFolder(folder / "model"), data, data, stages)
+def training(
+    folder: Path, out: Path, names: Sequence[str] = JOINT, **changes: object
+) -> OwnTraining:
+    data, recipe = Edits(folder / "edits", 64), own_recipe(names, **SETTINGS | changes)
+    return OwnTraining(out, ModelFolder(folder / "model"), data, data, recipe)
 
 
 def test_a_model_learns_ones_own_edits(folder, tmp_path):
     """All of its parts move, the loss falls, and the result is a model folder that edits."""
-    train = TrainConfig(steps=30, batch_size=8, lr=3e-3, warmup=3, log_every=1, validate_every=30)
-    own = training(folder, tmp_path / "run", joint=train)
-    assert own.run()
+    settings = {"steps": 30, "batch_size": 8, "lr": 3e-3, "warmup": 3, "validate_every": 30}
+    assert training(folder, tmp_path / "run", **settings).run()
     losses = [row["diffusion"] for row in curve(tmp_path / "run" / "joint")]
     assert sum(losses[-5:]) < 0.5 * sum(losses[:5])
     before, after = (ModelFolder(path) for path in (folder / "model", tmp_path / "run" / "model"))
@@ -68,7 +68,7 @@ def test_both_stages_train_what_others_parts_make(tmp_path):
     pipeline = make_tiny_pipeline(tmp_path)
     assemble(pipeline, tmp_path / "clip", tmp_path / "vllm", tmp_path / "model", size=64)
     write(World(64, seed=8), range(4), tmp_path / "edits")
-    assert training(tmp_path, tmp_path / "run", align=TRAIN, joint=TRAIN).run()
+    assert training(tmp_path, tmp_path / "run", BOTH).run()
     assert set(curve(tmp_path / "run" / "align")[0]) == {"step", "seconds", "reply", "align"}
     assert set(curve(tmp_path / "run" / "joint")[0]) == {"step", "seconds", "reply", "diffusion"}
     model = ModelFolder(tmp_path / "run" / "model")
@@ -84,7 +84,7 @@ class Cut(Exception):
 
 
 def cut_in_step(number: int, monkeypatch) -> None:
-    calls, forward = [], System.forward
+    calls, forward = [], TrainingModel.forward
 
     def failing(system, batch, draw):
         calls.append(batch)
@@ -92,12 +92,13 @@ def cut_in_step(number: int, monkeypatch) -> None:
             raise Cut
         return forward(system, batch, draw)
 
-    monkeypatch.setattr(System, "forward", failing)
+    monkeypatch.setattr(TrainingModel, "forward", failing)
 
 
 def test_a_broken_run_goes_on_to_what_an_unbroken_one_becomes(folder, tmp_path):
-    train = replace(TRAIN, steps=6, checkpoint_every=2, ema=0.9)
-    own = partial(training, folder, align=train, joint=train)
+    def own(out: Path) -> OwnTraining:
+        return training(folder, out, BOTH, steps=6, checkpoint_every=2, ema=0.9)
+
     assert own(tmp_path / "unbroken").run()
     for step in (5, 2 + 5):  # of align; then of its two steps that are left, and joint
         with pytest.MonkeyPatch.context() as patch, pytest.raises(Cut):
@@ -105,64 +106,62 @@ def test_a_broken_run_goes_on_to_what_an_unbroken_one_becomes(folder, tmp_path):
             own(tmp_path / "broken").run()
         assert not (tmp_path / "broken" / "model").exists()
     assert [row["step"] for row in curve(tmp_path / "broken" / "joint")] == [1, 2, 3, 4]
-    assert own(tmp_path / "broken").to_do == ["joint"]
+    (tmp_path / "broken" / "align" / WEIGHTS_FILE).unlink()  # older versions did not write it
+    (tmp_path / "broken" / "align" / CHECKPOINT).unlink()  # nobody goes back to it
     assert own(tmp_path / "broken").run()
-    one, other = (
+    unbroken, broken = (
         ModelFolder(tmp_path / name / "model").all_tensors() for name in ("unbroken", "broken")
     )
-    assert all(torch.equal(one[key], other[key]) for key in one)
+    assert all(torch.equal(unbroken[key], broken[key]) for key in unbroken)
+
+
+def test_a_finished_training_goes_on_with_more_steps(folder, tmp_path):
+    for steps in (2, 4):
+        assert training(folder, tmp_path / "run", BOTH, steps=steps).run()
+    assert [row["step"] for row in curve(tmp_path / "run" / "joint")] == [1, 2, 3, 4]
+    assert [row["step"] for row in curve(tmp_path / "run" / "align")] == [1, 2]
 
 
 def test_a_stage_is_gone_before_the_next_one_comes(folder, tmp_path, monkeypatch):
     """A VLLM fits onto a GPU once."""
     alive: list[weakref.ref] = []
-    build = System.__init__
+    build = TrainingModel.__init__
 
     def building(system, *words):
         assert not any(one() for one in alive)
         alive.append(weakref.ref(system))
         build(system, *words)
 
-    monkeypatch.setattr(System, "__init__", building)
-    assert training(folder, tmp_path / "run", align=TRAIN, joint=TRAIN).run()
+    monkeypatch.setattr(TrainingModel, "__init__", building)
+    assert training(folder, tmp_path / "run", BOTH).run()
     assert len(alive) == 2
 
 
 def test_a_vllm_in_half_the_memory_learns_too(folder, tmp_path, monkeypatch):
     """With bf16 autocast the frozen weights are bf16; what is trained stays float32."""
-    seen = []
+    systems, start_from = [], TrainingModel.start_from
     monkeypatch.setattr(
-        OwnTraining,
-        "export",
-        lambda own, tensors: seen.append({k: v.dtype for k, v in tensors.items()}),
+        TrainingModel,
+        "start_from",
+        lambda system, tensors: systems.append(system) or start_from(system, tensors),
     )
-    systems, take_up = [], System.take_up
-    monkeypatch.setattr(
-        System, "take_up", lambda one, tensors: systems.append(one) or take_up(one, tensors)
-    )
-    train = replace(TRAIN, mixed_precision="bf16", validate_every=2)
-    assert training(folder, tmp_path / "run", joint=train).run()
+    settings = {"mixed_precision": "bf16", "validate_every": 2}
+    assert training(folder, tmp_path / "run", **settings).run()
     dtypes = {p.requires_grad: p.dtype for p in systems[0].vllm.parameters()}
     assert dtypes == {True: torch.float32, False: torch.bfloat16}
-    assert set(seen[0].values()) == {torch.float32}
+    handed_on = load_file(tmp_path / "run" / "joint" / WEIGHTS_FILE)
+    assert {tensor.dtype for tensor in handed_on.values()} == {torch.float32}
     assert (tmp_path / "run" / "pictures" / "000002.png").is_file()
 
 
 def test_a_model_without_a_vllm_is_trained_too(folder, tmp_path):
     """InstructPix2Pix's way: its text encoder reads what a person said."""
-    from studies.ablation.run import instruct_pix2pix
-
     shutil.copytree(folder / "edits", tmp_path / "edits")
-    make_tiny_folder(tmp_path / "whole")
-    config = instruct_pix2pix(ModelFolder(tmp_path / "whole").config)
-    make_tiny_folder(tmp_path / "model", **{
-        name: getattr(config, name)
-        for name in ("bridge", "text", "num_edit_tokens", "qformer", "lora", "mea")
-    })  # fmt: skip
-    assert training(tmp_path, tmp_path / "run", joint=TRAIN).run()
+    make_tiny_folder(tmp_path / "model", **INSTRUCT_PIX2PIX)
+    assert training(tmp_path, tmp_path / "run").run()
     assert set(curve(tmp_path / "run" / "joint")[0]) == {"step", "seconds", "diffusion"}
     with pytest.raises(FlexEditError, match="neither a VLLM nor a Q-Former to align"):
-        training(tmp_path, tmp_path / "other", align=TRAIN).run()
+        training(tmp_path, tmp_path / "other", BOTH)
 
 
 def test_rows_that_name_nothing_do_not_teach_to_say_nothing(folder, tmp_path):
@@ -171,7 +170,7 @@ def test_rows_that_name_nothing_do_not_teach_to_say_nothing(folder, tmp_path):
     rows = [json.loads(line) for line in (folder / "edits" / INDEX).read_text().splitlines()]
     silent = [row | {"reply": None, "label": None} for row in rows if row["task"] != "ask"]
     (tmp_path / "edits" / INDEX).write_text("".join(json.dumps(row) + "\n" for row in silent))
-    assert training(tmp_path, tmp_path / "run", joint=TRAIN).run()
+    assert training(tmp_path, tmp_path / "run").run()
     for row in curve(tmp_path / "run" / "joint"):
         assert row["reply"] == 0 and row["diffusion"] > 0
 
@@ -182,8 +181,8 @@ def test_torchrun_leaves_the_documented_words_alone():
     page = (Path(__file__).parents[2] / "docs" / "training.md").read_text(encoding="utf-8")
     words = re.search(r"`torchrun (.+?)…`", page).group(1).split()
     common = ["--data", "edits", "--model", "my-model", "--out", "runs", "--stages", "align,joint"]
-    found = get_args_parser().parse_args([*words, *common, "--steps", "2", "--batch", "4"])
-    assert found.training_script == "flexedit" and found.training_script_args[-1] == "4"
+    parsed = get_args_parser().parse_args([*words, *common, "--steps", "2", "--batch", "4"])
+    assert parsed.training_script == "flexedit" and parsed.training_script_args[-1] == "4"
 
 
 def test_questions_alone_train_what_answers(folder, tmp_path):
@@ -193,7 +192,7 @@ def test_questions_alone_train_what_answers(folder, tmp_path):
     shutil.copytree(folder / "edits", tmp_path / "edits")
     (tmp_path / "edits" / INDEX).write_text(json.dumps(asked) + "\n")
     shutil.copytree(folder / "model", tmp_path / "model")
-    assert training(tmp_path, tmp_path / "run", joint=TRAIN).run()
+    assert training(tmp_path, tmp_path / "run").run()
     assert not (tmp_path / "run" / "pictures").exists()
     assert curve(tmp_path / "run" / "joint")[-1]["diffusion"] == 0
 
@@ -204,24 +203,23 @@ def test_questions_alone_train_what_answers(folder, tmp_path):
 @pytest.mark.parametrize("names", [("joint", "align"), ("joint", "export"), ("vae",)])
 def test_stages_are_known_and_in_order(names, folder, tmp_path):
     with pytest.raises(FlexEditError, match="choose from align, joint, in this order"):
-        training(folder, tmp_path / "run", **dict.fromkeys(names, TRAIN)).run()
-    assert not (tmp_path / "run").exists()
+        training(folder, tmp_path / "run", names)
 
 
 def test_a_folder_of_another_training_is_left_alone(folder, tmp_path):
     shutil.copytree(folder, tmp_path / "here")
-    training(tmp_path / "here", tmp_path / "run", joint=TRAIN).run()
+    training(tmp_path / "here", tmp_path / "run").run()
     kept = (tmp_path / "run" / "model" / "flexedit.safetensors").read_bytes()
     with pytest.raises(FlexEditError, match="another model, other data or other stages"):
-        training(tmp_path / "here", tmp_path / "run", align=TRAIN, joint=TRAIN).run()
+        training(tmp_path / "here", tmp_path / "run", BOTH).run()
     index = tmp_path / "here" / "edits" / INDEX
     index.write_text("".join(index.read_text().splitlines(keepends=True)[:5]))
     with pytest.raises(FlexEditError, match="Choose another --out"):
-        training(tmp_path / "here", tmp_path / "run", joint=TRAIN).run()
+        training(tmp_path / "here", tmp_path / "run").run()
     for precious in (tmp_path / "here" / "edits", tmp_path / "here" / "model"):
         files = sorted(precious.iterdir())
         with pytest.raises(FlexEditError, match="holds something else"):
-            training(folder, precious, joint=TRAIN).run()
+            training(folder, precious).run()
         assert sorted(precious.iterdir()) == files
     assert (tmp_path / "run" / "model" / "flexedit.safetensors").read_bytes() == kept
 
@@ -246,10 +244,13 @@ def test_the_command_line_trains_and_goes_on(folder, tmp_path, capsys):
 
 def test_each_stage_has_a_learning_rate_of_its_own(folder, tmp_path, monkeypatch):
     seen = {}
-    monkeypatch.setattr(OwnTraining, "run", lambda own, seconds: seen.update(own.stages) or True)
+    monkeypatch.setattr(
+        OwnTraining, "run", lambda own, max_seconds: seen.update(own.recipe) or True
+    )
     assert run(folder, tmp_path / "run", "--stages", "align,joint", "--ema", 0.9) == 0
-    assert {name: train.lr for name, train in seen.items()} == {"align": 2e-4, "joint": 1e-5}
-    assert all(train.ema == 0.9 and train.steps == 1000 for train in seen.values())
+    trained = {name: stage.train for name, stage in seen.items()}
+    assert {name: train.lr for name, train in trained.items()} == {"align": 2e-4, "joint": 1e-5}
+    assert all(train.ema == 0.9 and train.steps == 1000 for train in trained.values())
 
 
 @pytest.mark.parametrize(

@@ -4,14 +4,13 @@ import torch
 from diffusers import AutoencoderKL
 
 from flexedit.data.world import CLASSES, World
+from flexedit.model_folder import load_vllm
+from flexedit.models.vllm import VLLM
 from flexedit.training.batch import collate
-from flexedit.training.pretrain import (
-    DecoderPretraining,
-    DenseHead,
-    NoDraw,
-    VAEPretraining,
-    Views,
-)
+from flexedit.training.pretrain.decoder import DecoderPretraining
+from flexedit.training.pretrain.vae import VAEPretraining
+from flexedit.training.pretrain.vision import DenseHead, Views
+from flexedit.training.pretrain.vllm import RESTATE, VLLMPretraining
 
 SIZE, SIDE, WIDTH = 32, 4, 12
 
@@ -82,16 +81,39 @@ def test_the_decoder_learns_alone_from_latents_that_are_a_little_off():
     trained = {name.split(".")[0] for name, p in vae.named_parameters() if p.requires_grad}
     assert trained == {"decoder", "post_quant_conv"}
     batch = batch_of("remove", "insert")
-    exact = VAEPretraining(vae)(batch, NoDraw())  # draws from the posterior
+    exact = VAEPretraining(vae)(batch, None)  # draws from the posterior
     torch.manual_seed(0)
-    first, second = (trainee(batch, NoDraw()) for _ in range(2))
+    first, second = (trainee(batch, None) for _ in range(2))
     assert set(first) == {"l1", "l2"} and first["l1"].shape == (2,)
     assert not torch.equal(first["l1"], second["l1"])
     assert set(exact) == {"l1", "l2", "kl"}
-    still = DecoderPretraining(vae, noise=0.0)(batch, NoDraw())
+    still = DecoderPretraining(vae, noise=0.0)(batch, None)
     mode = vae.encode(batch.target * 2 - 1).latent_dist.mode()
     error = vae.decode(mode).sample - (batch.target * 2 - 1)
     torch.testing.assert_close(still["l1"], error.abs().mean((1, 2, 3)))
     torch.testing.assert_close(still["l2"], 2 * error.square().mean((1, 2, 3)))
     first["l2"].sum().backward()
     assert vae.decoder.conv_in.weight.grad is not None and vae.encoder.conv_in.weight.grad is None
+
+
+def test_the_vllm_learns_to_say_half_of_the_edits_again_in_full(tiny, monkeypatch):
+    vllm = load_vllm(tiny / "vllm")
+    said = {}
+
+    def tokenize(texts, replies, **settings):
+        said.update(texts=texts, replies=replies)
+        return VLLM.tokenize(vllm, texts, replies, **settings)
+
+    monkeypatch.setattr(vllm, "tokenize", tokenize)
+    pretraining = VLLMPretraining(vllm, seed=0)
+    batch = collate([World(64)[index] for index in range(40)])
+    with torch.no_grad():
+        pretraining(batch, pretraining.draw(0, 40))
+    restated = [RESTATE in text for text in said["texts"]]
+    edits = [sample.task != "ask" for sample in batch.samples]
+    assert 0.3 < sum(restated) / sum(edits) < 0.7
+    for again, is_edit, reply, sample in zip(
+        restated, edits, said["replies"], batch.samples, strict=True
+    ):
+        assert is_edit or not again
+        assert reply == (sample.caption if again else sample.reply)

@@ -1,5 +1,4 @@
 import dataclasses
-import json
 import os
 import re
 import signal
@@ -7,7 +6,9 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
+from itertools import count
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -18,9 +19,21 @@ from flexedit.data.world import CLASSES, World
 from flexedit.errors import FlexEditError
 from flexedit.model_folder import ModelFolder
 from flexedit.training import precision
+from flexedit.training import trainer as trainer_module
 from flexedit.training.batch import Batch
-from flexedit.training.system import Draw, Recipe, System
-from flexedit.training.trainer import CHECKPOINT, LOG, TrainConfig, Trainer, build_optimizer
+from flexedit.training.draws import Draw, Recipe
+from flexedit.training.model import TrainingModel
+from flexedit.training.optimizer import build_optimizer
+from flexedit.training.trainer import (
+    CHECKPOINT,
+    LOG,
+    MAX_WORKERS,
+    TrainConfig,
+    Trainee,
+    Trainer,
+    curve,
+    num_workers,
+)
 from tests.processes import in_two_processes, started
 from tests.training.plan import forget_precision
 
@@ -30,20 +43,19 @@ CONFIG = TrainConfig(
 )
 RECIPE = Recipe(
     stage="joint",
-    parts=("unet", "mea", "qformer", "vllm"),
+    parts=("unet", "adapter", "bridge", "vllm"),
     drop_edit=0.3,
     helper_classes=0.1,
     helper_mask=0.2,
 )
 
 
-class Painter(nn.Module):
+class Painter(Trainee):
     """Learns where the meant object is, from a noisy scene and the scribble."""
 
-    def __init__(self, width: int = 8, dropout: float = 0.1, pause: float = 0.0) -> None:
+    def __init__(self, width: int = 8, dropout: float = 0.1) -> None:
         super().__init__()
         torch.manual_seed(0)
-        self.pause = pause
         self.frozen = nn.Conv2d(4, 4, 1).requires_grad_(False)
         self.net = nn.Sequential(
             nn.Conv2d(4, width, 3, padding=1),
@@ -56,12 +68,19 @@ class Painter(nn.Module):
         return Draw.make(0, step, (batch_size, 3, 32, 32), RECIPE)
 
     def forward(self, batch: Batch, draw: Draw) -> dict[str, Tensor]:
-        time.sleep(self.pause)
         scene = batch.request.scene + 0.1 * draw.noise[:, 0]
         seen = torch.cat([scene, batch.request.mask[:, None]], 1)
         logits = self.net(seen + 0 * self.frozen(seen))[:, 0]
         wrong = F.binary_cross_entropy_with_logits(logits, batch.object_mask, reduction="none")
         return {"mask": wrong.mean((1, 2)), "size": 0.1 * logits.mean((1, 2)).square()}
+
+
+class Larger(Painter):
+    """Has a layer that others lack."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.more = nn.Linear(1, 1)
 
 
 class Stuck(Painter):
@@ -99,8 +118,7 @@ def train(folder: Path, model: nn.Module | None = None, **changes: object) -> Tr
 
 def log(folder: Path) -> list[dict[str, float]]:
     """Every logged step without its time."""
-    rows = [json.loads(line) for line in (folder / LOG).read_text().splitlines()]
-    return [{key: value for key, value in row.items() if key != "seconds"} for row in rows]
+    return [{k: value for k, value in row.items() if k != "seconds"} for row in curve(folder)]
 
 
 def weights(trainer: Trainer) -> list[Tensor]:
@@ -178,10 +196,8 @@ def test_muons_first_step_turns_matrices_and_moves_the_rest_like_nadam(tmp_path)
 def test_muon_leaves_embeddings_alone_even_where_a_layer_shares_them():
     embedding, layer, head = nn.Embedding(9, 8), nn.Linear(8, 8), nn.Linear(8, 9, bias=False)
     head.weight = embedding.weight
-    config = dataclasses.replace(CONFIG, optimizer="muon")
-    turned, plain, short = build_optimizer(
-        nn.ModuleList([embedding, layer, head]), config, torch.device("cpu")
-    ).param_groups
+    model = nn.ModuleList([embedding, layer, head])
+    turned, plain, short = build_optimizer("muon", model, torch.device("cpu"), lr=1.0).param_groups
     assert turned["params"] == [layer.weight] and not turned.get("use_fallback")
     assert plain["params"] == [embedding.weight] and plain["use_fallback"]
     assert short["params"] == [layer.bias] and short["weight_decay"] == 0
@@ -221,13 +237,6 @@ def test_a_batch_in_two_parts_is_the_same_batch(tmp_path):
     assert one == pytest.approx(other, abs=1e-6)
 
 
-def test_a_whole_run_in_parts_walks_the_same_way(tmp_path):
-    for name, parts in (("whole", 1), ("quarters", 4)):
-        train(tmp_path / name, Painter(dropout=0), steps=6, accumulate=parts)
-    for one, other in zip(log(tmp_path / "whole"), log(tmp_path / "quarters"), strict=True):
-        assert one == pytest.approx(other, abs=1e-4)
-
-
 def test_a_batch_that_cannot_be_divided_is_refused(tmp_path):
     with pytest.raises(FlexEditError, match="batch_size 4 does not divide into 1 processes × 3"):
         train(tmp_path, accumulate=3)
@@ -236,10 +245,12 @@ def test_a_batch_that_cannot_be_divided_is_refused(tmp_path):
 # Averaged weights
 
 
-def test_averaged_weights_are_lent_and_given_back(tmp_path):
+def test_averaged_weights_are_lent_and_given_back_whatever_goes_wrong(tmp_path):
     trainer = train(tmp_path)
     trained = weights(trainer)
-    averaged = averages(trainer)
+    with pytest.raises(KeyboardInterrupt), trainer.averaged():
+        averaged = weights(trainer)
+        raise KeyboardInterrupt
     assert not any(torch.equal(a, b) for a, b in zip(trained, averaged, strict=True))
     assert same(weights(trainer), trained)
 
@@ -257,14 +268,6 @@ def test_averaged_weights_lag_behind(tmp_path):
 def test_without_averaging_the_weights_are_the_trained_ones(tmp_path):
     trainer = train(tmp_path, ema=0.0, steps=3)
     assert same(averages(trainer), weights(trainer))
-
-
-def test_what_goes_wrong_while_averaged_still_gives_the_weights_back(tmp_path):
-    trainer = train(tmp_path, steps=3)
-    trained = weights(trainer)
-    with pytest.raises(KeyboardInterrupt), trainer.averaged():
-        raise KeyboardInterrupt
-    assert same(weights(trainer), trained)
 
 
 # Stopping and going on
@@ -288,9 +291,11 @@ def test_a_killed_run_goes_on_as_if_nothing_had_happened(tmp_path):
     assert same(averages(resumed), averages(whole))
 
 
-def test_a_run_that_is_out_of_time_leaves_a_checkpoint_and_goes_on_later(tmp_path):
-    trainer = Trainer(Painter(pause=0.02), WORLD, CONFIG, tmp_path / "late")
-    trainer.run(max_seconds=0.1)
+def test_a_run_that_is_late_leaves_a_checkpoint_and_goes_on_later(tmp_path, monkeypatch):
+    trainer, clock = Trainer(Painter(), WORLD, CONFIG, tmp_path / "late"), count()
+    with monkeypatch.context() as patch:
+        patch.setattr(trainer_module, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+        trainer.run(deadline=10)
     assert 0 < trainer.step < CONFIG.steps and not trainer.finished
     assert torch.load(tmp_path / "late" / CHECKPOINT, weights_only=True)["step"] == trainer.step
     assert train(tmp_path / "late").finished
@@ -330,7 +335,7 @@ def test_a_run_that_died_before_its_first_checkpoint_leaves_no_rows_behind(tmp_p
 @pytest.mark.parametrize(
     ("model", "changes"),
     [
-        (nn.Sequential(Painter()), {}),
+        (Larger(), {}),
         (Painter(width=9), {}),
         (Painter(), {"ema": 0.0}),
         (Painter(), {"optimizer": "muon"}),
@@ -343,15 +348,6 @@ def test_a_foreign_checkpoint_is_refused(tmp_path, model, changes):
         train(tmp_path, model, steps=2, **changes)
 
 
-@pytest.fixture
-def other_precision() -> Iterator[Callable[[], None]]:
-    """accelerate keeps the precision of a process's first Accelerator."""
-    from accelerate.state import AcceleratorState
-
-    yield (reset := partial(AcceleratorState._reset_state, reset_partial_state=True))
-    reset()
-
-
 @pytest.mark.parametrize(
     ("setting", "kept", "other"),
     [
@@ -362,10 +358,10 @@ def other_precision() -> Iterator[Callable[[], None]]:
         ("mixed_precision", "no", "bf16"),
     ],
 )
-def test_a_run_does_not_go_on_as_another(tmp_path, other_precision, setting, kept, other):
+def test_a_run_does_not_go_on_as_another(tmp_path, setting, kept, other):
     train(tmp_path, steps=2)
     before = (tmp_path / CHECKPOINT).read_bytes()
-    other_precision()
+    forget_precision()
     message = f"a run with {setting} {kept}, not {other}. Set it to {kept}, or train into a new"
     with pytest.raises(FlexEditError, match=re.escape(message)):
         train(tmp_path, steps=4, **{setting: other})
@@ -376,7 +372,7 @@ def test_a_run_does_not_go_on_as_another(tmp_path, other_precision, setting, kep
 
 
 @pytest.fixture
-def machine(monkeypatch, other_precision) -> Iterator[Callable[[torch.dtype], list[torch.dtype]]]:
+def machine(monkeypatch) -> Iterator[Callable[[torch.dtype], list[torch.dtype]]]:
     """Makes this one that is fast in one type; what it returns grows by each type it measures."""
 
     def becomes(fast: torch.dtype) -> list[torch.dtype]:
@@ -388,7 +384,7 @@ def machine(monkeypatch, other_precision) -> Iterator[Callable[[torch.dtype], li
 
         monkeypatch.setattr(precision, "seconds", seconds)
         precision.faster_on_cpu.cache_clear()
-        other_precision()
+        forget_precision()
         return measured
 
     yield becomes
@@ -448,6 +444,15 @@ def test_an_older_checkpoint_is_taken_up(tmp_path):
     assert [row["step"] for row in log(tmp_path)] == [1, 2, 3, 4]
 
 
+def test_parameters_are_found_by_what_they_were_called_before(tmp_path, monkeypatch):
+    train(tmp_path, steps=2)
+    monkeypatch.setattr(Painter, "former_names", {"mesh.": "net."})
+    state = torch.load(tmp_path / CHECKPOINT, weights_only=True)
+    older = {name.replace("net.", "mesh."): tensor for name, tensor in state["trained"].items()}
+    torch.save(state | {"trained": older}, tmp_path / CHECKPOINT)
+    assert train(tmp_path, steps=4).finished
+
+
 def test_an_older_checkpoint_of_another_precision_is_refused(tmp_path):
     train(tmp_path, steps=2)
     rewrite(tmp_path, scaler={"scale": 65536.0})  # of fp16
@@ -495,6 +500,25 @@ def test_all_processes_leave_a_run_that_goes_wrong_in_one(tmp_path):
     assert torch.load(tmp_path / CHECKPOINT, weights_only=True)["step"] == 2
 
 
+@pytest.mark.parametrize(
+    ("cores", "processes", "expected"),
+    [(8, None, 8), (8, "4", 2), (2, "4", 1), (200, "2", MAX_WORKERS)],
+)
+@pytest.mark.parametrize("is_bound", [True, False])  # to cores: some systems cannot
+def test_processes_share_the_cores_among_their_workers(
+    monkeypatch, cores, processes, expected, is_bound
+):
+    if is_bound:
+        monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(cores), raising=False)
+    else:
+        monkeypatch.delattr(os, "sched_getaffinity", raising=False)
+        monkeypatch.setattr(os, "cpu_count", lambda: cores)
+    monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
+    if processes is not None:
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", processes)
+    assert num_workers() == expected
+
+
 # Validation
 
 
@@ -526,8 +550,8 @@ def train_system(
     """``cut_at``: the step in which the power fails."""
     forget_precision()
     torch.manual_seed(0)
-    system = System(ModelFolder(tiny), RECIPE, len(CLASSES))
-    for layer in (system.unet.unet.conv_out, system.mea.scene.to_out):
+    system = TrainingModel(ModelFolder(tiny), RECIPE, len(CLASSES))
+    for layer in (system.unet.unet.conv_out, system.adapter.scene.to_out):
         nn.init.normal_(layer.weight, std=0.1)  # both start at zero, and stop every gradient
     settings = {"steps": 1, "lr": 1e-3, "warmup": 1, "batch_size": 4} | changes
     config = dataclasses.replace(CONFIG, **settings)

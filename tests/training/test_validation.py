@@ -4,7 +4,7 @@ import pytest
 import torch
 from PIL import Image
 
-from flexedit.data.world import CLASSES
+from flexedit.data.world import CLASSES, World
 from flexedit.model_folder import ModelFolder
 from flexedit.training.draws import Recipe
 from flexedit.training.model import TrainingModel
@@ -31,7 +31,11 @@ def modes(system: TrainingModel) -> list[bool]:
 
 
 def test_pictures_are_made_without_dropout(system, tmp_path):
-    before, batch, pictures = modes(system), PictureGrid(system, tmp_path, count=1).batch, []
+    before, batch, pictures = (
+        modes(system),
+        PictureGrid(system, tmp_path, World(64), count=1).batch,
+        [],
+    )
     for seed in range(2):
         torch.manual_seed(seed)
         pictures.append(edit(system, batch))
@@ -48,5 +52,5 @@ def test_what_goes_wrong_in_evaluation_still_leaves_the_system_training(system):
 
 
 def test_a_grid_has_scenes_edits_and_truth(system, tmp_path):
-    PictureGrid(system, tmp_path, count=2)(7)
+    PictureGrid(system, tmp_path, World(64), count=2)(7)
     assert Image.open(tmp_path / "000007.png").size == (2 * 64, 3 * 64)

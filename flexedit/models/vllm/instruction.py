@@ -26,11 +26,11 @@ class Instruction(nn.Module):
         reply: str = "direct",
         on_token: Callable[[int], None] | None = None,
     ) -> Reading:
-        """Raises FlexEditError for a task that asks for words."""
-        if others := set(request.tasks) - {"edit"}:
+        """Raises FlexEditError for a question."""
+        if "ask" in request.tasks:
             raise FlexEditError(
-                f"This model has no VLLM: it follows an instruction, but cannot {others.pop()}. "
-                "Set the task to edit, or choose another model."
+                "This model has no VLLM: it follows an instruction, but answers no question. Set "
+                "the task to edit, or choose another model."
             )
         empty = ("",) * request.batch_size
         return Reading(request.instructions, empty, empty, None)

@@ -46,7 +46,7 @@ def make_vllm(folder: Path, tied: bool) -> VLLM:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
-    from flexedit.training.mini import build_vllm
+    from flexedit.training.pretrain.parts import build_vllm
 
     path = tmp_path_factory.mktemp("vllm")
     build_vllm(TINY, TEXTS, path)

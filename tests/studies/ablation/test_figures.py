@@ -7,10 +7,10 @@ from flexedit.errors import FlexEditError
 from studies.ablation.cases import first_of_each
 from studies.ablation.figures import SMOOTHED, curves, draw, same_cases, smoothed
 from studies.ablation.logs import Log, read_pictures, write_pictures
-from studies.ablation.tables import TITLES
+from studies.ablation.recipe import recipe
 
 
-def log(variant: str, seed: int, errors: list[float]) -> Log:
+def curve_of(variant: str, seed: int, errors: list[float]) -> Log:
     curve = tuple({"step": 20.0 * n, "diffusion": error} for n, error in enumerate(errors, 1))
     return Log({"variant": variant, "seed": seed}, curve, ())
 
@@ -30,19 +30,21 @@ def test_a_point_of_a_curve_is_the_mean_of_the_last_values_of_all_seeds():
 
 def test_variants_are_compared_with_flexedit_of_the_same_seed_and_data():
     logs = [
-        log("full", 0, [1.0] * 12),
-        log("full", 1, [5.0] * 12),
-        log("no-ca", 1, [7.0] * 12),
-        log("full-masks", 0, [3.0] * 12),
-        log("no-dca", 2, [4.0] * 12),  # there is no FlexEdit of this seed
-        log("generate", 0, [1.0] * 12),
+        curve_of("full", 0, [1.0] * 12),
+        curve_of("full", 1, [5.0] * 12),
+        curve_of("no-ca", 1, [7.0] * 12),
+        curve_of("full-masks", 0, [3.0] * 12),
+        curve_of("no-dca", 2, [4.0] * 12),  # there is no FlexEdit of this seed
+        curve_of("generate", 0, [1.0] * 12),
     ]
     errors, differences = curves(logs).axes
     shown = {label: set(values.round(9)) for label, values in lines(errors).items()}
     values = {"full": 3.0, "no-ca": 7.0, "full-masks": 3.0, "no-dca": 4.0}
-    assert shown == {TITLES[name]: {value} for name, value in values.items()}
+    assert shown == {recipe().variants[name].title: {value} for name, value in values.items()}
     (difference,) = lines(differences).items()
-    assert difference[0] == TITLES["no-ca"] and set(difference[1].round(9)) == {2.0}
+    assert difference[0] == recipe().variants["no-ca"].title and set(difference[1].round(9)) == {
+        2.0
+    }
 
 
 def test_the_same_cases_stand_in_a_row(tiny_benchmark):
@@ -87,7 +89,7 @@ def test_kept_pictures_are_read_back_and_failed_cases_are_grey(tmp_path):
 
 
 def test_an_ablation_without_pictures_has_curves_only(tmp_path):
-    log("full", 1, [1.0, 0.5]).write(tmp_path / "logs" / "full-1.jsonl")
+    curve_of("full", 1, [1.0, 0.5]).write(tmp_path / "logs" / "full-1.jsonl")
     draw(tmp_path / "logs", tmp_path / "out")
     assert {path.name for path in (tmp_path / "logs").iterdir()} == {"full-1.jsonl", "curves.png"}
 

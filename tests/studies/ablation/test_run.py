@@ -6,64 +6,61 @@ import pytest
 from filelock import FileLock
 from safetensors.torch import load_file, save_file
 
-from flexedit.benchmark.report import as_markdown
 from flexedit.errors import FlexEditError
 from flexedit.model_folder import WEIGHTS_FILE, ModelFolder
 from studies.ablation.__main__ import main
-from studies.ablation.figures import OTHER_DATA
 from studies.ablation.logs import Log, read_logs
-from studies.ablation.run import STRENGTHS, TRAIN, VARIANTS, Ablation
-from studies.ablation.tables import TITLES, minutes, tables
+from studies.ablation.recipe import recipe
+from studies.ablation.run import Ablation, VariantTraining
 
 
 @pytest.fixture(scope="module")
 def ablation(trained, tmp_path_factory) -> Ablation:
     folder = tmp_path_factory.mktemp("ablation")
-    train = dataclasses.replace(TRAIN, steps=1, batch_size=2, log_every=1)
+    training = recipe().training.with_settings(steps=1, batch_size=2, log_every=1)
     start = ModelFolder(trained / "flexedit-mini")
-    return Ablation(start, folder, folder / "logs", train, num_single=3, num_multi=2)
+    return Ablation(start, folder, folder / "logs", training, num_single=3, num_multi=2)
 
 
-@pytest.mark.parametrize("name", [name for name, variant in VARIANTS.items() if variant.trains])
+SECTIONS = {  # of the config that differ
+    "no-ca": {"adapter"},
+    "no-dca": {"adapter"},
+    "literal-eq6": {"adapter"},
+    "shared-kv": {"adapter"},
+    "clean-input": {"vae_input"},
+    "instructpix2pix": {"vllm", "bridge", "adapter"},
+}
+
+
+@pytest.mark.parametrize(
+    "name", [name for name, variant in recipe().models.items() if variant.trains]
+)
 def test_every_variant_trains_and_becomes_a_model(ablation, name):
-    ablation.fit(VARIANTS[name], 0, ablation.out / f"{name}-0")
-    config = ModelFolder(ablation.out / f"{name}-0" / "model").config
-    full = ModelFolder(ablation.out / "full-0" / "model").config
-    changed = {
-        key
-        for key, value in dataclasses.asdict(config).items()
-        if value != dataclasses.asdict(full)[key]
-    }
-    expected = {
-        "no-ca": {"mea"},
-        "no-dca": {"mea"},
-        "literal-eq6": {"mea"},
-        "shared-kv": {"mea"},
-        "clean-input": {"vae_input"},
-        "instructpix2pix": {"bridge", "text", "qformer", "lora", "num_edit_tokens", "mea"},
-    }
-    assert changed - {"name"} == expected.get(name, set())
+    folder, variant = ablation.out / f"{name}-0", recipe().variants[name]
+    assert VariantTraining(folder, ablation.start, variant, ablation.training, seed=0).run()
+    full, config = ablation.start.config.to_dict(), ModelFolder(folder / "model").config.to_dict()
+    differing = {key for key, value in config.items() if value != full[key]}
+    assert differing == SECTIONS.get(name, set()) | {"name"}
 
 
-def test_the_adapter_starts_anew_and_all_else_from_the_finished_model(ablation):
-    start = ablation.inherited()
-    assert {key.split(".")[0] for key in start} == {"unet", "qformer", "tokens", "lora", "null"}
-
-
-def test_differences_are_between_equal_seeds(tmp_path):
-    results = {("full", 0): 1, ("full", 1): 0, ("no-ca", 0): 1}
-    for (name, seed), success in results.items():
-        rows = (row("a", success), row("b", success))
-        Log({"variant": name, "seed": seed}, (), rows).write(tmp_path / f"{name}-{seed}.jsonl")
-    found = {table.key: table for table in tables(read_logs(tmp_path))}
-    assert found["differences"].rows[0].cells["multi success"].mean == 0
+def test_the_adapter_starts_anew_and_all_else_from_the_finished_model(ablation, monkeypatch):
+    inherited = {}
+    monkeypatch.setattr(
+        VariantTraining, "system", lambda _, name, model, start, **settings: inherited.update(start)
+    )
+    monkeypatch.setattr(VariantTraining, "fit_system", lambda *_: False)
+    variant = recipe().variants["full"]
+    VariantTraining(ablation.out / "x", ablation.start, variant, ablation.training, seed=0).run()
+    prefixes = {key.split(".")[0] for key in inherited}
+    assert prefixes == {"unet", "qformer", "tokens", "lora", "null"}
 
 
 def test_variants_are_measured_once_and_their_tables_printed(ablation, capsys):
     names = ("full", "no-dca", "start")
     ablation.run(names, seeds=(0,))
     written = {path: path.stat().st_mtime_ns for path in ablation.logs.glob("*.jsonl")}
-    sweeps = [f"{name}-strength-{s:g}" for name in ("full", "start") for s in STRENGTHS]
+    strengths = recipe().strengths
+    sweeps = [f"{name}-strength-{s:g}" for name in ("full", "start") for s in strengths]
     runs = {f"{name}-0" for name in (*names, "generate", *sweeps)}
     assert {path.stem for path in written} == runs
     assert {path.stem for path in (ablation.logs / "pictures").iterdir()} == runs
@@ -79,8 +76,8 @@ def test_variants_are_measured_once_and_their_tables_printed(ablation, capsys):
     assert main(["tables", "--logs", str(ablation.logs)]) == 0
     printed = capsys.readouterr().out
     for name in (*names, "generate"):
-        assert TITLES[name] in printed
-    for strength in (*STRENGTHS, 1):
+        assert recipe().variants[name].title in printed
+    for strength in (*strengths, 1):
         assert printed.count(f"| λ = {strength:g} |") == 2
     assert "22.4391" not in printed and "(paper)" in printed
 
@@ -103,7 +100,7 @@ def test_variants_are_measured_once_and_their_tables_printed(ablation, capsys):
 
 def test_what_another_process_works_on_is_left_to_it(ablation, monkeypatch):
     asked = []
-    monkeypatch.setattr(Ablation, "variant", lambda _, name, seed: asked.append(name))
+    monkeypatch.setattr(Ablation, "train_and_measure", lambda _, name, __: asked.append(name))
     with FileLock(ablation.out / "no-ca-7.lock"):
         ablation.run(("no-ca", "shared-kv"), seeds=(7,))
     assert asked == ["shared-kv"]
@@ -135,10 +132,6 @@ def test_logs_of_another_judge_are_not_added_to(ablation, tmp_path):
         dataclasses.replace(ablation, logs=tmp_path).run((), seeds=())
 
 
-def test_curves_are_compared_where_the_data_are_the_same():
-    assert set(OTHER_DATA) == {name for name, variant in VARIANTS.items() if variant.world}
-
-
 def test_an_unknown_variant_is_refused(ablation):
     with pytest.raises(FlexEditError, match="Unknown variant 'half'; choose from full, no-ca"):
         ablation.run(("half",))
@@ -151,26 +144,6 @@ def test_what_measuring_needs_is_told_before_anything_is_trained(ablation, tmp_p
     assert not (tmp_path / "out").exists()
 
 
-def row(case: str, success: float) -> dict:
-    keys = {"form": "free", "group": "multi", "operation": "add", "kind": "circle"}
-    return {"case": case, **keys, "subject_setting": "simple", "status": "ok", "success": success}
-
-
-def test_seeds_are_averaged_before_cases_are_resampled(tmp_path):
-    results = {("full", 0): (1, 1), ("full", 1): (1, 0), ("no-ca", 0): (0, 0), ("no-ca", 1): (1, 0)}
-    for (name, seed), success in results.items():
-        rows = tuple(row(case, value) for case, value in zip("ab", success, strict=True))
-        Log({"variant": name, "seed": seed}, (), rows).write(tmp_path / f"{name}-{seed}.jsonl")
-    found = {table.key: table for table in tables(read_logs(tmp_path))}
-    cells = {one.name: one.cells["success"] for one in found["multi"].rows if not one.is_reference}
-    assert cells[TITLES["full"]].mean == 0.75 and cells[TITLES["full"]].count == 2
-    (difference,) = found["differences"].rows
-    assert difference.name == TITLES["no-ca"]
-    assert difference.cells["multi success"].mean == pytest.approx(-0.5)
-    assert "single" not in found
-    assert as_markdown("Ablation", list(found.values()))
-
-
 def test_verdicts_of_two_judges_are_not_mixed(tmp_path):
     for seed, judge in enumerate("ab"):
         Log({"variant": "full", "seed": seed, "judge": judge}, (), ()).write(
@@ -180,13 +153,6 @@ def test_verdicts_of_two_judges_are_not_mixed(tmp_path):
         read_logs(tmp_path)
 
 
-def test_minutes_are_those_of_training_and_not_of_pauses():
-    seconds = [0, 15, 25, 3600, 3620]  # with steps 10 to 50: a second each, slower, and a pause
-    curve = tuple({"step": 10 * k, "seconds": one} for k, one in enumerate(seconds, 1))
-    assert minutes([Log({"threads": 2}, curve, ())]) == "2"
-    assert minutes([Log({}, curve, ())]) == minutes([Log({"threads": 2}, (), ())]) == ""
-
-
 @pytest.mark.parametrize("text", ["", "[]", "{}", json.dumps({"curve": {}})])
 def test_a_file_that_is_no_log_is_named(tmp_path, text):
     (tmp_path / "full-0.jsonl").write_text(text)
@@ -194,12 +160,9 @@ def test_a_file_that_is_no_log_is_named(tmp_path, text):
         read_logs(tmp_path)
 
 
-def test_a_folder_without_logs_says_so(tmp_path):
+def test_a_folder_without_logs_and_a_file_of_another_kind_are_named(tmp_path):
     with pytest.raises(FlexEditError, match="There are no logs in"):
         read_logs(tmp_path)
-
-
-def test_a_file_of_another_kind_is_named(tmp_path):
     (tmp_path / "logs.parquet").write_bytes(b"no")
     with pytest.raises(FlexEditError, match=r"logs\.parquet has no logs"):
         read_logs(tmp_path / "logs.parquet")
