@@ -8,10 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal, get_args
-
-if TYPE_CHECKING:
-    from .request import EditRequest
+from typing import Literal, get_args
 
 Task = Literal["edit", "segment", "ask"]
 TASKS: tuple[str, ...] = get_args(Task)
@@ -58,23 +55,6 @@ def prompt(
     lead = positional if with_mask and task == "edit" else ""
     pictures = f"[pic1] {IMAGE}" + (f" [pic2] {IMAGE}" if with_subject else "")
     return f"USER: {pictures}\n{lead}{text} ASSISTANT:"
-
-
-def prompts_for(request: EditRequest, positional: Sequence[str] | None = None) -> list[str]:
-    """The prompt of each row; ``positional``: each row's phrase, by default POSITIONAL."""
-    phrases = positional or [POSITIONAL] * request.batch_size
-    return [
-        prompt(
-            instruction,
-            task,
-            with_subject=has_subject,
-            with_mask=request.mask is not None,
-            positional=phrase,
-        )
-        for instruction, task, has_subject, phrase in zip(
-            request.instructions, request.tasks, request.has_subject, phrases, strict=True
-        )
-    ]
 
 
 def naming_reply(label: str) -> str:

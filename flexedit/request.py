@@ -6,12 +6,13 @@ B batch, H × W the scene's size in pixels
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from . import masks
+from . import masks, prompts
 from .errors import FlexEditError
 from .masks import common_batch, prepare_picture
 from .prompts import TASKS
@@ -99,6 +100,24 @@ class EditRequest:
         if subject is not None:
             subject = subject.expand(size, -1, -1, -1)
         return cls(scene, mask, (instruction,) * size, (task,) * size, subject)
+
+    def prompts(self, positional: Sequence[str] | None = None) -> list[str]:
+        """What the VLLM is asked for each row; ``positional``: each row's phrase, by default
+        prompts.POSITIONAL.
+        """
+        phrases = positional or [prompts.POSITIONAL] * self.batch_size
+        return [
+            prompts.prompt(
+                instruction,
+                task,
+                with_subject=has_subject,
+                with_mask=self.mask is not None,
+                positional=phrase,
+            )
+            for instruction, task, has_subject, phrase in zip(
+                self.instructions, self.tasks, self.has_subject, phrases, strict=True
+            )
+        ]
 
     def marked(self, alpha: float = 0.5) -> Tensor:
         """The scene with the mask painted white (B, 3, H, W): what VLLM, CLIP and VAE see."""

@@ -11,7 +11,7 @@ import pytest
 from flexedit.benchmark.judge import FACTS, FOLDER, WEIGHTS
 from flexedit.benchmark.report import as_markdown
 from flexedit.files import fingerprint
-from studies.ablation.__main__ import HERE, PACKED
+from studies.ablation.__main__ import PACKED
 from studies.ablation.logs import read_logs
 from studies.ablation.tables import tables
 
@@ -102,7 +102,7 @@ def test_what_the_embedded_model_recommends_is_said_alike_everywhere():
 
 def test_the_ablations_page_has_the_tables_that_its_logs_give():
     logs = read_logs(PACKED)
-    page = (HERE / "README.md").read_text(encoding="utf-8")
+    page = PACKED.with_name("README.md").read_text(encoding="utf-8")
     assert as_markdown("Ablation", tables(logs)).partition("\n")[2].strip() in page
     shipped = fingerprint([FOLDER / WEIGHTS, FOLDER / FACTS])
     assert {log.facts["judge"] for log in logs} == {shipped}

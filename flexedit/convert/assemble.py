@@ -17,18 +17,24 @@ from torch import Tensor
 from ..errors import FlexEditError
 from ..model_folder import (
     ModelFolder,
+    build_adapter,
+    build_bridge,
+    build_interaction,
     by_library,
     copy_part,
     load_diffusers,
     load_image_encoder,
     load_text_encoder,
+    load_vllm,
     save_model_folder,
 )
 from ..model_folder.weights import read_config, unreadable
+from ..models.bridges.bridge import Bridge
+from ..models.clip import TextEncoder
 from ..models.diffusion.sampling import DiffusionConfig
+from ..models.diffusion.unet import FlexEditUNet
+from ..models.vllm import lora
 from ..systems import preset
-from ..training.draws import Recipe
-from ..training.model import TrainingModel
 from ..validation import validated
 
 PUBLISHED_WIDTH = 768  # of the context, for which systems name their numbers of heads
@@ -99,15 +105,33 @@ def assemble(
         for part, folder in sources.items():
             copy_part(folder, unfinished / part)
         torch.manual_seed(seed)
-        model = TrainingModel(ModelFolder(unfinished, config), Recipe("joint", ()), 0, seed)
-        model.unet.unet.load_state_dict(with_scene(unet))
-        if model.adapter is not None:
-            model.adapter.start_from(model.unet.unet)
-        save_model_folder(unfinished, config, model.tensors())
+        tensors = untrained(ModelFolder(unfinished, config), unet, text)
+        save_model_folder(unfinished, config, tensors)
         unfinished.rename(out)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
     return ModelFolder(out)
+
+
+@torch.no_grad()
+def untrained(folder: ModelFolder, unet: Any, text: TextEncoder) -> dict[str, Tensor]:
+    """By the checkpoint's names: a pipeline's UNet, and the other parts as they start beside it."""
+    config = folder.config
+    tensors: dict[str, Tensor] = {}
+    if config.vllm is not None:
+        vllm = load_vllm(folder.part("vllm"), config.vllm)
+        lora.attach(vllm, config.vllm.lora)
+        tensors |= lora.checkpoint(vllm)
+    ours = FlexEditUNet(config.unet)
+    ours.unet.load_state_dict(with_scene(unet))
+    bridge, adapter = build_bridge(folder), build_adapter(config, ours.layers)
+    if isinstance(bridge, Bridge):
+        bridge.null_edit.copy_(text([""])[0])
+    if adapter is not None:
+        adapter.start_from(ours.unet)
+    for part in (ours, bridge, build_interaction(config), adapter):
+        tensors |= {} if part is None else part.checkpoint()
+    return tensors
 
 
 def load_unet(folder: Path) -> Any:

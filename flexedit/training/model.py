@@ -24,10 +24,10 @@ from ..models.diffusion import sampling
 from ..models.diffusion.conditioning import Branches, Conditioning
 from ..models.diffusion.unet import FlexEditUNet
 from ..models.parts import PictureTokens, Reading
-from ..models.vllm import VLLM
+from ..models.vllm import VLLM, lora
 from ..systems import system
 from ..systems.system import Embeds, Intent
-from . import lora, losses
+from . import losses
 from .batch import Batch
 from .draws import Draw, Recipe
 from .trainer import Trainee
@@ -170,7 +170,7 @@ class TrainingModel(Trainee):
             for drawn, ask, reply in zip(draw.generic, asks, batch.replies, strict=True)
         ]
         hidden, loss = vllm.score(
-            prompts.prompts_for(request, draw.phrases),
+            request.prompts(draw.phrases),
             vllm.pictures(marked, request.subject, request.has_subject),
             prompts.training_replies(batch.replies, generic),
             edit_tokens=[not ask for ask in asks],

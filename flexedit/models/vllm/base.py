@@ -154,7 +154,7 @@ class VLLM(nn.Module):
                 return self.answer(questions, pictures, max_new_tokens, on_token)
 
             return read_by_questions(ask, request, marked, self.longest_answer)
-        texts = prompts.prompts_for(request)
+        texts = request.prompts()
         pixels = self.pictures(marked, request.subject, request.has_subject)
         pixels = pixels.to(next(self.parameters()).device)
         asks = "ask" in request.tasks

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ... import model_folder, prompts
+from ... import model_folder
 from ...models.vllm import VLLM
 from ..batch import Batch
 from ..draws import Draw, Recipe
@@ -59,7 +59,7 @@ class VLLMPretraining(Trainee):
                 instructions[row] += RESTATE
                 replies[row] = batch.captions[row]
         request = replace(request, instructions=tuple(instructions))
-        texts = prompts.prompts_for(request, draw.phrases)
+        texts = request.prompts(draw.phrases)
         pixels = self.vllm.pictures(request.marked(), request.subject, request.has_subject)
         silent = [False] * len(texts)
         _, loss = self.vllm.score(texts, pixels, replies, edit_tokens=silent)

@@ -205,7 +205,7 @@ def test_a_direct_reading_says_nothing_and_has_the_fast_paths_states(vllm, subje
     request = request_of("edit", subject)
     pixels = vllm.pictures(request.marked(), request.subject, request.has_subject)
     reading = vllm.read(request, request.marked())
-    assert torch.equal(reading.hidden_states, vllm.direct(prompts.prompts_for(request), pixels))
+    assert torch.equal(reading.hidden_states, vllm.direct(request.prompts(), pixels))
     assert reading.replies == reading.labels == ("",)
     assert reading.instructions == request.instructions
 
@@ -219,7 +219,7 @@ def test_a_question_is_always_answered_and_has_no_states(vllm):
 def test_a_named_object_is_the_label(vllm):
     """A model that has learned one reply by heart says it, and its label is read."""
     request, reply = request_of("edit"), (prompts.naming_reply("turtle"),)
-    texts, pixels = prompts.prompts_for(request), vllm.pictures(request.marked(), None, (False,))
+    texts, pixels = request.prompts(), vllm.pictures(request.marked(), None, (False,))
     optimizer = torch.optim.Adam(vllm.requires_grad_(True).parameters(), lr=3e-3)
     sequences = vllm.tokenize(texts, reply, edit_tokens=[False], end=True)
     for _ in range(40):

@@ -8,8 +8,8 @@ from transformers import AutoConfig, LlavaForConditionalGeneration
 
 from flexedit import prompts
 from flexedit.model_folder import WEIGHTS_FILE, ModelFolder, load_vllm, save_model_folder
+from flexedit.models.vllm import lora
 from flexedit.models.vllm.base import VLLM, Sequences, VLLMConfig
-from flexedit.training import lora
 from tests.tiny import TINY
 
 TEXTS = [prompts.prompt("remove this"), prompts.prompt("add this here", with_subject=True)]

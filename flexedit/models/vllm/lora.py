@@ -5,8 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from ..models.vllm import VLLM
-from ..models.vllm.base import LoRAConfig
+from .base import VLLM, LoRAConfig
 
 
 def attach(vllm: VLLM, config: LoRAConfig | None) -> list[nn.Parameter]:
