@@ -44,7 +44,7 @@ def fast_dtype(device: torch.device) -> torch.dtype:
 def faster_on_cpu() -> torch.dtype:
     """Measures one product in either, once in the life of a process."""
     taken = {dtype: seconds(dtype) for dtype in (torch.float32, torch.bfloat16)}
-    dtype = min(taken, key=lambda one: taken[one])
+    dtype = min(taken, key=taken.__getitem__)
     log.info(
         "Computing in %s: a product of %d × %d takes %.3f s in float32, %.3f s in bfloat16.",
         str(dtype).removeprefix("torch."), SIDE, SIDE, *taken.values(),

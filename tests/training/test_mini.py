@@ -188,8 +188,8 @@ def test_a_finished_model_is_trained_on_without_its_checkpoints(trained, tmp_pat
     result = ModelFolder(tmp_path / "on" / "flexedit-mini")
     assert result.keys == start.keys
     before, after = start.all_tensors(), result.all_tensors()
-    changed = {key.partition(".")[0] for key in before if not torch.equal(before[key], after[key])}
-    assert changed == {"unet", "mea", "qformer", "lora", "tokens"}
+    moved = {key.partition(".")[0] for key in before if not torch.equal(before[key], after[key])}
+    assert moved == {"unet", "mea", "qformer", "lora", "tokens"}
     for part in ("vllm", "clip"):
         path = Path(part) / "model.safetensors"
         assert_same(load_file(start.path / path), load_file(result.path / path))

@@ -35,10 +35,10 @@ def attach(vllm: VLLM, config: LoRAConfig | None) -> list[nn.Parameter]:
 def weights(vllm: VLLM) -> dict[str, Tensor]:
     """``<layer>.<q|v>.<A|B>`` → tensor, of a VLLM with LoRA attached."""
     return {
-        f"{name}.{letter}": getattr(projection, f"lora_{letter}")["default"].weight
+        f"{name}.{letter}": low_rank["default"].weight
         for name, projection in vllm.attention_projections()
         if hasattr(projection, "lora_A")
-        for letter in "AB"
+        for letter, low_rank in (("A", projection.lora_A), ("B", projection.lora_B))
     }
 
 
