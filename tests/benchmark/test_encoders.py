@@ -54,7 +54,8 @@ class ForTorchmetrics:
 
 def test_cosines_are_torchmetrics_clip_scores(encoders):
     picture, other, text = noise(64, 64), noise(64, 64, seed=1), "turtle"
-    ours = turned(encoders.clip, -1)  # its scores are above 0, where torchmetrics cuts them
+    raw = encoders.clip.pictures([picture])[0] @ encoders.clip.texts([text])[0]
+    ours = turned(encoders.clip, 1 if raw > 0 else -1)  # torchmetrics cuts scores at 0
     clip = ForTorchmetrics(ours.model), ours.processor
 
     def theirs(a, b):
@@ -67,7 +68,7 @@ def test_cosines_are_torchmetrics_clip_scores(encoders):
     first, second = ours.pictures([picture, other])
     assert 100 * float(first @ second) == pytest.approx(theirs(picture, other), abs=1e-3)
     by_text = 100 * float(first @ ours.texts([text])[0])
-    assert by_text > 5
+    assert by_text > 0
     assert by_text == pytest.approx(theirs(picture, text), abs=1e-3)
 
 

@@ -204,12 +204,13 @@ def test_the_crop_is_a_square_around_the_region_moved_inside_at_a_border():
 
 @pytest.mark.parametrize("sign", [1, -1])
 def test_clip_t_is_a_hundred_cosines_and_never_below_zero(encoders, sign):
+    """Of one of the signs they are below"""
     truth, region = smooth(64, 64), window(64, 64, np.s_[8:40, 8:40])
     clip = turned(encoders.clip, sign)
     cosine = float((clip.pictures([truth[8:40, 8:40]]) * clip.texts(["a turtle"])).sum())
-    assert sign * cosine < -0.05  # this random CLIP finds all texts unlike all pictures
-    found = picture_metrics(loaded(truth, region), truth, Encoders(clip=clip))["fg_clip_t"]
-    assert found == (0 if sign > 0 else pytest.approx(100 * cosine, abs=1e-4))
+    assert abs(cosine) > 0.01
+    score = picture_metrics(loaded(truth, region), truth, Encoders(clip=clip))["fg_clip_t"]
+    assert score == (pytest.approx(100 * cosine, abs=1e-4) if cosine > 0 else 0)
 
 
 # Whole runs
