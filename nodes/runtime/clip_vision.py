@@ -71,16 +71,11 @@ def tokens(
     The widths that are read, of projected tokens and of raw patches, where they are; another CLIP
     than the one that the reader was trained with is refused.
     """
-    projection = projection_of(clip_vision)
-    for what, found, wanted in (
-        ("projects to a width of", projection.weight.shape[0], width),
-        ("has patches of a width of", projection.weight.shape[1], vision_width),
-    ):
-        if wanted not in (None, found):
-            raise FlexEditError(
-                f"This CLIP vision model {what} {found}, but the MEA reads {wanted}. "
-                "Connect the clip_vision output of the FlexEdit Loader that gives the MEA."
-            )
+    makes, sees = projection_of(clip_vision).weight.shape
+    if width not in (None, makes):
+        refuse(f"This CLIP vision model projects to a width of {makes}", width)
+    if vision_width not in (None, sees):
+        refuse(f"This CLIP vision model sees patches of a width of {sees}", vision_width)
     preprocess = getattr(clip_vision, "flexedit_preprocess", None)
     preprocess = preprocess or Preprocess(getattr(clip_vision, "image_size", 224))
     model_management.load_model_gpu(clip_vision.patcher)
@@ -90,6 +85,13 @@ def tokens(
     seen = picture_tokens(states, before_last, model.vision_model, model.visual_projection)
     projected, raw = (one.to("cpu", torch.float32) for one in (seen.projected, seen.raw))
     return PictureTokens(projected, raw, seen.grid)
+
+
+def refuse(has: str, wanted: int | None) -> None:
+    raise FlexEditError(
+        f"{has}, but the MEA reads {wanted}. Connect the clip_vision output of the FlexEdit Loader "
+        "that gives the MEA."
+    )
 
 
 def projection_of(clip_vision: comfy.clip_vision.ClipVisionModel) -> nn.Module:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -33,13 +35,14 @@ def attach(vllm: VLLM, config: LoRAConfig | None) -> list[nn.Parameter]:
 
 
 def weights(vllm: VLLM) -> dict[str, Tensor]:
-    """``<layer>.<q|v>.<A|B>`` → tensor, of a VLLM with LoRA attached."""
-    return {
-        f"{name}.{letter}": low_rank["default"].weight
-        for name, projection in vllm.attention_projections()
-        if hasattr(projection, "lora_A")
-        for letter, low_rank in (("A", projection.lora_A), ("B", projection.lora_B))
-    }
+    """``<layer>.<q|v>.<A|B>`` → tensor, of a VLLM with LoRA attached; none without it."""
+    found = {}
+    for name, projection in vllm.attention_projections():
+        for letter in "AB":
+            layers: Any = getattr(projection, f"lora_{letter}", None)
+            if layers is not None:
+                found[f"{name}.{letter}"] = layers["default"].weight
+    return found
 
 
 def checkpoint(vllm: VLLM) -> dict[str, Tensor]:
