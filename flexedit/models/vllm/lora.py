@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -34,12 +36,13 @@ def attach(vllm: VLLM, config: LoRAConfig | None) -> list[nn.Parameter]:
 
 def weights(vllm: VLLM) -> dict[str, Tensor]:
     """``<layer>.<q|v>.<A|B>`` → tensor, of a VLLM with LoRA attached."""
-    return {
-        f"{name}.{letter}": low_rank["default"].weight
-        for name, projection in vllm.attention_projections()
-        if hasattr(projection, "lora_A")
-        for letter, low_rank in (("A", projection.lora_A), ("B", projection.lora_B))
-    }
+    named = {}
+    for name, projection in vllm.attention_projections():
+        layer: Any = projection  # which peft has wrapped, if LoRA is attached to it
+        if hasattr(layer, "lora_A"):
+            named[f"{name}.A"] = layer.lora_A["default"].weight
+            named[f"{name}.B"] = layer.lora_B["default"].weight
+    return named
 
 
 def checkpoint(vllm: VLLM) -> dict[str, Tensor]:
