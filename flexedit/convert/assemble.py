@@ -105,9 +105,9 @@ def assemble(
         for part, folder in sources.items():
             copy_part(folder, unfinished / part)
         torch.manual_seed(seed)
-        folder = ModelFolder(unfinished, config)
-        folder.load_vae()  # does it go with the UNet?
-        tensors = untrained(folder, unet, text)
+        model = ModelFolder(unfinished, config)
+        model.load_vae()  # does it go with the UNet?
+        tensors = untrained(model, unet, text)
         save_model_folder(unfinished, config, tensors)
         unfinished.rename(out)
     finally:

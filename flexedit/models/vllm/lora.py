@@ -35,14 +35,14 @@ def attach(vllm: VLLM, config: LoRAConfig | None) -> list[nn.Parameter]:
 
 
 def weights(vllm: VLLM) -> dict[str, Tensor]:
-    """``<layer>.<q|v>.<A|B>`` → tensor, of a VLLM with LoRA attached; none without it."""
-    found = {}
+    """``<layer>.<q|v>.<A|B>`` → tensor, of a VLLM with LoRA attached."""
+    named = {}
     for name, projection in vllm.attention_projections():
-        for letter in "AB":
-            layers: Any = getattr(projection, f"lora_{letter}", None)
-            if layers is not None:
-                found[f"{name}.{letter}"] = layers["default"].weight
-    return found
+        layer: Any = projection  # which peft has wrapped, if LoRA is attached to it
+        if hasattr(layer, "lora_A"):
+            named[f"{name}.A"] = layer.lora_A["default"].weight
+            named[f"{name}.B"] = layer.lora_B["default"].weight
+    return named
 
 
 def checkpoint(vllm: VLLM) -> dict[str, Tensor]:
