@@ -6,15 +6,13 @@ B batch, T tokens of one picture (CLS and patches), S the encoder's side in pixe
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from torch import Tensor, nn
 
 from .parts import PictureTokens
 from .preprocess import Preprocess
-
-RAW_LAYER = -2  # of the tower: LLaVA's and SmartEdit's
 
 
 def project_tokens(states: Tensor, vision_model: nn.Module, projection: nn.Module) -> Tensor:
@@ -27,12 +25,22 @@ def project_tokens(states: Tensor, vision_model: nn.Module, projection: nn.Modul
 
 
 def picture_tokens(
-    states: Tensor, before_last: Tensor, vision_model: nn.Module, projection: nn.Module
+    vision_model: Any, projection: nn.Module, see: Callable[[], Tensor]
 ) -> PictureTokens:
-    """Hidden states of the last layer and of the one before it (B, T, D_vision), CLS first."""
+    """What a CLIP tower, transformers' or ComfyUI's, makes of pictures. ``see()`` runs it and gives
+    the last hidden states (B, T, D_vision), CLS first.
+    """
+    before_last: list[Tensor] = []
+    hook = vision_model.encoder.layers[-1].register_forward_pre_hook(
+        lambda _, inputs: before_last.append(inputs[0].clone())  # ComfyUI adds to it in place
+    )
+    try:
+        states = see()
+    finally:
+        hook.remove()
     side = math.isqrt(states.shape[1] - 1)
     projected = project_tokens(states, vision_model, projection)
-    return PictureTokens(projected, before_last[:, 1:], (side, side))
+    return PictureTokens(projected, before_last[0][:, 1:], (side, side))
 
 
 class ImageEncoder(nn.Module):
@@ -55,12 +63,10 @@ class ImageEncoder(nn.Module):
     def forward(self, pictures: Tensor) -> PictureTokens:
         """pictures (B, 3, H, W) in 0..1"""
         pixels = self.preprocess(pictures).to(self.visual_projection.weight.dtype)
-        seen = self.vision_model(pixel_values=pixels, output_hidden_states=True)
         return picture_tokens(
-            seen.last_hidden_state,
-            seen.hidden_states[RAW_LAYER],
             self.vision_model,
             self.visual_projection,
+            lambda: self.vision_model(pixel_values=pixels).last_hidden_state,
         )
 
 

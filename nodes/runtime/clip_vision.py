@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ...flexedit.errors import FlexEditError
 from ...flexedit.model_folder import ModelFolder, check_shapes
 from ...flexedit.model_folder.weights import read_weights
-from ...flexedit.models.clip import RAW_LAYER, picture_tokens
+from ...flexedit.models.clip import picture_tokens
 from ...flexedit.models.parts import PictureTokens
 from ...flexedit.models.preprocess import Preprocess
 from ...flexedit.packages import needed
@@ -81,8 +81,9 @@ def tokens(
     model_management.load_model_gpu(clip_vision.patcher)
     model = clip_vision.model
     pixels = preprocess(pictures.to(clip_vision.load_device)).float()
-    states, before_last, *_ = model.vision_model(pixels, intermediate_output=RAW_LAYER)
-    seen = picture_tokens(states, before_last, model.vision_model, model.visual_projection)
+    seen = picture_tokens(
+        model.vision_model, model.visual_projection, lambda: model.vision_model(pixels)[0]
+    )
     projected, raw = (one.to("cpu", torch.float32) for one in (seen.projected, seen.raw))
     return PictureTokens(projected, raw, seen.grid)
 

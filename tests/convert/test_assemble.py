@@ -180,7 +180,7 @@ def test_another_class_of_vllm_is_refused(others, tmp_path):
         (
             "text_encoder/config",
             {"num_hidden_layers": 23},
-            "num_hidden_layers 2, but that in .* 23",
+            "num_hidden_layers 1, but that in .* 23",
         ),
     ],
 )
