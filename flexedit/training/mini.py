@@ -35,7 +35,7 @@ from .pretrain.vision import load_vision
 from .pretrain.vllm import load_vllm
 from .recipe import MiniRecipe, mini_recipe
 from .run import Stage, Training
-from .validation import VALIDATION_SEED, PictureGrid
+from .preview import VALIDATION_SEED, PictureGrid
 
 ORDER = (
     "parts", "vae", "clip", "vision", "vllm", "base", "align", "joint", "decoder", "export",

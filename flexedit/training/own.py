@@ -20,7 +20,7 @@ from ..model_folder import CONFIG_FILE, WEIGHTS_FILE, ModelFolder
 from .precision import resolved
 from .recipe import StageRecipe, own_stages
 from .run import Stage, Training
-from .validation import PictureGrid
+from .preview import PictureGrid
 
 ORIGIN = "origin"  # a note of what a folder's training is of
 

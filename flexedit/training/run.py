@@ -28,7 +28,7 @@ from .model import TrainingModel
 from .optimizer import optimizer_class
 from .recipe import StageRecipe
 from .trainer import CHECKPOINT, Trainer, num_workers
-from .validation import PictureGrid
+from .preview import PictureGrid
 
 
 @dataclass(frozen=True)

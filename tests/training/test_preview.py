@@ -8,7 +8,7 @@ from flexedit.data.world import CLASSES, World
 from flexedit.model_folder import ModelFolder
 from flexedit.training.draws import Recipe
 from flexedit.training.model import TrainingModel
-from flexedit.training.validation import PictureGrid, edit, evaluating
+from flexedit.training.preview import PictureGrid, edit, evaluating
 from tests.tiny import make_tiny_folder
 
 RECIPE = Recipe(stage="joint", parts=("unet", "adapter", "bridge", "vllm"))
