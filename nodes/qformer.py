@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from comfy_api.latest import io
 
 from ..flexedit.systems import system
@@ -33,5 +35,7 @@ class QFormerEmbed(io.ComfyNode):
 
     @classmethod
     def execute(cls, qformer, intent) -> io.NodeOutput:
-        seen = on_device(intent, qformer.device)
-        return io.NodeOutput(on_cpu(system.embed(qformer.use(), seen)))
+        reading = on_device(intent.reading, qformer.device)
+        embeds = system.embed(qformer.use(), replace(intent, reading=reading))
+        text, null = on_cpu(embeds.text), on_cpu(embeds.null)
+        return io.NodeOutput(system.Embeds(intent, text, null))

@@ -35,9 +35,13 @@ SLOT_OF = {
 SLOTS = ("unet", *PARTS, "vllm")
 
 
+def prefix_of(key: str) -> str:
+    return key.partition(".")[0]
+
+
 def slot_of(key: str) -> str | None:
     """The slot that has a key, None if it is none of ours."""
-    return SLOT_OF.get(key.partition(".")[0])
+    return SLOT_OF.get(prefix_of(key))
 
 
 def of_slot(slot: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -112,13 +112,9 @@ class SystemConfig:
     def __post_init__(self) -> None:
         if not 0.0 < self.mark_alpha <= 1.0:
             raise FlexEditError(f"mark_alpha is {self.mark_alpha}; it must lie in (0, 1].")
-        if self.vllm is None and hasattr(self.bridge, "hidden_width"):
-            raise FlexEditError(
-                f"The bridge {self.bridge.type!r} reads a VLLM's hidden states, but vllm is null. "
-                "Add a vllm section, or choose a bridge that reads the instruction."
-            )
         self._check_channels()
         self._check_widths()
+        self._check_readers()
 
     def _check_channels(self) -> None:
         reads, makes = self.unet.get("in_channels"), self.latent_channels
@@ -137,11 +133,36 @@ class SystemConfig:
                     f"{name}.width is {part.width} but the UNet reads a context {context} wide "
                     "(cross_attention_dim); the two must agree."
                 )
-        first = self.unet.get("block_out_channels", [None])[0]
-        if self.interaction is not None and self.interaction.channels != first:
+        levels = self.unet.get("block_out_channels")
+        first = levels[:1] if isinstance(levels, list) else levels
+        if self.interaction is not None and [self.interaction.channels] != first:
             raise FlexEditError(
-                f"interaction.channels is {self.interaction.channels} but the UNet's first "
-                f"convolution makes {first} (block_out_channels); the two must agree."
+                f"interaction.channels is {self.interaction.channels}, but the UNet's "
+                f"block_out_channels are {levels}; its first convolution must make as many."
+            )
+
+    def _check_readers(self) -> None:
+        """Of the VLLM's hidden states."""
+        for name in ("bridge", "adapter"):
+            part = getattr(self, name)
+            width = getattr(part, "hidden_width", None)
+            if width is None:
+                continue
+            if self.vllm is None:
+                raise FlexEditError(
+                    f"The {name} {part.type!r} reads a VLLM's hidden states, but vllm is null. "
+                    f"Add a vllm section, or choose a {name} that needs none."
+                )
+            if width != getattr(self.bridge, "hidden_width", width):
+                raise FlexEditError(
+                    f"{name}.hidden_width is {width}, but bridge.hidden_width is "
+                    f"{self.bridge.hidden_width}; both read the same VLLM."
+                )
+        num_tokens = getattr(self.bridge, "num_tokens", None)
+        if self.vllm and num_tokens not in (None, self.vllm.num_edit_tokens):
+            raise FlexEditError(
+                f"bridge.num_tokens is {num_tokens}, but vllm.num_edit_tokens is "
+                f"{self.vllm.num_edit_tokens}; the two must agree."
             )
 
     @property

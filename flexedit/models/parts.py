@@ -90,10 +90,28 @@ class Part(nn.Module):
                 yield name, self.elsewhere.get(name, f"{self.prefix}.{name}")
 
 
-def check_heads(part: str, width: int, num_heads: int) -> None:
-    """Raises FlexEditError unless a part's width can be shared by its attention heads."""
+def check_heads(what: str, width: int, num_heads: int) -> None:
+    """Raises FlexEditError unless a width (``what``: its name) can be shared by attention heads."""
     if num_heads < 1 or width % num_heads:
         raise FlexEditError(
-            f"{part}.width {width} cannot be shared by {part}.num_heads {num_heads}; "
-            "choose a divisor."
+            f"{what} {width} cannot be shared by num_heads {num_heads}; choose a divisor."
         )
+
+
+def hidden_states(reading: Reading, width: int) -> Tensor:
+    """H (B, N, D_llm) of a reading.
+
+    Raises FlexEditError if it has none, or if they are not ``width`` wide.
+    """
+    states = reading.hidden_states
+    if states is None:
+        raise FlexEditError(
+            "This intent comes from a stock VLLM, which has no edit tokens, or from a system without "
+            "a VLLM. Use the VLLM of FlexEdit Loader, or give reply and label to another graph."
+        )
+    if states.shape[-1] != width:
+        raise FlexEditError(
+            f"The VLLM's hidden states are {states.shape[-1]} wide, but this part reads {width}. "
+            "Take both from the same FlexEdit Loader."
+        )
+    return states

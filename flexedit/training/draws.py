@@ -13,6 +13,8 @@ from torch import Tensor
 
 from .. import prompts
 
+Trained = Literal["unet", "bridge", "interaction", "adapter", "vllm"]
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -27,7 +29,7 @@ class Recipe:
     """
 
     stage: Literal["align", "joint"]
-    parts: tuple[str, ...]  # of PARTS
+    parts: tuple[Trained, ...]  # slots
     drop_edit: float = 0.05  # guidance dropout: the scene-only branch
     drop_scene: float = 0.05  # guidance dropout: the negative branch
     noises: int = 1

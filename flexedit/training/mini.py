@@ -33,9 +33,9 @@ from .pretrain.shape import system_config
 from .pretrain.vae import load_vae
 from .pretrain.vision import load_vision
 from .pretrain.vllm import load_vllm
+from .preview import VALIDATION_SEED, PictureGrid
 from .recipe import MiniRecipe, mini_recipe
 from .run import Stage, Training
-from .preview import VALIDATION_SEED, PictureGrid
 
 ORDER = (
     "parts", "vae", "clip", "vision", "vllm", "base", "align", "joint", "decoder", "export",

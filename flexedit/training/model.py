@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from .. import prompts
 from ..model_folder import ModelFolder, build_adapter, build_bridge, build_interaction, load_vllm
-from ..model_folder.keys import PARTS, SLOTS, of_slot, under
+from ..model_folder.keys import PARTS, SLOTS, check_shapes, of_slot, prefix_of, under
 from ..models import vae as autoencoder
 from ..models.bridges.bridge import Bridge
 from ..models.clip import ImageEncoder, TextEncoder
@@ -100,19 +100,25 @@ class TrainingModel(Trainee):
         return tensors
 
     def start_from(self, tensors: Mapping[str, Tensor]) -> None:
-        """Starts from what an earlier stage trained; parts it did not have keep their start."""
+        """Starts from what an earlier stage trained; parts it did not have keep their start.
+
+        Raises FlexEditError for a part that it had, but not whole.
+        """
+        tensors, own = dict(tensors), self.tensors()
+        if not of_slot("adapter", tensors):  # e∅ stays what CLIP says; with one, what that knew
+            tensors.pop("null.edit", None)
+        shared = {prefix_of(key) for key in tensors} & {prefix_of(key) for key in own}
+        tensors = {key: tensor for key, tensor in tensors.items() if prefix_of(key) in shared}
+        expected = {key: tensor.shape for key, tensor in own.items() if prefix_of(key) in shared}
+        check_shapes(expected, tensors, "What this training starts from")
         given = {slot: of_slot(slot, tensors) for slot in SLOTS}
-        if not given["adapter"]:  # e∅ stays what CLIP says; with one, what that learned beside
-            given["bridge"].pop("null.edit", None)
         self.unet.load_state_dict(given["unet"])
         if self.adapter is not None:
             self.adapter.start_from(self.unet.unet)
-        for slot in PARTS:
-            part = getattr(self, slot)
-            own = {} if part is None else part.checkpoint()
-            with torch.no_grad():
-                for key in own.keys() & given[slot].keys():
-                    own[key].copy_(given[slot][key])
+        with torch.no_grad():
+            for slot in PARTS:
+                for key, tensor in given[slot].items():
+                    own[key].copy_(tensor)
         if self.vllm is not None and given["vllm"]:
             lora.load(self.vllm, under("lora", tensors), under("tokens", tensors))
 
@@ -154,14 +160,16 @@ class TrainingModel(Trainee):
         else:
             hidden, loss = self.read(self.vllm, batch, draw, marked)
             reading = Reading(request.instructions, (), (), hidden.float())
-            if "vllm" in self.recipe.parts:
+            if loss is not None:
                 scores["reply"] = self.recipe.reply * loss
         intent = Intent(request, marked, reading)
         text, null = self.bridge(reading), self.bridge.null(request.batch_size)
         return Embeds(intent, text, null), scores
 
-    def read(self, vllm: VLLM, batch: Batch, draw: Draw, marked: Tensor) -> tuple[Tensor, Tensor]:
-        """H (B, N, D_llm), zeros for questions, and the loss (B,) of what it says."""
+    def read(
+        self, vllm: VLLM, batch: Batch, draw: Draw, marked: Tensor
+    ) -> tuple[Tensor, Tensor | None]:
+        """H (B, N, D_llm), zeros for questions, and the loss (B,) of what it says, if it learns to."""
         request = batch.request
         asks = [task == "ask" for task in request.tasks]
         # nobody is taught to say the generic reply: it is what rows that know no other are given
@@ -175,6 +183,7 @@ class TrainingModel(Trainee):
             prompts.training_replies(batch.replies, generic),
             edit_tokens=[not ask for ask in asks],
             forced=generic,
+            with_loss="vllm" in self.recipe.parts,
         )
         assert hidden is not None
         return hidden, loss

@@ -18,9 +18,9 @@ from ..errors import FlexEditError
 from ..files import fingerprint
 from ..model_folder import CONFIG_FILE, WEIGHTS_FILE, ModelFolder
 from .precision import resolved
+from .preview import PictureGrid
 from .recipe import StageRecipe, own_stages
 from .run import Stage, Training
-from .preview import PictureGrid
 
 ORIGIN = "origin"  # a note of what a folder's training is of
 

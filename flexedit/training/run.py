@@ -26,9 +26,9 @@ from ..model_folder.weights import portable_name, read_config
 from .batch import Samples
 from .model import TrainingModel
 from .optimizer import optimizer_class
+from .preview import PictureGrid
 from .recipe import StageRecipe
 from .trainer import CHECKPOINT, Trainer, num_workers
-from .preview import PictureGrid
 
 
 @dataclass(frozen=True)

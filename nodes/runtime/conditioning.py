@@ -100,11 +100,10 @@ def condition(
         replace(text, e=text.e.to(mea.device, mea.dtype)) for text in (embeds.text, embeds.null)
     )
     embeds = replace(embeds, text=text, null=null)
+    is_marked = mea.config.vae_input == "marked" and request.mask is not None
+    clean = on_cpu(parts.encode(request.scene)) if is_marked else None
     branches = on_cpu(system.condition(parts, embeds, subject_strength))
-    clean = branches.positive.scene_latent
-    if mea.config.vae_input == "marked" and request.mask is not None:
-        clean = on_cpu(parts.encode(request.scene))
-    return *pack(branches), {"samples": clean}
+    return *pack(branches), {"samples": branches.positive.scene_latent if clean is None else clean}
 
 
 def pack(branches: Branches) -> tuple[Packed, Packed, Packed]:

@@ -5,7 +5,7 @@ on the device only while it is needed, and never read twice.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -90,9 +90,11 @@ def _tensors(module: nn.Module) -> Iterator[Tensor]:
 
 
 def on_device(value: Any, device: torch.device | str) -> Any:
-    """A tensor, or any dataclass with tensors in it, on a device."""
+    """A tensor, or any mapping or dataclass with tensors in it, on a device."""
     if isinstance(value, Tensor):
         return value.to(device)
+    if isinstance(value, Mapping):
+        return {name: on_device(one, device) for name, one in value.items()}
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         fields = dataclasses.fields(value)
         moved = {field.name: on_device(getattr(value, field.name), device) for field in fields}

@@ -17,6 +17,7 @@ from typing import Any
 
 import comfy.ldm.modules.attention
 import torch
+import torch.nn.functional as F
 from comfy.conds import CONDConstant, CONDNoiseShape, CONDRegular
 from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import WrappersMP
@@ -146,7 +147,12 @@ def _with_residual(options: Mapping[str, Any], residual: Tensor) -> dict[str, An
     """transformer_options that add residual (B, C0, h, w) after the first convolution."""
 
     def add(h: Tensor, block_options: Mapping[str, Any]) -> Tensor:
-        return h + residual.to(h) if block_options["block"] == ("input", 0) else h
+        if block_options["block"] != ("input", 0):
+            return h
+        fitting = residual  # a latent of another size than the scene's can be sampled, too
+        if residual.shape[-2:] != h.shape[-2:]:
+            fitting = F.interpolate(residual.float(), h.shape[-2:], mode="bilinear")
+        return h + fitting.to(h)
 
     patches = options.get("patches", {})
     first = [*patches.get("input_block_patch", []), add]
@@ -202,9 +208,15 @@ def attention(query: Tensor, key: Tensor, value: Tensor, options: dict[str, Any]
     )
 
 
-def install(patcher: ModelPatcher, mea: ManagedPart, names: Mapping[str, str]) -> None:
-    """Gives a UNet its subject layers; clones share them, and ComfyUI loads them with the UNet."""
+def install(
+    patcher: ModelPatcher, mea: ManagedPart, names: Mapping[str, str], with_layers: bool
+) -> None:
+    """Lets a UNet take up what its conditioning carries; clones share it.
+
+    with_layers: the MEA has layers for the subject, which ComfyUI loads with the UNet.
+    """
     decoupled = DecoupledAttention(mea, cross_attention_layers(names))
     patcher.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, KEY, decoupled.around_run)
     patcher.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, KEY, decoupled.around_unet)
-    patcher.set_additional_models(KEY, [mea.read()])
+    if with_layers:
+        patcher.set_additional_models(KEY, [mea.read()])

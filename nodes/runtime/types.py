@@ -12,7 +12,7 @@ CATEGORY = "FlexEdit"
 
 Vllm = io.Custom("FLEXEDIT_VLLM")  # ManagedPart around flexedit.models.vllm.VLLM or Instruction
 Qformer = io.Custom("FLEXEDIT_QFORMER")  # ManagedPart around a bridge of flexedit.models.bridges
-Mea = io.Custom("FLEXEDIT_MEA")  # ManagedPart around an adapter of flexedit.models.adapters
+Mea = io.Custom("FLEXEDIT_MEA")  # ManagedPart around conditioning.Conditioner
 Sam = io.Custom("FLEXEDIT_SAM")  # ManagedPart around flexedit.resolve.sam.Sam
 Intent = io.Custom("FLEXEDIT_INTENT")  # flexedit.systems.system.Intent, on the CPU
 Embeds = io.Custom("FLEXEDIT_EMBEDS")  # flexedit.systems.system.Embeds, on the CPU

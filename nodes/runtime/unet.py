@@ -253,8 +253,10 @@ def load_unet(folder: ModelFolder, mea: ManagedPart, precision: str) -> ModelPat
         load_device=model_management.get_torch_device(),
         offload_device=model_management.unet_offload_device(),
     )
-    if folder.config.adapter is not None or folder.config.interaction is not None:
-        subject.install(patcher, mea, names)
+    adapter = folder.config.adapter
+    attends_apart = adapter is not None and adapter.attends_apart
+    if attends_apart or folder.config.interaction is not None:
+        subject.install(patcher, mea, names, attends_apart)
     return patcher
 
 

@@ -74,7 +74,7 @@ def test_the_vllm_reads_the_scene_with_the_mask_painted_on_it(alpha):
 
 def test_a_system_without_a_vllm_answers_no_question():
     request = dataclasses.replace(REQUEST, tasks=("edit", "ask"))
-    with pytest.raises(FlexEditError, match=r"has no VLLM.*Set the task to edit"):
+    with pytest.raises(FlexEditError, match=r"has no VLLM.*Give it an edit"):
         system.interpret(Instruction(), request)
 
 

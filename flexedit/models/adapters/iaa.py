@@ -15,10 +15,9 @@ from einops import rearrange
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
-from ...errors import FlexEditError
 from ...validation import STRICT
 from ..diffusion.decoupled import SubjectLayers
-from ..parts import Features, Part, PictureTokens, Reading
+from ..parts import Features, Part, PictureTokens, Reading, hidden_states
 
 
 class IAA(Part):
@@ -36,6 +35,10 @@ class IAA(Part):
         def reads_subject(self) -> bool:
             return False
 
+        @property
+        def attends_apart(self) -> bool:
+            return True
+
     prefix = "iaa"
 
     def __init__(self, config: Config, layers: Mapping[str, int]) -> None:
@@ -47,7 +50,7 @@ class IAA(Part):
         )
         self.spread = nn.Linear(config.clip_width, config.num_tokens * config.width)
         self.norm = nn.LayerNorm(config.width)
-        self.num_tokens = config.num_tokens
+        self.num_tokens, self.hidden_width = config.num_tokens, config.hidden_width
         self.subject = SubjectLayers(config.width, layers)
 
     @torch.no_grad()
@@ -65,10 +68,8 @@ class IAA(Part):
         strength: Tensor,
     ) -> Features:
         """e (B, Q, D) as it is; f2 (B, N, D) from H, with the strength λ (B,) in every row"""
-        if reading.hidden_states is None:
-            raise FlexEditError("An image-aware adapter reads the VLLM's tokens: there are none.")
-        states = reading.hidden_states.mean(1).to(e)
-        picture = self.mapper(states)
+        states = hidden_states(reading, self.hidden_width)
+        picture = self.mapper(states.mean(1).to(e))
         tokens = rearrange(self.spread(picture), "b (n d) -> b n d", n=self.num_tokens)
         return Features(e, self.norm(tokens), strength, {"picture": picture})
 

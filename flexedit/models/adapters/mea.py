@@ -36,11 +36,16 @@ class MEAConfig:
     type: Literal["mea"] = "mea"
 
     def __post_init__(self) -> None:
-        check_heads("adapter", self.width, self.num_heads)
+        check_heads("adapter.width", self.width, self.num_heads)
 
     @property
     def reads_subject(self) -> bool:
         return self.subject
+
+    @property
+    def attends_apart(self) -> bool:
+        """Whether the UNet attends to f2 apart from the text."""
+        return self.subject and self.decoupled
 
 
 class SceneAttention(nn.Module):

@@ -8,7 +8,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ...errors import FlexEditError
 from ..parts import Part, Reading, Text
 
 
@@ -29,22 +28,3 @@ class Bridge(Part):
     def null(self, batch: int) -> Text:
         """e∅ for a batch: (B, Q, D)"""
         return Text(self.null_edit.expand(batch, -1, -1))
-
-
-def hidden_states(reading: Reading, width: int) -> Tensor:
-    """H (B, N, D_llm) of a reading.
-
-    Raises FlexEditError if it has none, or if they are not ``width`` wide.
-    """
-    states = reading.hidden_states
-    if states is None:
-        raise FlexEditError(
-            "This intent comes from a stock VLLM, which has no edit tokens. Use the VLLM of "
-            "FlexEdit Loader, or give reply and label to another graph."
-        )
-    if states.shape[-1] != width:
-        raise FlexEditError(
-            f"The VLLM's hidden states are {states.shape[-1]} wide, but this bridge reads {width}. "
-            "Take both from the same FlexEdit Loader."
-        )
-    return states

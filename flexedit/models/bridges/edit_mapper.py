@@ -6,15 +6,15 @@ B batch, N visual tokens, Q queries, D width of the context
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
+from ...errors import FlexEditError
 from ...validation import STRICT
-from ..parts import Part, Reading, Text, check_heads
-from .bridge import hidden_states
+from ..parts import Part, Reading, Text, check_heads, hidden_states
 
 
 class EditMapper(Part):
@@ -33,7 +33,7 @@ class EditMapper(Part):
         type: Literal["edit_mapper"] = "edit_mapper"
 
         def __post_init__(self) -> None:
-            check_heads("bridge", self.inner_width, self.num_heads)
+            check_heads("bridge.inner_width", self.inner_width, self.num_heads)
 
     prefix = "mapper"
 
@@ -43,21 +43,33 @@ class EditMapper(Part):
         self.tokens = nn.Parameter(torch.randn(config.num_tokens, config.hidden_width) * 0.02)
         self.enter = nn.Linear(config.hidden_width, config.inner_width)
         self.queries = nn.Parameter(torch.randn(config.num_embeddings, config.inner_width) * 0.02)
+        layer: dict[str, Any] = {
+            "d_model": config.inner_width,
+            "nhead": config.num_heads,
+            "dim_feedforward": config.intermediate_width,
+            "dropout": 0.0,
+            "batch_first": True,
+            "norm_first": True,
+        }
+        encoder = nn.TransformerEncoder(
+            nn.TransformerEncoderLayer(**layer),
+            config.num_layers,
+            nn.LayerNorm(config.inner_width),
+            enable_nested_tensor=False,  # norm_first rules it out anyway, with a warning
+        )
         self.transformer = nn.Transformer(
-            config.inner_width,
-            config.num_heads,
-            config.num_layers,
-            config.num_layers,
-            config.intermediate_width,
-            dropout=0.0,
-            batch_first=True,
-            norm_first=True,
+            **layer, custom_encoder=encoder, num_decoder_layers=config.num_layers
         )
         self.leave = nn.Linear(config.inner_width, config.width)
 
     def forward(self, reading: Reading) -> Text:
         """H (B, N, D_llm) → edit embeddings e (B, Q, D)"""
         states = hidden_states(reading, self.config.hidden_width)
+        if states.shape[1] != self.config.num_tokens:
+            raise FlexEditError(
+                f"The VLLM gave {states.shape[1]} tokens, but this bridge reads "
+                f"{self.config.num_tokens}. Take both from the same FlexEdit Loader."
+            )
         return self.map(states.to(self.tokens.dtype))
 
     def null(self, batch: int) -> Text:

@@ -13,8 +13,8 @@ from pydantic.dataclasses import dataclass
 from torch import nn
 
 from ...validation import STRICT
-from ..parts import Reading, Text, check_heads
-from .bridge import Bridge, hidden_states
+from ..parts import Reading, Text, check_heads, hidden_states
+from .bridge import Bridge
 
 
 class QFormer(Bridge):
@@ -32,7 +32,7 @@ class QFormer(Bridge):
         type: Literal["qformer"] = "qformer"
 
         def __post_init__(self) -> None:
-            check_heads("bridge", self.width, self.num_heads)
+            check_heads("bridge.width", self.width, self.num_heads)
 
     prefix = "qformer"
 

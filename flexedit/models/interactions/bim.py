@@ -75,7 +75,8 @@ class BIM(Part):
         type: Literal["bim"] = "bim"
 
         def __post_init__(self) -> None:
-            check_heads("interaction", self.vision_width // NARROWING, self.num_heads)
+            inner = self.vision_width // NARROWING
+            check_heads("half of interaction.vision_width", inner, self.num_heads)
 
     prefix = "bim"
 
@@ -101,9 +102,9 @@ class BIM(Part):
         frequencies: Tensor = self.frequencies  # type: ignore[assignment]
         centres = [(torch.arange(count, device=frequencies.device) + 0.5) / count for count in grid]
         y, x = torch.meshgrid(*centres, indexing="ij")
-        place = 2 * torch.stack([x, y], dim=-1).flatten(0, 1).to(frequencies.dtype) - 1
-        angles = 2 * math.pi * place @ frequencies
-        return torch.cat([angles.sin(), angles.cos()], dim=-1)
+        place = 2 * torch.stack([x, y], dim=-1).flatten(0, 1) - 1
+        angles = 2 * math.pi * place @ frequencies.float()  # of many turns, the rest counts
+        return torch.cat([angles.sin(), angles.cos()], dim=-1).to(frequencies.dtype)
 
     def forward(
         self, e: Tensor, scene: PictureTokens, size: tuple[int, int]
@@ -115,6 +116,19 @@ class BIM(Part):
             t, picture = block(t, picture, t0, positions)
         t = self.norm(t + self.last(t + t0, picture + positions, picture))
         rows, _ = scene.grid
-        seen = rearrange(picture, "b (r c) v -> b v r c", r=rows)
-        residual = self.to_residual(F.interpolate(seen, size, mode="bilinear"))
-        return e + SHARE * self.to_edit(t), residual
+        seen = at_latent(rearrange(picture, "b (r c) v -> b v r c", r=rows), size)
+        return e + SHARE * self.to_edit(t), self.to_residual(seen)
+
+
+def at_latent(seen: Tensor, size: tuple[int, int]) -> Tensor:
+    """What CLIP saw at each latent pixel: seen (B, V, r, c), of a picture padded to a square around
+    its middle → (B, V, h, w), bilinear.
+    """
+    height, width = size
+    longer = max(size)
+    inside = torch.tensor([[width / longer, 0, 0], [0, height / longer, 0]], device=seen.device)
+    where = F.affine_grid(
+        inside.expand(len(seen), -1, -1), [len(seen), 1, height, width], align_corners=False
+    )
+    sampled = F.grid_sample(seen.float(), where, padding_mode="border", align_corners=False)
+    return sampled.to(seen.dtype)

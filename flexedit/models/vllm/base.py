@@ -71,7 +71,8 @@ class VLLMConfig:
 
     @property
     def edit_tokens(self) -> list[str]:
-        return [self.edit_token.format(index) for index in range(self.num_edit_tokens)]
+        numbers = map(str, range(self.num_edit_tokens))
+        return [self.edit_token.replace("{}", number) for number in numbers]
 
 
 class VLLM(nn.Module):
@@ -278,8 +279,10 @@ class VLLM(nn.Module):
         *,
         edit_tokens: Sequence[bool],
         forced: Sequence[bool] | None = None,
-    ) -> tuple[Tensor | None, Tensor]:
-        """Training's prefill: H (B, N, D), None without edit tokens, beside each reply's loss (B,)
+        with_loss: bool = True,
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """Training's prefill: H (B, N, D), None without edit tokens, beside each reply's loss (B,),
+        None unless it is wanted.
 
         edit_tokens, forced: as in `tokenize`.
         """
@@ -288,7 +291,7 @@ class VLLM(nn.Module):
         )
         states = self.states(sequences, pixels)
         hidden = self.edit_states(sequences, states) if self.edit_ids else None
-        return hidden, self.reply_loss(sequences, states)
+        return hidden, self.reply_loss(sequences, states) if with_loss else None
 
     @torch.no_grad()
     def direct(self, prompt_texts: Sequence[str], pixels: Tensor) -> Tensor:

@@ -29,8 +29,8 @@ class Instruction(nn.Module):
         """Raises FlexEditError for a question."""
         if "ask" in request.tasks:
             raise FlexEditError(
-                "This model has no VLLM: it follows an instruction, but answers no question. Set "
-                "the task to edit, or choose another model."
+                "This model has no VLLM: it follows an instruction, but answers no question. Give "
+                "it an edit, or choose another model."
             )
         empty = ("",) * request.batch_size
         return Reading(request.instructions, empty, empty, None)

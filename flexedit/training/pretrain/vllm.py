@@ -63,4 +63,5 @@ class VLLMPretraining(Trainee):
         pixels = self.vllm.pictures(request.marked(), request.subject, request.has_subject)
         silent = [False] * len(texts)
         _, loss = self.vllm.score(texts, pixels, replies, edit_tokens=silent)
+        assert loss is not None
         return {"reply": loss}
