@@ -169,7 +169,7 @@ class TrainingModel(Trainee):
     def read(
         self, vllm: VLLM, batch: Batch, draw: Draw, marked: Tensor
     ) -> tuple[Tensor, Tensor | None]:
-        """H (B, N, D_llm), zeros for questions, and the loss (B,) of what it says, if it learns to."""
+        """H (B, N, D_llm), zeros for questions; the loss (B,) of what it says if that is learned"""
         request = batch.request
         asks = [task == "ask" for task in request.tasks]
         # nobody is taught to say the generic reply: it is what rows that know no other are given

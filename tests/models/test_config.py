@@ -35,6 +35,12 @@ FORMAT_1 = {
     "vae_input": "clean",
     "format": 1,
 }
+BIM = {"type": "bim", "width": 128, "vision_width": 128, "channels": 64, "num_heads": 4}
+IAA = {"type": "iaa", "width": 128, "clip_width": 128, "hidden_width": 160, "num_tokens": 4}
+MAPPER = {
+    "type": "edit_mapper", "num_embeddings": 24, "width": 128, "num_tokens": 32, "num_layers": 2,
+    "hidden_width": 160, "inner_width": 128, "num_heads": 4, "intermediate_width": 256,
+}  # fmt: skip
 
 
 def changed(data: dict, **changes: object) -> str:
@@ -106,8 +112,16 @@ def test_a_setting_that_is_unknown_or_of_the_wrong_type_is_named(changes, messag
         ({"unet__out_channels": None}, "out_channels=None"),
         ({"bridge__width": 100}, "bridge.width is 100 but the UNet reads a context 128 wide"),
         ({"adapter__width": 64}, "adapter.width is 64 but the UNet reads a context 128 wide"),
-        ({"adapter__num_heads": 3}, "adapter.width 128 cannot be shared by adapter.num_heads 3"),
-        ({"bridge__num_heads": 0}, "bridge.num_heads 0"),
+        ({"unet__block_out_channels": None, "interaction": BIM}, "block_out_channels are None"),
+        ({"interaction": BIM | {"channels": 7}}, "interaction.channels is 7, but the UNet"),
+        (
+            {"adapter": IAA | {"hidden_width": 9}},
+            "adapter.hidden_width is 9, but bridge.",
+        ),
+        ({"bridge": MAPPER | {"num_tokens": 8}}, "num_tokens is 8, but vllm.num_edit_tokens is 32"),
+        ({"vllm__edit_token": "<img>"}, "edit_token is '<img>'; it"),
+        ({"adapter__num_heads": 3}, "adapter.width 128 cannot be shared by num_heads 3"),
+        ({"bridge__num_heads": 0}, "cannot be shared by num_heads 0"),
         ({"vllm__num_edit_tokens": 0}, "num_edit_tokens ≥ 1"),
         ({"vllm": None}, "bridge 'qformer' reads a VLLM's hidden states, but vllm is null"),
         ({"mark_alpha": 0.0}, r"mark_alpha is 0\.0"),

@@ -7,7 +7,9 @@ import torch.nn.functional as F
 
 from flexedit import prompts
 from flexedit.data.world import CLASSES, World
+from flexedit.errors import FlexEditError
 from flexedit.model_folder import ModelFolder, save_model_folder
+from flexedit.model_folder.keys import SLOTS
 from flexedit.models.diffusion.conditioning import Branches, Conditioning
 from flexedit.pipeline import FlexEditPipeline
 from flexedit.systems import system as road
@@ -15,6 +17,7 @@ from flexedit.training import losses as terms
 from flexedit.training.batch import Batch, collate
 from flexedit.training.draws import Draw, Recipe
 from flexedit.training.model import TrainingModel, choose
+from flexedit.training.recipe import own_stages
 from tests.tiny import TEXT_BRIDGE, TINY, make_tiny_folder
 
 JOINT = Recipe(
@@ -386,6 +389,19 @@ def test_a_later_stage_takes_up_what_an_earlier_one_trained(tiny):
     for name, expected in losses(first, batch, draw).items():
         torch.testing.assert_close(losses(second, batch, draw)[name], expected)
         assert not torch.allclose(before[name], expected)
+
+
+@pytest.mark.parametrize("key", ["qformer.queries", "mea.subject_linear.weight", "lora.0.q.A"])
+def test_a_start_that_lacks_a_tensor_or_has_another_shape_is_refused(key, tiny):
+    start = ModelFolder(tiny).all_tensors()
+    lacking = {name: tensor for name, tensor in start.items() if name != key}
+    for wrong, message in ((lacking, f"lacks {key}"), (start | {key: torch.zeros(1)}, "has shape")):
+        with pytest.raises(FlexEditError, match=message):
+            build(tiny).start_from(wrong)
+
+
+def test_training_on_ones_own_edits_trains_every_slot():
+    assert set(own_stages()["joint"].losses.parts) == set(SLOTS)
 
 
 def test_a_frozen_vllm_keeps_what_was_trained_before(tmp_path):

@@ -41,5 +41,5 @@ def test_its_picture_learns_to_be_clips_embedding_of_the_result(adapter):
 
 
 def test_without_a_vllms_tokens_it_says_so(adapter):
-    with pytest.raises(FlexEditError, match="reads the VLLM's tokens"):
+    with pytest.raises(FlexEditError, match="has no edit tokens"):
         adapt(adapter, None, torch.ones(2))

@@ -1,5 +1,7 @@
+import pytest
 import torch
 
+from flexedit.errors import FlexEditError
 from flexedit.models.bridges.edit_mapper import EditMapper
 from flexedit.models.parts import Reading
 
@@ -22,6 +24,11 @@ def build() -> EditMapper:
 
 def reading(states: torch.Tensor) -> Reading:
     return Reading(("",) * len(states), (), (), states)
+
+
+def test_another_number_of_tokens_is_refused():
+    with pytest.raises(FlexEditError, match="gave 5 tokens, but this bridge reads 3"):
+        build()(reading(torch.randn(1, 5, 10)))
 
 
 def test_every_embedding_depends_on_the_tokens_and_each_row_on_its_own():

@@ -62,7 +62,7 @@ def test_the_hidden_states_are_read_at_every_nth_layer(frequency, layers):
 
 
 def test_hidden_states_of_another_vllm_are_refused_with_both_widths():
-    with pytest.raises(FlexEditError, match="48 wide, but this bridge reads 24"):
+    with pytest.raises(FlexEditError, match="48 wide, but this part reads 24"):
         embed(build(), torch.randn(2, 5, 48))
 
 

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from flexedit.errors import FlexEditError
-from flexedit.models.interactions.bim import BIM
+from flexedit.models.interactions.bim import BIM, at_latent
 from flexedit.models.parts import PictureTokens
 
 CONFIG = BIM.Config(width=6, vision_width=16, channels=5, num_heads=2)
@@ -81,7 +81,8 @@ def test_it_computes_smartedits_formula():
     changed, residual = bim(e, scene, GRID)
     torch.testing.assert_close(changed, wanted, atol=1e-4, rtol=1e-4)
     weight = bim.to_residual.weight[:, :, 0, 0]
-    expected = (image @ weight.T + bim.to_residual.bias).mT.unflatten(-1, GRID)
+    seen = at_latent(image.mT.unflatten(-1, GRID), GRID)
+    expected = torch.einsum("bvhw,cv->bchw", seen, weight) + bim.to_residual.bias[:, None, None]
     torch.testing.assert_close(residual, expected, atol=1e-4, rtol=1e-4)
 
 
@@ -91,6 +92,18 @@ def test_its_residual_has_the_size_of_the_latent(size):
     assert residual.shape == (BATCH, CONFIG.channels, *size)
 
 
+def test_the_padding_that_clip_saw_is_not_in_the_residual():
+    """Of a picture twice as wide as high, CLIP's square has a quarter above and one below."""
+    patches = torch.zeros(1, 8 * 8, 1)
+    patches.view(8, 8)[2:6] = 1 + torch.arange(4.0)[:, None]
+    patches.view(8, 8)[:2] = patches.view(8, 8)[6:] = 100
+    seen = at_latent(patches.view(1, 1, 8, 8), (4, 8))
+    torch.testing.assert_close(seen[0, 0, :, 3], 1 + torch.arange(4.0))
+    square = torch.randn(1, 3, 4, 4)
+    wanted = F.interpolate(square, (9, 9), mode="bilinear")
+    torch.testing.assert_close(at_latent(square, (9, 9)), wanted, atol=1e-5, rtol=1e-5)
+
+
 def test_heads_that_do_not_divide_its_width_are_refused():
-    with pytest.raises(FlexEditError, match=r"interaction.width 8 .*num_heads 3"):
+    with pytest.raises(FlexEditError, match=r"interaction.vision_width 8 .*num_heads 3"):
         BIM.Config(width=6, vision_width=16, channels=5, num_heads=3)
