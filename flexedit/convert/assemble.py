@@ -1,6 +1,6 @@
-"""A FlexEdit model to train, from what others trained: a diffusion pipeline, a CLIP and a VLLM.
+"""A model of any system to train, from what others trained: a diffusion pipeline, a CLIP, a VLLM.
 
-New in it is what they do not have: edit tokens, LoRA, Q-Former and Mask Enhanced Adapter. Where the
+New in it is what they do not have: edit tokens, LoRA, bridge, interaction and adapter. Where the
 UNet has no input for the scene's latent, it gets one that starts at zero, as InstructPix2Pix's did.
 """
 

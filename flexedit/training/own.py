@@ -1,6 +1,6 @@
 """Training a model on one's own edits: the paper's two stages, from any model folder.
 
-``align`` is stage 1: the Q-Former learns to say by the VLLM's hidden states what CLIP's text
+``align`` is stage 1: the bridge learns to say by the VLLM's hidden states what CLIP's text
 encoder says by the caption. ``joint`` is stage 2: L = L_VLLM + L_diffusion, all parts together.
 """
 
