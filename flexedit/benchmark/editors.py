@@ -68,6 +68,7 @@ class Editor(ABC):
 
     name: str  # unique in a report, and the folder of its results
     paints: bool = False  # whether it can do ``segment``: paint the whole object that is meant
+    made_with: dict[str, Any] | None = None  # what a class of one's own was made with, as JSON
 
     def describe(self) -> dict[str, Any]:
         """All that its results depend on, as JSON; a run goes on only if it is the same."""

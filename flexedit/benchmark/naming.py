@@ -18,6 +18,8 @@ from typing import Any, get_type_hints
 
 import yaml
 from pydantic import TypeAdapter, ValidationError
+from pydantic.errors import PydanticUserError
+from pydantic_core import to_jsonable_python
 
 from ..errors import FlexEditError
 from ..pipeline import FlexEditPipeline
@@ -29,6 +31,7 @@ from .editors import (
     ReturnScene,
     RoundTrip,
     Truth,
+    described,
     folder_name,
     one_line,
 )
@@ -94,18 +97,24 @@ def make(
 ) -> Editor:
     """``text``: what the command line says, for messages"""
     cls = KINDS.get(kind) or own_class(text, kind)
-    hints = get_type_hints(cls.__init__, include_extras=True)
-    parameters = inspect.signature(cls).parameters
+    hints, parameters = hints_of(cls), inspect.signature(cls).parameters
     arguments: dict[str, Any] = {}
     if "pipeline" in parameters:
-        arguments["pipeline"] = pipelines(options.pop("folder", None))
+        folder = options.pop("folder", None)
+        if not isinstance(folder, str | None):
+            raise FlexEditError(f"folder={folder!r} of {text!r} is wrong: give a folder's path.")
+        arguments["pipeline"] = pipelines(folder)
     if "device" in parameters:
         arguments["device"] = device
     for key, value in options.items():
         if key not in parameters or key in GIVEN:
             raise FlexEditError(f"{kind!r} has no option {key!r}. Write it as {usage(kind, cls)}.")
         try:
-            arguments[key] = TypeAdapter(hints.get(key, Any)).validate_python(value)
+            adapter = TypeAdapter(hints.get(key, Any))
+            # True is what a bare option is: only a bool, and no 1.
+            arguments[key] = adapter.validate_python(value, strict=value is True or None)
+        except PydanticUserError:  # a type of its own, which nothing is known of
+            arguments[key] = value
         except ValidationError as error:
             why = error.errors()[0]["msg"]
             raise FlexEditError(f"{key}={value!r} of {text!r} is wrong: {why}.") from error
@@ -113,11 +122,20 @@ def make(
         editor = cls(**arguments)
     except TypeError as error:  # an argument is missing
         raise FlexEditError(f"{error}. Write it as {usage(kind, cls)}.") from error
-    if folder_name(Path(editor.name)) != editor.name:
+    except FlexEditError:
+        raise
+    except Exception as error:  # whatever a class raises
+        raise FlexEditError(f"{text!r} cannot be made ({one_line(error)}).") from error
+    name = getattr(editor, "name", None)
+    if not isinstance(name, str) or folder_name(Path(name)) != name:
         raise FlexEditError(
-            f"The name {editor.name!r} of {text!r} cannot be a folder's; "
+            f"The name {name!r} of {text!r} cannot be a folder's; "
             "use letters, digits, '.', '_' and '-'."
         )
+    if kind not in KINDS:
+        model = described(arguments["pipeline"]) if "pipeline" in parameters else {}
+        own = {key: arguments[key] for key in options if key != "name"}
+        vars(editor)["made_with"] = model | to_jsonable_python(own, fallback=repr)
     return editor
 
 
@@ -139,6 +157,14 @@ def own_class(text: str, kind: str) -> type[Editor]:
     return cls
 
 
+def hints_of(cls: type[Editor]) -> dict[str, Any]:
+    """The types of its options; none where a class of one's own names what is not there."""
+    try:
+        return get_type_hints(cls.__init__, include_extras=True)
+    except Exception:  # whatever the text of a type raises
+        return {}
+
+
 def usages() -> str:
     kinds = "; ".join(usage(kind, cls) for kind, cls in KINDS.items())
     return f"Choose one of: {kinds}; MODULE:CLASS; a YAML file."
@@ -146,8 +172,7 @@ def usages() -> str:
 
 def usage(kind: str, cls: type[Editor]) -> str:
     """How the command line writes it: ``scene[,name=…]``"""
-    hints = get_type_hints(cls.__init__, include_extras=True)
-    parameters = inspect.signature(cls).parameters
+    hints, parameters = hints_of(cls), inspect.signature(cls).parameters
     source = ":FOLDER" if "folder" in parameters else ""
     source = "[:FOLDER]" if "pipeline" in parameters else source
     options = [key for key in parameters if key not in (*GIVEN, "folder")]

@@ -172,6 +172,8 @@ def identity(benchmark: Benchmark, system: Editor, seed: int) -> dict[str, Any]:
         "benchmark": fingerprint(files, json.dumps(rows)),
         "seed": seed,
     }
+    if system.made_with is not None:
+        about["made_with"] = system.made_with
     return json.loads(json.dumps(about))
 
 
@@ -186,11 +188,14 @@ def open_folder(folder: Path, about: dict[str, Any]) -> dict[str, Any]:
     if known.get("benchmark") != about["benchmark"]:
         changed = ["it was made on another benchmark, or the cases have changed since"]
     else:
+        ignored = ["made_by", "seconds"]
+        if "made_with" not in known:  # as in a run of an older version
+            ignored.append("made_with")
         then, now = flat(known), flat(about)
         changed = [
             f"{key} was {then.get(key)!r} and is {now.get(key)!r}"
             for key in sorted(then.keys() | now.keys())
-            if not key.startswith(("made_by", "seconds")) and then.get(key) != now.get(key)
+            if key.partition(".")[0] not in ignored and then.get(key) != now.get(key)
         ]
     if changed:
         raise FlexEditError(

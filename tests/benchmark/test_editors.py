@@ -444,6 +444,8 @@ def test_a_folders_odd_name_still_makes_a_folder(finished, tmp_path):
         ("flexedit:{tiny},num_steps=0", "num_steps='0'"),
         ("flexedit:{tiny},reply=maybe", "reply='maybe'.*'direct' or 'generate'"),
         ("flexedit:{tiny}/nothing", "There is no model folder"),
+        ("flexedit:{tiny},num_steps", "num_steps=True of .* valid integer"),
+        ("flexedit,folder", "folder=True of .*give a folder's path"),
         ("nothing.yaml", "nothing.yaml cannot be read"),
     ],
 )
@@ -457,6 +459,13 @@ class WithAModel(Dark):
     def __init__(self, pipeline, name="with-a-model"):
         super().__init__(name=name)
         self.pipeline = pipeline
+
+
+class Odd(Dark):
+    def __init__(self, level: "Unknown" = 1, fails=False):
+        if fails:
+            raise KeyError("no such key")
+        self.level = level
 """
 
 
@@ -489,6 +498,22 @@ def test_a_system_of_ones_own_is_named_by_module_and_class(my_systems, tiny, tin
         expected = tiny_benchmark.picture(case, "scene").copy()
         expected[tiny_benchmark.picture(case, "mask")] = 0
         assert (result.picture(case.id) == expected).all()
+    with pytest.raises(FlexEditError, match=r"made_with\.level was 0\.0 and is 0\.5"):
+        (gray,) = editors_from(["my_systems:Dark,level=0.5,name=black"])
+        run(tiny_benchmark, gray, "results", progress=False)
+    about = json.loads((result.folder / "system.json").read_text())
+    del about["made_with"]  # as older versions wrote it
+    (result.folder / "system.json").write_text(json.dumps(about))
+    assert run(tiny_benchmark, dark, "results", progress=False).results == result.results
+    assert other.made_with.keys() >= {"model", "weights"} and mini.made_with is None
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"), [("", "The name None"), (",fails", "KeyError: 'no such key'")]
+)
+def test_what_a_class_of_ones_own_does_wrong_is_one_sentence(my_systems, options, complaint):
+    with pytest.raises(FlexEditError, match=complaint):
+        editors_from([f"my_systems:Odd,level=2{options}"])
 
 
 def test_a_yaml_file_names_a_system_and_its_options(my_systems, tiny, tmp_path):
