@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from flask import Flask
 
 HOST = "127.0.0.1"
+HOSTS = (HOST, "localhost")  # what a browser here may call it
 MAX_BODY = 8 * 2**20  # bytes; a mask of 4096² pixels is far below
 MAX_NOTE = 2000  # characters
 PNG = "data:image/png;base64,"
@@ -175,11 +176,7 @@ def app_of(folder: Path) -> Flask:
     from flask import Flask, Response, abort, redirect, request, send_file
 
     app = Flask(__name__, static_folder=None)
-    app.config.update(
-        MAX_CONTENT_LENGTH=MAX_BODY,
-        MAX_FORM_MEMORY_SIZE=MAX_BODY,
-        TRUSTED_HOSTS=[HOST, "localhost"],
-    )
+    app.config.update(MAX_CONTENT_LENGTH=MAX_BODY, MAX_FORM_MEMORY_SIZE=MAX_BODY)
     lock = threading.Lock()  # one decision after the other
 
     def look_up(case_id: str) -> tuple[Benchmark, int]:
@@ -211,7 +208,8 @@ def app_of(folder: Path) -> Flask:
     @app.post("/case/<case_id>")
     def decide_case(case_id: str) -> Response | tuple[str, int]:
         try:
-            said = {key: request.form[key] for key in DECIDED if key in request.form}
+            form = request.form  # whose lines a browser ends with \r\n
+            said = {key: form[key].replace("\r\n", "\n") for key in DECIDED if key in form}
             decision = validated(Decision, said, "The decision")
             with lock:
                 benchmark, index = look_up(case_id)
@@ -230,7 +228,9 @@ def app_of(folder: Path) -> Flask:
 
     @app.before_request
     def refuse_strangers() -> None:
-        """A website cannot hide where it posts from, nor (TRUSTED_HOSTS) send our host's name."""
+        """A website cannot hide where it posts from, nor send our host's name."""
+        if request.host.partition(":")[0] not in HOSTS:
+            abort(403)
         if request.headers.get("Origin", request.host_url[:-1]) != request.host_url[:-1]:
             abort(403)
 
@@ -240,8 +240,8 @@ def app_of(folder: Path) -> Flask:
         return response
 
     @app.errorhandler(FlexEditError)
-    def refuse(error: FlexEditError) -> tuple[str, int]:
-        return str(error), 400
+    def refuse(error: FlexEditError) -> Response:
+        return Response(str(error), 400, mimetype="text/plain")
 
     return app
 

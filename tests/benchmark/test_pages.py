@@ -36,10 +36,19 @@ def test_a_mask_is_redrawn_and_moved_with_the_mouse_and_saved(page, tiny_benchma
         threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
         page.goto(server.url)
         canvas = page.locator("#mask.ready")
+        expect(canvas).to_have_js_property("width", 64)
+        given = "it => it.getContext('2d').getImageData(0, 0, 64, 64).data.join()"
+        mask = canvas.evaluate(given)
         page.click("#clear")
         page.click("#save")
         expect(page.locator("[role=status]")).to_contain_text("Paint what you mean")
-        expect(canvas).to_have_js_property("width", 64)
+        page.click("#undo")  # the drawing is still there
+        assert canvas.evaluate(given) == mask
+        page.keyboard.press("Meta+x")
+        page.focus("[name=tool]")
+        page.keyboard.press("ArrowRight")  # chooses a tool, as "v" and "e" below do
+        expect(page.locator("h1")).to_have_text(tiny_benchmark.cases[0].id)
+        page.click("[value=brush]")
         box = canvas.bounding_box()
         scale = box["width"] / 64
 
@@ -52,7 +61,7 @@ def test_a_mask_is_redrawn_and_moved_with_the_mouse_and_saved(page, tiny_benchma
         page.click("#clear")
         stroke((10, 20), (50, 20))
         stroke((10, 50), (50, 50))
-        page.keyboard.press("z")  # undoes the second
+        page.keyboard.press("Z")  # undoes the second
         page.keyboard.press("e")
         stroke((30, 0), (30, 40))  # erases a gap
         page.keyboard.press("v")

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from http.client import HTTPConnection
 from pathlib import Path
+from urllib.error import HTTPError
 from urllib.parse import urlencode
 from urllib.request import urlopen
 
@@ -102,7 +103,10 @@ def test_an_index_cannot_lead_out_of_its_folder(server, benchmark):
     Image.new("L", (64, 64), 255).save(secret)
     case = replace(benchmark.cases[0], mask="../secret.png")
     benchmark.rewrite([case, *benchmark.cases[1:]])
-    assert ask(server, f"/picture/{case.id}/mask")[0] == 400
+    with pytest.raises(HTTPError) as refused:
+        urlopen(f"{server.url}picture/{case.id}/mask", timeout=30)
+    assert refused.value.code == 400
+    assert refused.value.headers.get_content_type() == "text/plain"
     assert decide(server, case, mask=png(np.full((64, 64), 255, np.uint8)))[0] == 400
     assert set(benchmark.folder.parent.iterdir()) == {benchmark.folder, secret}
 
@@ -116,8 +120,8 @@ def test_a_decision_is_kept_in_the_index_at_once(server, benchmark, review):
     assert decide(server, case, review=review, note="  half a cüp  ")[0] == 303
     changed = replace(case, review=review, note="half a cüp")
     assert kept(benchmark) == (first, changed, *others)
-    decide(server, case, note="a note alone")
-    assert kept(benchmark)[1] == replace(changed, note="a note alone")
+    decide(server, case, note="a note\r\nalone")
+    assert kept(benchmark)[1] == replace(changed, note="a note\nalone")
 
 
 def test_decisions_sent_together_are_all_kept(server, benchmark):

@@ -4,6 +4,7 @@ const TINT = [255, 40, 120];
 const canvas = document.getElementById("mask");
 const pen = canvas.getContext("2d", { willReadFrequently: true });
 const form = document.getElementById("case");
+const told = document.querySelector("[role=status]");
 const { tool, width, mask, note } = form.elements;
 
 const before = []; // ImageData: the mask before each stroke
@@ -66,6 +67,11 @@ const actions = {
     pen.clearRect(0, 0, canvas.width, canvas.height);
   },
   save() {
+    if (!pixels().data.some((value, at) => at % 4 === 3 && value)) {
+      told.textContent = "The redrawn mask is empty. Paint what you mean, then save again.";
+      told.classList.add("error");
+      return;
+    }
     before.length = 0;
     for (const [mode, color] of [["source-in", "white"], ["destination-over", "black"]]) {
       pen.globalCompositeOperation = mode;
@@ -82,8 +88,11 @@ for (const [id, action] of Object.entries(actions)) {
 }
 
 document.addEventListener("keydown", (event) => {
-  if (event.target === note || event.altKey || (event.ctrlKey && event.key !== "z")) return;
-  const button = document.querySelector(`[data-key="${CSS.escape(event.key)}"]`);
+  const key = event.key.length === 1 ? event.key.toLowerCase() : event.key; // Caps Lock
+  const commands = (event.ctrlKey || event.metaKey) && key !== "z";
+  if (event.target === note || event.altKey || commands) return;
+  if (key.startsWith("Arrow") && event.target.matches("[type=range], [type=radio]")) return;
+  const button = document.querySelector(`[data-key="${CSS.escape(key)}"]`);
   if (!button) return;
   event.preventDefault();
   button.click();
