@@ -63,19 +63,19 @@ def read_mask_file(file: Path) -> np.ndarray:
     return chosen.mean(-1, dtype=np.float32) / 255
 
 
-def picture_size(file: Path) -> tuple[int, int]:
-    """Height and width of an upright picture, in most formats without reading its pixels.
+def picture_size(file: Path, *, upright: bool = True) -> tuple[int, int]:
+    """Height and width as `read_picture` gives them, in most formats without reading pixels.
 
     Raises FlexEditError for what is no picture.
     """
     try:
         with Image.open(file) as picture:
             if picture.format == "TIFF":  # Pillow turns some as it opens them, others as it reads
-                height, width = read_picture(file, upright=True).shape[:2]
+                height, width = read_picture(file, upright=upright).shape[:2]
                 return height, width
             width, height = picture.size
             says = picture.format != "PNG" or "exif" in picture.info  # else Pillow reads it all
-            lies = says and picture.getexif().get(ExifTags.Base.Orientation, 1) > 4
+            lies = upright and says and picture.getexif().get(ExifTags.Base.Orientation, 1) > 4
     except READING_ERRORS as error:
         raise FlexEditError(f"{file} cannot be read as a picture ({error}).") from error
     return (width, height) if lies else (height, width)

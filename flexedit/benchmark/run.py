@@ -266,7 +266,7 @@ def batches(
     groups: dict[Any, list[Case]] = {}
     for case in cases:
         read = [case.scene, case.subject] if task == "edit" and case.subject else [case.scene]
-        sizes = tuple(picture_size(benchmark.folder / file) for file in read)
+        sizes = tuple(picture_size(benchmark.folder / file, upright=False) for file in read)
         groups.setdefault(sizes, []).append(case)
     for group in groups.values():
         for start in range(0, len(group), batch_size):

@@ -27,15 +27,16 @@ import numpy as np
 from pydantic.dataclasses import dataclass
 
 from ...errors import FlexEditError
-from ...files import line_of, read_picture, read_records
+from ...files import line_of, picture_size, read_picture, read_records
 from ...prompts import BACKGROUND, naming_reply
 from ...validation import STRICT
 from ..sample import Sample
-from .reader import Row, edited_region
+from .reader import Row, check_sizes, edited_region
 
 if TYPE_CHECKING:
     from pycocotools.coco import COCO
 
+FAR = 10  # picture sizes; no honest polygon lies farther out
 IDS = {"images": ["id"], "annotations": ["id", "image_id", "category_id"], "categories": ["id"]}
 
 
@@ -84,10 +85,24 @@ class Coco:
     def rows(self) -> Sequence[Row]:
         edits = read_records(Edit, self.edits)
         self.instances = instances_of(self.annotations)
-        return [
+        rows = [
             Row(line_of(self.edits, line), (line,), edit, edit.operation, edit.group)
             for line, edit in edits.items()
         ]
+        for row in rows:
+            try:
+                self._check(row.content)
+            except FlexEditError as error:
+                raise FlexEditError(f"{row.where}: {error}") from error
+        return rows
+
+    def _check(self, edit: Edit) -> None:
+        """Raises FlexEditError for what can be told without reading pixels."""
+        image, _ = self._look_up(str(edit.image_id), str(edit.annotation_id))
+        picture, edited = self.pictures / image["file_name"], self.edits.parent / edit.edited
+        check_sizes(picture_size(picture, upright=False), picture_size(edited, upright=False))
+        if edit.subject:
+            picture_size(self.edits.parent / edit.subject)
 
     def describe(self) -> dict[str, Any]:
         return {"annotations": self.annotations.name, "edits": self.edits.name}
@@ -144,6 +159,10 @@ class Coco:
                 f"the annotation {annotation_id} has the category {category}, "
                 f"which {file} does not list"
             )
+        if not isinstance(image.get("file_name"), str):
+            raise FlexEditError(f"the image {image_id} has no file_name in {file}")
+        if not isinstance(instances.cats[category].get("name"), str):
+            raise FlexEditError(f"the category {category} has no name in {file}")
         return image, annotation
 
 
@@ -172,16 +191,65 @@ def instances_of(path: Path) -> COCO:
 
 
 def mask_of(instances: COCO, annotation: dict[str, Any]) -> np.ndarray:
-    """The mask (H, W) bool of an annotation: polygons, or run lengths, compressed or not."""
-    image = instances.imgs[annotation["image_id"]]
-    size, shapes = [image["height"], image["width"]], annotation.get("segmentation") or []
-    if isinstance(shapes, list):
-        shapes = [flat for flat in shapes if len(flat) >= 6]  # x, y, x, y, …
-        if not shapes:
-            return np.zeros(size, bool)
-    elif shapes.get("size") != size or "counts" not in shapes:
-        raise FlexEditError(
-            f"the annotation {annotation['id']} has no run lengths of its picture's height and "
-            f"width {size}, but size {shapes.get('size')}; use the annotated picture"
-        )
+    """The mask (H, W) bool of an annotation: polygons, or run lengths, compressed or not.
+
+    Raises FlexEditError for numbers that cannot be of its picture.
+    """
+    image, shapes = instances.imgs[annotation["image_id"]], annotation.get("segmentation")
+    size = [image["height"], image["width"]]
+    if not shapes or not isinstance(shapes, list | dict):
+        return np.zeros(size, bool)
+    where = f"the annotation {annotation['id']}"
+    if isinstance(shapes, dict):
+        if shapes.get("size") != size or "counts" not in shapes:
+            raise FlexEditError(
+                f"{where} has no run lengths of its picture's height and width {size}, "
+                f"but size {shapes.get('size')}; use the annotated picture"
+            )
+        return runs_mask(shapes["counts"], size, where)
+    try:
+        polygons = [np.array(flat, float) for flat in shapes]
+        far = FAR * max(size)
+        wrong = any(flat.ndim != 1 or not (np.abs(flat) <= far).all() for flat in polygons)
+    except (TypeError, ValueError, OverflowError):
+        wrong = True
+    if wrong:
+        raise FlexEditError(f"{where} has polygons that are no lists of numbers near its picture")
+    shapes = [flat.tolist() for flat in polygons if len(flat) >= 6]  # x, y, x, y, …
+    if not shapes:
+        return np.zeros(size, bool)
     return instances.annToMask({**annotation, "segmentation": shapes}).astype(bool)
+
+
+def runs_mask(counts: Any, size: list[int], where: str) -> np.ndarray:
+    """Run lengths, which go down the columns and begin with what is outside → (H, W) bool"""
+    height, width = size
+    try:
+        lengths = unpacked(counts) if isinstance(counts, str) else [int(count) for count in counts]
+    except (TypeError, ValueError, OverflowError) as error:
+        raise FlexEditError(f"{where} has run lengths that are no numbers") from error
+    if min(lengths, default=0) < 0 or sum(lengths) != height * width:
+        raise FlexEditError(
+            f"{where} has run lengths that do not add up to its picture's {height * width} pixels"
+        )
+    inside = np.arange(len(lengths)) % 2 == 1
+    return np.repeat(inside, lengths).reshape(width, height).T
+
+
+def unpacked(text: str) -> list[int]:
+    """COCO's text of run lengths: each in 5 bits a character, least first, the last with its sign;
+    from the fourth on, what is more than two before.
+    """
+    lengths: list[int] = []
+    number = shift = 0
+    for character in text:
+        bits = ord(character) - ord("0")
+        if not 0 <= bits < 64:
+            raise ValueError(f"{character!r} is none of its characters")
+        number |= (bits & 31) << shift
+        shift += 5
+        if not bits & 32:  # the last of this number
+            number -= (bits & 16) << (shift - 4)
+            lengths.append(number + (lengths[-2] if len(lengths) > 2 else 0))
+            number = shift = 0
+    return lengths

@@ -48,17 +48,22 @@ class Reader(Protocol):
         """Pictures in their own size. Raises FlexEditError for a row of no use."""
 
 
+def check_sizes(scene: tuple[int, ...], target: tuple[int, ...]) -> None:
+    """Raises FlexEditError for pictures of two sizes (height, width)."""
+    if scene != target:
+        raise FlexEditError(
+            f"the edited picture is {target[1]}×{target[0]} pixels, the other one "
+            f"{scene[1]}×{scene[0]}; bring it to that size"
+        )
+
+
 def edited_region(scene: np.ndarray, target: np.ndarray, object_mask: np.ndarray) -> np.ndarray:
     """object_mask joined with wherever two pictures (H, W, 3) uint8 really differ, bool (H, W).
 
     What a lossy file or a VAE does to a pixel does not count as a difference. Raises FlexEditError
     for pictures of two sizes or without a difference.
     """
-    if scene.shape != target.shape:
-        raise FlexEditError(
-            f"the edited picture is {target.shape[1]}×{target.shape[0]} pixels, the other one "
-            f"{scene.shape[1]}×{scene.shape[0]}; bring it to that size"
-        )
+    check_sizes(scene.shape[:2], target.shape[:2])
     change = np.abs(scene.astype(np.float32) - target).max(-1) / 255
     around = ndimage.uniform_filter(change, 3, mode="nearest") > CHANGED
     region = (change > CHANGED) & ndimage.binary_opening(around, np.ones((3, 3)))

@@ -11,7 +11,7 @@ from flexedit import masks
 from flexedit.benchmark.build import build
 from flexedit.benchmark.sources import ReaderSource
 from flexedit.data.edits import Edits
-from flexedit.data.readers.coco import Coco
+from flexedit.data.readers.coco import Coco, runs_mask
 from flexedit.errors import FlexEditError
 from tests.data.readers.made import HEIGHT, WIDTH, Box, backdrop, where, with_box
 
@@ -31,6 +31,10 @@ def segmentation(box: Box, form: str):
         return plain
     packed = rle.encode(np.asfortranarray(where(box).astype(np.uint8)))
     return {"counts": packed["counts"].decode(), "size": packed["size"]}
+
+
+def runs(counts):
+    return {"segmentation": {"counts": counts, "size": [HEIGHT, WIDTH]}}
 
 
 class CocoFiles:
@@ -169,13 +173,50 @@ def test_a_bad_edit_is_named_by_its_line(coco, tmp_path, change, message):
         ),
         ({"segmentation": {"size": [HEIGHT, WIDTH]}}, "annotation 1000 has no run lengths of"),
         ({"category_id": 3}, "line 1: .*category 3"),
+        ({"category_id": 9}, "line 1: the category 9 has no name"),
+        ({"segmentation": "none"}, "annotation 1000 is empty"),
+        ({"segmentation": [[1, 1, 5, 5, 1e30, 1]]}, "no lists of numbers near its picture"),
+        ({"segmentation": [[1, 1, 5, 5, None, 1]]}, "no lists of numbers near its picture"),
+        ({"segmentation": [1, 1, 5, 5, 7, 1]}, "no lists of numbers near its picture"),
+        ({"segmentation": [["a"] * 6]}, "no lists of numbers near its picture"),
+        (runs([HEIGHT * WIDTH, 3]), "do not add up to its picture's"),
+        (runs([-1, HEIGHT * WIDTH + 1]), "do not add up to its picture's"),
+        (runs("01"), "do not add up to its picture's"),
+        (runs(None), "run lengths that are no numbers"),
+        (runs([None]), "run lengths that are no numbers"),
+        (runs("ä"), "run lengths that are no numbers"),
     ],
 )
 def test_a_bad_annotation_is_named(coco, tmp_path, change, message):
     coco.rows = coco.rows[:1]
+    coco.instances["categories"].append({"id": 9})
     coco.instances["annotations"][0] |= change
     with pytest.raises(FlexEditError, match=message):
         build(tmp_path / "out", num_single=1, num_multi=0, source=coco.source())
+
+
+def test_a_neighbour_without_a_shape_is_none(coco, tmp_path):
+    coco.rows = coco.rows[:1]
+    coco.instances["annotations"][1]["segmentation"] = "none"
+    made = build(tmp_path / "out", num_single=1, num_multi=0, source=coco.source())
+    assert (made.picture(made.cases[0], "full_mask") == where(coco.boxes[0])).all()
+
+
+def test_all_rows_are_looked_at_before_the_first_is_read(coco):
+    (coco.folder / "pictures" / f"{5:012d}.png").unlink()
+    with pytest.raises(FlexEditError, match=r"line 6: .*5\.png cannot be read"):
+        Edits(coco.source().reader, 72)
+    del coco.instances["images"][3]["file_name"]
+    with pytest.raises(FlexEditError, match="line 4: the image 103 has no file_name"):
+        Edits(coco.source().reader, 72)
+
+
+def test_run_lengths_are_unpacked_as_cocos_own_tools_do():
+    rle = pytest.importorskip("pycocotools.mask")
+    mask = np.random.default_rng(0).random((HEIGHT, WIDTH)) < 0.1
+    mask[10:60, 20:70] ^= True
+    packed = rle.encode(np.asfortranarray(mask.astype(np.uint8)))
+    assert np.array_equal(runs_mask(packed["counts"].decode(), [HEIGHT, WIDTH], ""), mask)
 
 
 @pytest.mark.parametrize("part", ["images", "annotations", "categories"])
