@@ -3,11 +3,16 @@ import sys
 from .errors import FlexEditError
 from .packages import needed
 
-try:
-    with needed("click"):
-        from .cli import main
-except FlexEditError as error:
-    print(f"flexedit: {error}", file=sys.stderr)
-    sys.exit(2)
 
-sys.exit(main())
+def main() -> int:
+    try:
+        with needed("click"):
+            from . import cli
+    except FlexEditError as error:
+        print(f"flexedit: {error}", file=sys.stderr)
+        return 2
+    return cli.main()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

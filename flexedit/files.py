@@ -170,7 +170,7 @@ class Ledger:
         for line in self.file.read_bytes().split(b"\n") if self.file.is_file() else ():
             try:
                 rows.append(json.loads(line))
-            except ValueError:
+            except (ValueError, RecursionError):
                 continue
         return [row for row in rows if isinstance(row, dict)]
 

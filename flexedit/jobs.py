@@ -86,7 +86,7 @@ class JobRun:
 
     def done(self) -> set[str]:
         """Pictures that are there, made of the same job with the same settings."""
-        last = {row.get("out"): row for row in self.ledger.rows()}
+        last = {out: row for row in self.ledger.rows() if isinstance(out := row.get("out"), str)}
         return {
             job.out
             for job in self.jobs

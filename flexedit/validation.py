@@ -44,7 +44,10 @@ def validated(kind: type[T], data: Any, where: str) -> T:
         text = to_json(data, inf_nan_mode="constants", fallback=repr)
         return TypeAdapter(kind).validate_json(text)
     except PydanticSerializationError as error:
-        raise FlexEditError(f"{where} cannot be read ({error}).") from error
+        raise FlexEditError(
+            f"{where}: a text in it is no valid Unicode; look for \\ud800 … \\udfff and write the "
+            "whole character."
+        ) from error
     except ValidationError as error:
         raise FlexEditError(f"{where}: {complaint(error.errors(), data)}.") from error
 

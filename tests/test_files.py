@@ -131,4 +131,6 @@ def test_a_ledger_forgets_half_a_line_that_was_torn_by_a_kill(tmp_path):
     assert ledger.rows() == [{"out": "a"}]
     ledger.add([{"out": "c"}])
     ledger.add([{"out": "d"}])
+    with ledger.file.open("ab") as file:
+        file.write(b"[" * 100_000 + b"\n")
     assert ledger.rows() == [{"out": "a"}, {"out": "c"}, {"out": "d"}]

@@ -20,7 +20,7 @@ MAIN = """
 import os, sys
 from tools.comfyui.hide import hide
 hide(*os.environ["HIDDEN"].split())
-from flexedit.cli import main
+from flexedit.__main__ import main
 sys.exit(main())
 """
 
@@ -68,6 +68,10 @@ def test_an_edit_says_which_package_is_missing(edit, name):
     said = complaint(edit(hidden=name))
     assert f"{name} is not installed, but FlexEdit needs {name}>=" in said
     assert f'pip install "{name}>=' in said
+
+
+def test_the_command_line_says_that_click_is_missing():
+    assert "click is not installed, but FlexEdit needs click>=" in complaint(flexedit(hidden="click"))
 
 
 def test_an_edit_needs_no_package_that_only_training_needs(edit, tmp_path):

@@ -51,7 +51,7 @@ class Case:
     group: Literal["single", "multi"]  # multi: with a subject
     operation: Operation
     kind: str  # one of masks.KINDS
-    orientation: float  # degrees clockwise by which the free shape is turned
+    orientation: int | float | None = None  # degrees clockwise by which the free shape is turned
     setting: Literal["indoor", "outdoor", "none"]  # none: a texture, or not known
     scene: str
     mask: str
@@ -63,7 +63,7 @@ class Case:
     instruction: str  # what a person says; rarely names the object meant
     label: str  # what the mask means; "background" for an empty place
     result_label: str  # what is there after the edit; "background" after a removal
-    caption: str  # what the edited region shows afterwards, for CLIP-T
+    caption: str | None = None  # what the edited region shows afterwards, for CLIP-T
     source: str  # where the case is from: "world", "coco", "magicbrush", …
     review: Review = "open"
     note: str = ""  # a reviewer's remark

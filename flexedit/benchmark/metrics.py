@@ -250,7 +250,9 @@ def similarities(
     return cosines[0], cosines[1] if region.any() else None
 
 
-def clip_t(clip: CLIP | None, output: np.ndarray, region: np.ndarray, caption: str) -> float | None:
+def clip_t(
+    clip: CLIP | None, output: np.ndarray, region: np.ndarray, caption: str | None
+) -> float | None:
     """CLIPScore of the crop around the region and its caption: 100 · cosine, not below 0."""
     if clip is None or not caption or not region.any():
         return None

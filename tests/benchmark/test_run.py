@@ -182,6 +182,19 @@ def test_batches_hold_cases_of_one_size_only(tiny_benchmark, tmp_path):
     assert [len(work.cases) for work in painter.batches if work.task == "segment"] == [2, 2, 1, 1]
 
 
+def test_sizes_are_those_of_the_pixels_that_are_read(benchmark_copy, tmp_path):
+    odd = next(case for case in benchmark_copy.cases if case.id == "world-add")
+    exif = Image.Exif()
+    exif[0x0112] = 6  # a camera that was held upright
+    scene = Image.open(benchmark_copy.folder / odd.scene)
+    scene.save(benchmark_copy.folder / "turned.png", exif=exif)
+    turned = dataclasses.replace(odd, id="turned", scene="turned.png")
+    benchmark_copy.rewrite([odd, turned])
+    painter = Painter()
+    work_through(benchmark_copy, painter, tmp_path / "out")
+    assert all(work.cases == (odd, turned) for work in painter.batches)
+
+
 def test_a_batch_is_read_before_the_system_is_timed_and_forgotten_afterwards(
     tiny_benchmark, tmp_path
 ):
@@ -337,6 +350,15 @@ def test_a_run_on_other_cases_is_refused(benchmark_copy, tmp_path, change):
         benchmark_copy.rewrite(others)
     with pytest.raises(FlexEditError, match="another benchmark, or the cases have changed"):
         work_through(benchmark_copy, Painter(), tmp_path / "out")
+
+
+def test_an_index_is_kept_as_it_is_so_that_old_runs_go_on(benchmark_copy):
+    index = benchmark_copy.folder / "cases.jsonl"
+    row = json.loads(index.read_text(encoding="utf-8").partition("\n")[0])
+    row |= {"orientation": 30, "caption": None}
+    index.write_text(json.dumps(row), encoding="utf-8")
+    (case,) = Benchmark(benchmark_copy.folder).cases
+    assert json.dumps(dataclasses.asdict(case)) == json.dumps(row)
 
 
 def test_a_case_that_is_reviewed_or_rejected_later_leaves_the_run_valid(benchmark_copy, tmp_path):
