@@ -71,7 +71,9 @@ def test_an_edit_says_which_package_is_missing(edit, name):
 
 
 def test_the_command_line_says_that_click_is_missing():
-    assert "click is not installed, but FlexEdit needs click>=" in complaint(flexedit(hidden="click"))
+    assert "click is not installed, but FlexEdit needs click>=" in complaint(
+        flexedit(hidden="click")
+    )
 
 
 def test_an_edit_needs_no_package_that_only_training_needs(edit, tmp_path):
