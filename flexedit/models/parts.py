@@ -106,8 +106,8 @@ def hidden_states(reading: Reading, width: int) -> Tensor:
     states = reading.hidden_states
     if states is None:
         raise FlexEditError(
-            "This intent comes from a stock VLLM, which has no edit tokens, or from a system that "
-            "has no VLLM. Use the VLLM of FlexEdit Loader, or give reply and label to other graphs."
+            "This intent comes from a stock VLLM, which has no edit tokens. Use the VLLM of "
+            "FlexEdit Loader (of a system that has one), or give reply and label to another graph."
         )
     if states.shape[-1] != width:
         raise FlexEditError(

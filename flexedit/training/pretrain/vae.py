@@ -11,7 +11,7 @@ from torch import Tensor
 from ...data.world import World
 from ..batch import Batch, collate
 from ..trainer import Trainee
-from ..validation import VALIDATION_SEED
+from ..preview import VALIDATION_SEED
 from .shape import Shape
 
 
