@@ -10,8 +10,8 @@ from torch import Tensor
 
 from ...data.world import World
 from ..batch import Batch, collate
-from ..trainer import Trainee
 from ..preview import VALIDATION_SEED
+from ..trainer import Trainee
 from .shape import Shape
 
 
