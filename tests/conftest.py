@@ -6,7 +6,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -44,11 +44,23 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def browser() -> str:
-    """Where Chromium is."""
+def browser() -> Iterator[Any]:
+    """The Chromium that all tests share."""
     from tests.chromium import chromium_path
+    from tools.comfyui.editor import launched
 
-    return chromium_path()
+    with launched(chromium_path()) as browser:
+        yield browser
+
+
+@pytest.fixture(autouse=True)
+def fresh_accelerate() -> Iterator[None]:
+    """Each test has its own precision; accelerate would keep that of its first Accelerator."""
+    from tests.training.plan import forget_precision
+
+    forget_precision()
+    yield
+    forget_precision()
 
 
 @pytest.fixture(scope="session")

@@ -15,16 +15,17 @@ from flexedit.benchmark.report import report
 from flexedit.benchmark.review import ReviewServer
 from flexedit.benchmark.run import run
 from flexedit.benchmark.tables import METRICS
-from tools.comfyui.editor import chromium
+from tools.comfyui.editor import new_page
 
 
 @pytest.fixture(scope="module")
-def page(browser: str) -> Iterator[Any]:
+def page(browser: Any) -> Iterator[Any]:
     """A page of a browser; the test fails if a script of it does."""
     errors: list[str] = []
-    with chromium(browser, viewport={"width": 1280, "height": 900}) as page:
-        page.on("pageerror", lambda error: errors.append(str(error)))
-        yield page
+    page = new_page(browser, viewport={"width": 1280, "height": 900})
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    yield page
+    page.close()
     assert not errors
 
 

@@ -1,18 +1,18 @@
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
-from tools.comfyui.editor import RENDERERS, Editor, chromium
+from tools.comfyui.editor import RENDERERS, Editor, new_page
 from tools.comfyui.server import ComfyServer
 
 
 @pytest.fixture(scope="session")
-def opened(comfy: ComfyServer, browser: str) -> Iterator[Editor]:
+def opened(comfy: ComfyServer, browser: Any) -> Editor:
     """ComfyUI's page; loading it takes longer than most tests."""
-    with chromium(browser, has_touch=True) as page:
-        editor = Editor(page, comfy)
-        editor.open()
-        yield editor
+    editor = Editor(new_page(browser, has_touch=True), comfy)
+    editor.open()
+    return editor
 
 
 @pytest.fixture

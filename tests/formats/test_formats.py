@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from accelerate.state import AcceleratorState
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
@@ -30,14 +29,6 @@ LACKS = {  # what begins so is in the model's weights, but not in those of these
 }
 STAGES = ("parts", "vae", "clip", "vision", "vllm", "base", "align", "joint", "decoder")
 CHECKPOINTS = json.loads(gzip.decompress((HERE / "mini-training/checkpoints.json.gz").read_bytes()))
-
-
-@pytest.fixture(autouse=True)
-def fresh_accelerate():
-    """accelerate keeps the precision of a process's first Accelerator."""
-    AcceleratorState._reset_state(reset_partial_state=True)
-    yield
-    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 def run(*words: object) -> int:

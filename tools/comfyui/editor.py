@@ -413,14 +413,25 @@ def scene() -> Image.Image:
 
 
 @contextlib.contextmanager
-def chromium(path: str, **context: Any) -> Iterator[Any]:
-    """A page of a browser of its own; `context` as playwright's new_page takes it."""
+def launched(path: str) -> Iterator[Any]:
+    """A browser; a process can have one at a time."""
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=path, args=ARGUMENTS)
-        yield browser.new_page(**{"viewport": {"width": 1400, "height": 900}, **context})
+        yield browser
         browser.close()
+
+
+@contextlib.contextmanager
+def chromium(path: str, **context: Any) -> Iterator[Any]:
+    """A page of a browser of its own; `context` as playwright's new_page takes it."""
+    with launched(path) as browser:
+        yield new_page(browser, **context)
+
+
+def new_page(browser: Any, **context: Any) -> Any:
+    return browser.new_page(**{"viewport": {"width": 1400, "height": 900}, **context})
 
 
 def swipes(page: Any, fingers: Sequence[Sequence[Place]]) -> None:

@@ -16,6 +16,8 @@ CASE = {
 def fresh_accelerate():
     """Each file has its own precision."""
     forget_precision()
+    yield
+    forget_precision()
 
 
 @pytest.fixture
