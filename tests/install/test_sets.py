@@ -46,7 +46,7 @@ KINDS = [  # tests of saving and loading a folder of each kind
     "tests/model_folder",
     "tests/models/vllm/test_stock.py",
     "tests/resolve/test_sam.py",
-    "tests/training/test_lora.py",
+    "tests/models/vllm/test_lora.py",
 ]
 
 
