@@ -13,7 +13,7 @@ from ..models.config import SystemConfig, merged
 from ..validation import validated
 
 FOLDER = Path(__file__).parent
-SLOTS = ("vllm", "bridge", "interaction", "adapter")
+SIZED = ("vllm", "bridge", "interaction", "adapter")
 PRESETS = tuple(sorted(file.stem for file in FOLDER.glob("*.yaml")))
 
 
@@ -28,8 +28,8 @@ def preset(
     if name not in PRESETS:
         raise FlexEditError(f"There is no system {name!r}; choose one of {', '.join(PRESETS)}.")
     data = yaml.safe_load((FOLDER / f"{name}.yaml").read_text(encoding="utf-8"))
-    for slot in SLOTS:
-        data[slot] = resized(data[slot], sizes or {})
+    for section in SIZED:
+        data[section] = resized(data[section], sizes or {})
     return validated(SystemConfig, merged(data, settings), name)
 
 

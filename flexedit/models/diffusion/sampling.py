@@ -7,6 +7,7 @@ B batch, C × h × w a latent
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -24,7 +25,7 @@ Predict = Callable[[Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]
 
 @dataclass(frozen=True, config=STRICT)
 class DiffusionConfig:
-    """The noise schedule and what the UNet predicts, in diffusers' words."""
+    """The noise schedule and what the UNet predicts, in the words of diffusers' schedulers."""
 
     prediction_type: Literal["epsilon", "v_prediction", "sample"]
     beta_start: float = 0.00085
@@ -36,27 +37,14 @@ class DiffusionConfig:
 def schedule(config: DiffusionConfig) -> EulerDiscreteScheduler:
     from diffusers import EulerDiscreteScheduler
 
-    return EulerDiscreteScheduler(
-        num_train_timesteps=config.num_train_timesteps,
-        beta_start=config.beta_start,
-        beta_end=config.beta_end,
-        beta_schedule=config.beta_schedule,
-        prediction_type=config.prediction_type,
-        timestep_spacing="trailing",
-    )
+    return EulerDiscreteScheduler(**asdict(config), timestep_spacing="trailing")
 
 
 def training_schedule(config: DiffusionConfig) -> DDPMScheduler:
     """The forward process: ``add_noise`` gives z_t, ``get_velocity`` the v target."""
     from diffusers import DDPMScheduler
 
-    return DDPMScheduler(
-        num_train_timesteps=config.num_train_timesteps,
-        beta_start=config.beta_start,
-        beta_end=config.beta_end,
-        beta_schedule=config.beta_schedule,
-        prediction_type=config.prediction_type,
-    )
+    return DDPMScheduler(**asdict(config))
 
 
 def timesteps(num_steps: int, num_train_timesteps: int = 1000) -> list[int]:
