@@ -24,7 +24,8 @@ MAX_INSTRUCTION = 4000  # characters; a VLLM's context is finite
 class EditRequest:
     """A batch of edits.
 
-    scene (B, 3, H, W) in 0..1 · mask (B, H, W), 1 = edit, or None for the whole picture ·
+    scene (B, 3, H, W) in 0..1 · mask (B, H, W), 1 = edit; None, or a row of zeros beside rows with
+    one: the whole picture ·
     instructions and tasks: one per row · subject (B, 3, h, w) or None ·
     has_subject: which rows really have one (a row without is given any picture).
     """
@@ -51,6 +52,13 @@ class EditRequest:
     @property
     def width(self) -> int:
         return self.scene.shape[3]
+
+    @property
+    def has_mask(self) -> tuple[bool, ...]:
+        """Which rows have one"""
+        if self.mask is None:
+            return (False,) * self.batch_size
+        return tuple(self.mask.flatten(1).any(1).tolist())
 
     @classmethod
     def create(
@@ -111,11 +119,16 @@ class EditRequest:
                 instruction,
                 task,
                 with_subject=has_subject,
-                with_mask=self.mask is not None,
+                with_mask=has_mask,
                 positional=phrase,
             )
-            for instruction, task, has_subject, phrase in zip(
-                self.instructions, self.tasks, self.has_subject, phrases, strict=True
+            for instruction, task, has_subject, has_mask, phrase in zip(
+                self.instructions,
+                self.tasks,
+                self.has_subject,
+                self.has_mask,
+                phrases,
+                strict=True,
             )
         ]
 

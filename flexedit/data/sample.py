@@ -50,14 +50,15 @@ class Sample:
 
 
 def request_of(samples: Sequence[Sample]) -> EditRequest:
-    """What a person asks by samples of one size that all have a mask."""
+    """What a person asks by samples of one size."""
     from ..request import EditRequest
 
     has_subject = tuple(sample.subject is not None for sample in samples)
     subjects = (known(sample.subject, sample.scene) for sample in samples)
+    nothing = np.zeros(samples[0].scene.shape[:2], bool)
     return EditRequest(
         scene=pictures(sample.scene for sample in samples),
-        mask=stack(sample.mask for sample in samples).float(),
+        mask=stack(known(sample.mask, nothing) for sample in samples).float(),
         instructions=tuple(sample.instruction for sample in samples),
         tasks=tuple(sample.task for sample in samples),
         subject=pictures(subjects) if any(has_subject) else None,

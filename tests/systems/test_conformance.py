@@ -85,19 +85,21 @@ def test_a_folder_is_read_strictly(systems, tmp_path):
 
 
 def test_a_row_is_edited_alike_alone_and_beside_others(systems):
-    """One has a subject, one none; and all of it again without a mask."""
+    """One has a subject, one none; and all of it again with one mask, and with none."""
     pipeline, draw = FlexEditPipeline(systems[1], "cpu"), torch.Generator().manual_seed(0)
     scene, subject = (torch.rand(2, 3, 48, 64, generator=draw) for _ in range(2))
     mask = torch.zeros(2, 48, 64)
     mask[0, 8:30, 8:30] = mask[1, 20:40, 30:60] = 1
     words = ("remove this", "put the object in [pic2] here")
-    for given in (mask, None):
+    one_of_them = mask * torch.tensor([1, 0])[:, None, None]
+    for given in (mask, one_of_them, None):
         both = EditRequest(scene, given, words, ("edit",) * 2, subject, (False, True))
         together = pipeline(both, seed=(3, 4)).picture
         for row in range(2):
-            own = [None if one is None else one[row : row + 1] for one in (given, subject)]
+            rows = slice(row, row + 1)
+            own = None if given is None or not given[row].any() else given[rows]
             alone = EditRequest(
-                scene[row : row + 1], own[0], words[row : row + 1], ("edit",), own[1], (bool(row),)
+                scene[rows], own, words[rows], ("edit",), subject[rows], (bool(row),)
             )
             found = pipeline(alone, seed=3 + row).picture
             torch.testing.assert_close(together[row : row + 1], found, atol=2e-3, rtol=0)

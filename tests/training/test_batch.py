@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -68,6 +70,15 @@ def test_a_question_has_no_target():
     assert batch.has_target.tolist() == [0.0, 1.0]
     assert torch.equal(batch.target[0], batch.request.scene[0])
     assert not batch.region[0].any() and batch.region[1].any()
+
+
+def test_a_row_without_a_mask_is_asked_about_the_whole_picture_beside_rows_with_one():
+    samples = [replace(WORLD[0], mask=None, task="edit"), replace(WORLD[1], task="edit")]
+    request = collate(samples).request
+    assert request.has_mask == (False, True)
+    assert ["white mask" in prompt for prompt in request.prompts()] == [False, True]
+    scene = torch.from_numpy(samples[0].scene).permute(2, 0, 1) / 255
+    torch.testing.assert_close(request.marked()[0], scene)
 
 
 def test_a_row_without_a_subject_is_given_any_picture_beside_rows_with_one():

@@ -55,12 +55,9 @@ def read_by_questions(
     Labels: the name of what the mask covers, "" without a mask. Replies, by task: ``segment``
     the name as it was said, ``ask`` the answer, ``edit`` the instruction rewritten.
     """
-    with_mask = request.mask is not None
     scenes = [[to_pil(picture)] for picture in marked]
-    first = [
-        naming_question(task, instruction, with_mask)
-        for task, instruction in zip(request.tasks, request.instructions, strict=True)
-    ]
+    asked_for = zip(request.tasks, request.instructions, request.has_mask, strict=True)
+    first = [naming_question(*row) for row in asked_for]
     named = ask_some(ask, first, scenes, MAX_NAME_TOKENS)
     labels = tuple(label_of(name) for name in named)
     shown = scenes
@@ -68,9 +65,14 @@ def read_by_questions(
         rows = zip(scenes, request.subject, request.has_subject, strict=True)
         shown = [[*scene, to_pil(subject)] if has else scene for scene, subject, has in rows]
     second = [
-        following_question(*row, with_mask=with_mask)
+        following_question(*row)
         for row in zip(
-            request.tasks, request.instructions, labels, request.has_subject, strict=True
+            request.tasks,
+            request.instructions,
+            labels,
+            request.has_subject,
+            request.has_mask,
+            strict=True,
         )
     ]
     replies = ask_some(ask, second, shown, longest_answer)
@@ -107,7 +109,7 @@ def naming_question(task: str, instruction: str, with_mask: bool) -> str | None:
 
 
 def following_question(
-    task: str, instruction: str, label: str, has_subject: bool, *, with_mask: bool
+    task: str, instruction: str, label: str, has_subject: bool, with_mask: bool
 ) -> str | None:
     """What is asked then, None if the name is all that is wanted."""
     lead = "" if not with_mask else MARKED_FIRST if has_subject else MARKED
