@@ -17,6 +17,7 @@ from .folder import (
     unet_layers,
 )
 from .keys import check_keys, check_shapes, load_strict
+from .memory import memory_by_part
 from .reading import (
     by_library,
     load_diffusers,
@@ -47,6 +48,7 @@ __all__ = [
     "load_strict",
     "load_text_encoder",
     "load_vllm",
+    "memory_by_part",
     "save_model_folder",
     "unet_layers",
 ]

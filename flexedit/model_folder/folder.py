@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ WEIGHTS_FILE = "flexedit.safetensors"
 EMBEDDED = "flexedit-mini"
 # not the other formats of the weights that many repositories hold as well
 DOWNLOADED = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]
+CONFIGS = ["*.json"]
 PRETRAINED = Path(__file__).parents[1] / "pretrained"
 
 
@@ -107,8 +108,10 @@ class ModelFolder:
         with self._open() as file:
             return {key: file.get_tensor(key).to(dtype) for key in self.keys}
 
-    def part(self, name: str) -> Path:
-        """Where a frozen part lies: in a folder inside this one, or in a pinned hub snapshot."""
+    def part(self, name: str, files: Sequence[str] = DOWNLOADED) -> Path:
+        """Where a frozen part lies: in a folder inside this one, or in a pinned hub snapshot, of
+        which ``files`` are fetched.
+        """
         source = self.config.sources.get(name)
         if source is None:
             raise FlexEditError(f"{self.path.name}/{CONFIG_FILE} names no source for {name!r}.")
@@ -122,7 +125,7 @@ class ModelFolder:
             return folder
         assert source.repo is not None
         try:
-            return _snapshot(source.repo, source.revision)
+            return _snapshot(source.repo, source.revision, files)
         except Exception as error:  # the hub's errors share no base; all mean "not to be had"
             raise FlexEditError(
                 f"{name} ({source.repo}@{source.revision}) could not be fetched: {error}. "
@@ -216,13 +219,13 @@ class ModelFolder:
             )
 
 
-def _snapshot(repo: str, revision: str | None) -> Path:
+def _snapshot(repo: str, revision: str | None, files: Sequence[str]) -> Path:
     """A repository of the hub or, where the hub cannot be reached, what was downloaded before: some
     versions of huggingface_hub ask for a list of files even then.
     """
     from huggingface_hub import snapshot_download
 
-    options: dict[str, Any] = {"revision": revision, "allow_patterns": DOWNLOADED}
+    options: dict[str, Any] = {"revision": revision, "allow_patterns": list(files)}
     try:
         return Path(snapshot_download(repo, **options))
     except Exception as error:

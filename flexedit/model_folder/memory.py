@@ -1,0 +1,88 @@
+"""What a model's parts weigh, computed on the meta device: configs are read, no weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from .. import packages
+from ..models.bridges import BRIDGES
+from ..models.clip import TextEncoder
+from ..models.config import SystemConfig
+from ..models.diffusion.unet import FlexEditUNet
+from .folder import CONFIGS, ModelFolder, build_adapter, build_interaction
+from .reading import by_library
+
+FULL_PRECISION = ("vae",)  # as the pipeline loads it: many overflow in half
+
+
+@packages.needed("transformers")
+@packages.needed("diffusers")
+def memory_by_part(folder: ModelFolder, dtype: torch.dtype = torch.float16) -> dict[str, int]:
+    """Bytes of each part's weights, in the order in which an edit meets the parts; a part that the
+    system lacks, or never uses, is left out. Activations come on top, and the rows of new edit
+    tokens.
+
+    dtype: what the parts are loaded as.
+    Raises FlexEditError for a part whose config cannot be read.
+    """
+    return {
+        name: sum(
+            tensor.numel() * (4 if name in FULL_PRECISION else dtype.itemsize)
+            for tensor in part.parameters()
+        )
+        for name, part in empty_parts(folder).items()
+    }
+
+
+def empty_parts(folder: ModelFolder) -> dict[str, nn.Module]:
+    """The parts of an edit, by name, without weights."""
+    from diffusers import AutoencoderKL
+    from transformers import AutoModelForImageTextToText, CLIPVisionModelWithProjection
+
+    config, parts = folder.config, {}
+    looks = config.interaction is not None or config.adapter is not None
+    with torch.device("meta"):
+        if config.vllm is not None:
+            parts["vllm"] = empty_pretrained(AutoModelForImageTextToText, _part(folder, "vllm"))
+        parts["bridge"] = empty_bridge(folder)
+        if looks:
+            parts["clip"] = empty_pretrained(CLIPVisionModelWithProjection, _part(folder, "clip"))
+        parts["interaction"] = build_interaction(config)
+        parts |= _unet_and_adapter(config)
+        vae = _part(folder, "vae")
+        parts["vae"] = AutoencoderKL.from_config(by_library(vae, AutoencoderKL.load_config, vae))
+    return {name: part for name, part in parts.items() if part is not None}
+
+
+def _unet_and_adapter(config: SystemConfig) -> dict[str, Any]:
+    unet = FlexEditUNet(config.unet)
+    return {"adapter": build_adapter(config, unet.layers), "unet": unet}
+
+
+def empty_bridge(folder: ModelFolder) -> nn.Module:
+    from transformers import CLIPTextModelWithProjection
+
+    config = folder.config.bridge
+    kind: Any = BRIDGES[config.type]
+    if "text" not in kind.frozen:
+        return kind(config)
+    text = empty_pretrained(CLIPTextModelWithProjection, _part(folder, "clip"))
+    return kind(config, TextEncoder(text.text_model, None))
+
+
+def empty_pretrained(kind: Any, folder: Path) -> Any:
+    """The model of transformers' class ``kind`` that a folder's config describes."""
+    from transformers import AutoConfig
+
+    own = getattr(kind, "config_class", None)  # an Auto class has none of its own
+    config = by_library(folder, (own or AutoConfig).from_pretrained, folder, local_files_only=True)
+    build = kind if own else kind.from_config
+    return by_library(folder, build, config)
+
+
+def _part(folder: ModelFolder, name: str) -> Path:
+    return folder.part(name, CONFIGS)
