@@ -12,8 +12,8 @@ from flexedit.benchmark.judge import FACTS, FOLDER, WEIGHTS
 from flexedit.benchmark.report import as_markdown
 from flexedit.files import fingerprint
 from studies.ablation.__main__ import PACKED
-from studies.ablation.logs import read_logs
 from studies.ablation.tables import tables
+from studies.logs import read_logs
 
 ROOT = Path(__file__).resolve().parents[1]
 HELP = sorted((ROOT / "web" / "docs").glob("*.md"))  # a page for each node

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
@@ -89,7 +89,8 @@ class FlexEdit(Editor):
     ``reply``: how edits are asked for. The segment task always generates: the label it is judged
     by is part of the reply, which ``direct`` leaves out · ``composite``: the edit is put into the
     scene by the mask and the connected change; a painted mask is read from the raw output ·
-    ``strength``: λ of the subject · sampling settings that are None are the model's own advice.
+    ``strength``: λ of the subject · ``by_words``: edits without their masks, by an instruction that
+    names what is meant · sampling settings that are None are the model's own advice.
     """
 
     def __init__(
@@ -102,14 +103,19 @@ class FlexEdit(Editor):
         edit_cfg: float | None = None,
         scene_cfg: float | None = None,
         strength: float = 1.0,
+        by_words: bool = False,
         name: str | None = None,
     ) -> None:
         if reply not in get_args(ReplyMode):
             choices = ", ".join(get_args(ReplyMode))
             raise FlexEditError(f"Unknown reply {reply!r}; choose one of {choices}.")
+        if composite and by_words:
+            raise FlexEditError(
+                "composite needs the masks that by_words leaves out. Choose one of them."
+            )
         self.pipeline, self.reply, self.composite = pipeline, reply, composite
-        self.strength = strength
-        self.paints = pipeline.config.vllm is not None
+        self.strength, self.by_words = strength, by_words
+        self.paints = pipeline.config.vllm is not None and not by_words
         given = {"num_steps": num_steps, "edit_cfg": edit_cfg, "scene_cfg": scene_cfg}
         changed = {key: value for key, value in given.items() if value is not None}
         advice = pipeline.config.sampling
@@ -120,6 +126,7 @@ class FlexEdit(Editor):
             *(["composite"] if composite else []),
             *(f"{key}{value:g}" for key, value in changed.items()),
             *([f"strength{strength:g}"] if strength != 1 else []),
+            *(["by_words"] if by_words else []),
         ]
         self.name = name or "-".join(parts)
 
@@ -131,6 +138,7 @@ class FlexEdit(Editor):
             "composite": REGION if self.composite else "",
             **self.sampling,
             "strength": self.strength,
+            **({"by_words": True} if self.by_words else {}),  # runs of older versions go on
         }
 
     def load(self) -> None:
@@ -138,6 +146,9 @@ class FlexEdit(Editor):
 
     def answer(self, work: Work) -> list[Answer]:
         request = work.request
+        if self.by_words:
+            instructions = tuple(map(named_instruction, work.cases))
+            request = replace(request, mask=None, instructions=instructions)
         result = self.pipeline(
             request,
             reply="generate" if work.task == "segment" else self.reply,
@@ -155,6 +166,18 @@ class FlexEdit(Editor):
                 to_uint8(picture), result.replies, result.labels, strict=True
             )
         ]
+
+
+def named_instruction(case: Case) -> str:
+    """What a person says who has no mask; the case's own words where nobody knows the names."""
+    if not case.label or not case.result_label:
+        return case.instruction
+    new = f"a {case.result_label}" if case.subject is None else "the object in [pic2]"
+    return {
+        "remove": f"remove the {case.label}",
+        "replace": f"replace the {case.label} with {new}",
+        "add": f"add {new}",
+    }[case.operation]
 
 
 class InstructPix2Pix(Editor):

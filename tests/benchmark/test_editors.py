@@ -161,6 +161,27 @@ def test_a_subject_counts_as_much_as_its_strength_says(pipeline, tiny_benchmark)
     assert not same(half, FlexEdit(pipeline, **FAST).answer(given))
 
 
+def test_by_words_no_mask_is_shown_and_the_instruction_names_what_is_meant(
+    pipeline, tiny_benchmark, monkeypatch
+):
+    requests = []
+    paint = pipeline.__class__.__call__
+    monkeypatch.setattr(
+        pipeline.__class__,
+        "__call__",
+        lambda self, request, **given: (requests.append(request), paint(self, request, **given))[1],
+    )
+    given = work(tiny_benchmark, *SQUARE)
+    system = FlexEdit(pipeline, by_words=True, **FAST)
+    free, full = (system.answer(one) for one in (given, work(tiny_benchmark, *SQUARE, form="full")))
+    assert same(free, full) and not system.paints
+    assert all(request.mask is None for request in requests)
+    for case, said in zip(given.cases, requests[0].instructions, strict=True):
+        assert case.result_label in said if case.operation != "remove" else case.label in said
+    with pytest.raises(FlexEditError, match="composite needs the masks that by_words leaves out"):
+        FlexEdit(pipeline, composite=True, by_words=True)
+
+
 def test_the_segment_task_is_always_answered_in_words_too(pipeline, tiny_benchmark):
     given = work(tiny_benchmark, *SQUARE, task="segment")
     direct, generate = (
@@ -403,6 +424,7 @@ def test_a_description_changes_with_any_byte_of_the_pictures_or_weights(finished
         ("flexedit:{tiny}", "tiny"),
         ("flexedit:{tiny},strength=0.5", "tiny-strength0.5"),
         ("flexedit:{tiny},composite", "tiny-composite"),
+        ("flexedit:{tiny},by_words", "tiny-by_words"),
         (
             "flexedit:{tiny},reply=generate,num_steps=9,edit_cfg=2.5",
             "tiny-generate-num_steps9-edit_cfg2.5",

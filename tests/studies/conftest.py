@@ -2,7 +2,7 @@ from collections.abc import Callable
 
 import pytest
 
-from studies.ablation.logs import KEYS, NUMBERS, Log
+from studies.logs import KEYS, NUMBERS, Log
 from tests.benchmark.conftest import tiny_benchmark  # noqa: F401
 from tests.training.plan import forget_precision
 

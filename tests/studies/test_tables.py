@@ -1,9 +1,9 @@
 import pytest
 
 from flexedit.benchmark.report import as_markdown
-from studies.ablation.logs import Log
-from studies.ablation.recipe import recipe
-from studies.ablation.tables import minutes, tables
+from studies.ablation.tables import RECIPE, tables
+from studies.logs import Log
+from studies.tables import minutes
 
 
 def by_key(*logs: Log) -> dict:
@@ -40,7 +40,7 @@ def test_seeds_are_averaged_before_cases_are_resampled(log):
         log("full", 0, 1, 1), log("full", 1, 1, 0), log("no-ca", 0, 0, 0), log("no-ca", 1, 1, 0)
     )
     cells = {row.name: row.cells["success"] for row in made["multi"].rows if not row.is_reference}
-    full, without = (recipe().variants[name].title for name in ("full", "no-ca"))
+    full, without = (RECIPE.variants[name].title for name in ("full", "no-ca"))
     assert cells[full].mean == 0.75 and cells[full].count == 2
     (difference,) = made["differences"].rows
     assert difference.name == without

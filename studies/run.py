@@ -1,86 +1,110 @@
-"""The ablation: variants of one system, trained alike from the same parts, run on the same cases.
+"""A study: variants, trained alike from the same parts, run on the same cases.
 
-Each starts from one finished model, flexedit-mini: its VAE, CLIP, VLLM, UNet, Q-Former and edit
-tokens. The Mask Enhanced Adapter, which is what the paper ablates (§4.3), starts anew in every
-variant, so that none is at home in another's. For comparison that model itself is run too.
-What becomes of a variant is one log (`logs`): its facts, its curve, a row per case.
+Each starts from one finished model, flexedit-mini. What is studied starts anew in every variant, so
+that none is at home in another's; the recipe says what goes on. What becomes of a variant is one
+log (`logs`): its facts, its curve, a row per case.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import cached_property
+from dataclasses import dataclass
+from functools import cached_property, partial
 from pathlib import Path
 
 import torch
 from filelock import FileLock, Timeout
 
+from flexedit.benchmark.cases import Benchmark
 from flexedit.benchmark.encoders import Encoders
 from flexedit.benchmark.judge import FACTS, FOLDER, WEIGHTS, Judge
 from flexedit.benchmark.metrics import require_packages, score
 from flexedit.benchmark.run import run
 from flexedit.benchmark.systems import FlexEdit
-from flexedit.data.world import World
 from flexedit.data.world.assets import CLASSES
 from flexedit.errors import FlexEditError
 from flexedit.files import fingerprint, weights
 from flexedit.model_folder import ModelFolder
+from flexedit.model_folder.keys import prefix_of
+from flexedit.models.config import SystemConfig
 from flexedit.pipeline import FlexEditPipeline
-from flexedit.training.recipe import StageRecipe
+from flexedit.systems import preset
+from flexedit.training.batch import Samples
 from flexedit.training.run import Stage, Training
 from flexedit.training.trainer import curve
 
-from .cases import NUM_MULTI, NUM_SINGLE, cases, first_of_each
-from .logs import SHOWN_SEED, Log, read_logs, write_pictures
-from .recipe import Measurement, Variant, measurements, recipe
-
-STAGE = "training"
+from .cases import cases, first_of_each
+from .logs import SHOWN_SEED, Log, core_minutes, read_logs, write_pictures
+from .recipe import Measurement, Recipe, SomeByWords, Variant
 
 
 class VariantTraining(Training):
-    """One variant: ``folder/model`` from the finished model ``start``."""
+    """One variant of a study: ``folder/model`` from the finished model ``start``."""
 
     def __init__(
-        self, folder: Path, start: ModelFolder, variant: Variant, training: StageRecipe, seed: int
+        self, folder: Path, start: ModelFolder, study: Recipe, variant: Variant, seed: int
     ) -> None:
-        training = variant.trained_with(training).with_settings(seed=seed)
-        super().__init__(folder, {STAGE: training})
-        config = start.config.override({"name": folder.name, **variant.config})
-        self.start, self.variant, self.seed = start, variant, seed
+        config = start.config if variant.system is None else in_sizes_of(start, variant.system)
+        config = config.override({"name": folder.name, **variant.config})
+        recipe = {
+            name: variant.trained_with(stage).with_settings(seed=seed)
+            for name, stage in study.stages.items()
+            if config.vllm or stage.losses.stage != "align"
+        }
+        super().__init__(folder, recipe)
+        self.start, self.study, self.variant, self.seed = start, study, variant, seed
         self.model = ModelFolder(start.path, config)
-        self.stages = (Stage(STAGE, self.learn), Stage("export", self.ship))
+        self.stages = [Stage(name, partial(self.learn, name)) for name in recipe]
+        self.stages.append(Stage("export", self.ship))
 
-    def samples(self, name: str) -> World:
-        return self.variant.world(self.model.config.sampling.size, self.seed)
+    def samples(self, name: str) -> Samples:
+        world = self.variant.world(self.model.config.sampling.size, self.seed)
+        return SomeByWords(world, self.study.by_words)
 
-    def learn(self) -> bool:
-        """All but the adapter goes on from the finished model."""
-        tensors = self.start.all_tensors()
-        inherited = {key: value for key, value in tensors.items() if not key.startswith("mea.")}
+    def learn(self, name: str) -> bool:
+        """What is inherited goes on from the finished model."""
+        number = list(self.recipe).index(name)
+        if number:
+            start = self.handed_on(list(self.recipe)[number - 1])
+        else:
+            tensors = self.start.all_tensors()
+            start = {k: v for k, v in tensors.items() if prefix_of(k) in self.study.inherits}
         system = self.system(
-            STAGE, self.model, inherited, first_seed=self.seed, num_classes=len(CLASSES)
+            name, self.model, start, first_seed=self.seed, num_classes=len(CLASSES)
         )
-        return self.fit_system(STAGE, system)
+        return self.fit_system(name, system)
 
     def ship(self) -> bool:
-        return self.export(STAGE, self.model, self.folder / "model")
+        return self.export(list(self.recipe)[-1], self.model, self.folder / "model")
+
+
+def in_sizes_of(start: ModelFolder, system: str) -> SystemConfig:
+    """Another system beside the same VLLM, CLIP, VAE and UNet as a FlexEdit's."""
+    config = start.config.to_dict()
+    parts = config["bridge"] | config["adapter"]
+    sizes = {name: size for name, size in parts.items() if type(size) in (int, float)}
+    sizes |= {
+        "vision_width": start.load_clip().vision_width,
+        "inner_width": sizes["width"],
+        "channels": config["unet"]["block_out_channels"][0],
+    }
+    shared = ("name", "diffusion", "unet", "sources", "sampling")
+    return preset(system, {name: config[name] for name in shared}, sizes)
 
 
 @dataclass(frozen=True)
-class Ablation:
-    """start: what all variants start from · out: where they train · logs: what is kept of them
+class Study:
+    """recipe: what is trained and run · start: what all variants start from · out: where they
+    train · logs: what is kept of them
 
     Several processes may share ``out`` and ``logs``; each takes a variant that no other has.
     """
 
+    recipe: Recipe
     start: ModelFolder
     out: Path
     logs: Path
-    training: StageRecipe = field(default_factory=lambda: recipe().training)
-    num_single: int = NUM_SINGLE
-    num_multi: int = NUM_MULTI
 
     def run(self, names: Sequence[str] | None = None, seeds: Sequence[int] | None = None) -> None:
         """Trains and measures what has no logs yet; goes on where it was.
@@ -88,17 +112,16 @@ class Ablation:
         Raises FlexEditError for an unknown variant, for logs or trainings from another start, and
         if what measuring needs is missing.
         """
-        names = list(recipe().models) if names is None else names
-        if unknown := [name for name in names if name not in recipe().models]:
-            raise FlexEditError(
-                f"Unknown variant {unknown[0]!r}; choose from {', '.join(recipe().models)}."
-            )
+        models = self.recipe.models
+        names = list(models) if names is None else names
+        if unknown := [name for name in names if name not in models]:
+            raise FlexEditError(f"Unknown variant {unknown[0]!r}; choose from {', '.join(models)}.")
         require_packages()
         self.out.mkdir(parents=True, exist_ok=True)
         with FileLock(self.out / "cases.lock"):
             self.claim()
-            cases(self.out, self.num_single, self.num_multi)
-        for seed in recipe().seeds if seeds is None else seeds:
+            self.cases()
+        for seed in self.recipe.seeds if seeds is None else seeds:
             for name in names:
                 lock = FileLock(self.out / f"{name}-{seed}.lock")
                 try:
@@ -107,6 +130,9 @@ class Ablation:
                     continue
                 with held:
                     self.train_and_measure(name, seed)
+
+    def cases(self) -> Benchmark:
+        return cases(self.out, self.recipe.num_single, self.recipe.num_multi)
 
     @cached_property
     def origin(self) -> str:
@@ -133,7 +159,7 @@ class Ablation:
         for folder, origin in origins.items():
             if origin != self.origin:
                 raise FlexEditError(
-                    f"{folder} belongs to an ablation that started from other weights ({origin}) "
+                    f"{folder} belongs to a study that started from other weights ({origin}) "
                     f"than those of {self.start.path.name} ({self.origin}). Choose another folder."
                 )
         if judge != self.judge:
@@ -144,19 +170,22 @@ class Ablation:
         note.write_text(self.origin)
 
     def train_and_measure(self, name: str, seed: int) -> None:
-        missing = [run for run in measurements(name) if not self.log(run, seed).is_file()]
+        missing = [
+            run for run in self.recipe.measurements(name) if not self.log(run, seed).is_file()
+        ]
         if not missing:
             return
-        variant, folder = recipe().models[name], self.out / f"{name}-{seed}"
-        model, trained = self.start.path, []
+        variant, folder = self.recipe.models[name], self.out / f"{name}-{seed}"
+        model, curves = self.start.path, []
         if variant.trains:
             model = folder / "model"
             if not model.is_dir():
-                VariantTraining(folder, self.start, variant, self.training, seed).run()
-            trained = curve(folder / STAGE)
+                VariantTraining(folder, self.start, self.recipe, variant, seed).run()
+            stages = [folder / name for name in self.recipe.stages]
+            curves = [curve(stage) for stage in stages if stage.is_dir()]
         pipeline = FlexEditPipeline.from_pretrained(model)
         for measurement in missing:
-            self.measure(pipeline, measurement, seed, trained)
+            self.measure(pipeline, measurement, seed, curves)
 
     def log(self, measurement: Measurement, seed: int) -> Path:
         return self.logs / f"{measurement.name}-{seed}.jsonl"
@@ -166,13 +195,13 @@ class Ablation:
         pipeline: FlexEditPipeline,
         measurement: Measurement,
         seed: int,
-        trained: Sequence[Mapping[str, float]],
+        curves: Sequence[Sequence[Mapping[str, float]]],
     ) -> None:
         """Runs the cases, writes the log and, for one seed, some of the pictures.
 
-        trained: the training's curve, if there was one
+        curves: of the training's stages, if there was one
         """
-        benchmark, began = cases(self.out, self.num_single, self.num_multi), time.monotonic()
+        benchmark, began = self.cases(), time.monotonic()
         shown = [case for case in first_of_each(benchmark) if case.group in measurement.groups]
         benchmark.cases = tuple(c for c in benchmark.cases if c.group in measurement.groups)
         log = self.log(measurement, seed)
@@ -191,8 +220,11 @@ class Ablation:
             "threads": torch.get_num_threads(),
             "device": pipeline.device.type,
         }
-        if trained:
-            train = self.training.train
-            facts["steps"] = trained[-1]["step"]
+        last = curves[-1] if curves else ()
+        if last:
+            train = list(self.recipe.stages.values())[-1].train
+            facts["steps"] = last[-1]["step"]
             facts |= {"batch_size": train.batch_size, "lr": train.lr, "optimizer": train.optimizer}
-        Log(facts, tuple(trained), tuple(rows)).write(log)
+            taken = [core_minutes(one, facts["threads"]) for one in curves if len(one) > 1]
+            facts["core_minutes"] = round(sum(taken), 1)
+        Log(facts, tuple(last), tuple(rows)).write(log)

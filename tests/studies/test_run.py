@@ -1,25 +1,39 @@
 import dataclasses
 import json
 import shutil
+from pathlib import Path
 
 import pytest
+import yaml
 from filelock import FileLock
 from safetensors.torch import load_file, save_file
 
+from flexedit.data.world import World
 from flexedit.errors import FlexEditError
 from flexedit.model_folder import WEIGHTS_FILE, ModelFolder
+from flexedit.systems import FOLDER
 from studies.ablation.__main__ import main
-from studies.ablation.logs import Log, read_logs
-from studies.ablation.recipe import recipe
-from studies.ablation.run import Ablation, VariantTraining
+from studies.ablation.tables import RECIPE
+from studies.logs import Log, read_logs
+from studies.recipe import Recipe, SomeByWords
+from studies.run import Study, VariantTraining
+from studies.systems.__main__ import main as systems_main
+from studies.systems.tables import RECIPE as SYSTEMS
 
 
 @pytest.fixture(scope="module")
-def ablation(trained, tmp_path_factory) -> Ablation:
-    folder = tmp_path_factory.mktemp("ablation")
-    training = recipe().training.with_settings(steps=1, batch_size=2, log_every=1)
-    start = ModelFolder(trained / "flexedit-mini")
-    return Ablation(start, folder, folder / "logs", training, num_single=3, num_multi=2)
+def ablation(trained, tmp_path_factory) -> Study:
+    return study(RECIPE, trained, tmp_path_factory.mktemp("ablation"))
+
+
+def study(recipe: Recipe, trained: Path, folder: Path) -> Study:
+    """A small one, from a tiny model."""
+    stages = {
+        name: stage.with_settings(steps=1, batch_size=2, log_every=1)
+        for name, stage in recipe.stages.items()
+    }
+    small = dataclasses.replace(recipe, stages=stages, num_single=3, num_multi=2)
+    return Study(small, ModelFolder(trained / "flexedit-mini"), folder, folder / "logs")
 
 
 SECTIONS = {  # of the config that differ
@@ -33,11 +47,11 @@ SECTIONS = {  # of the config that differ
 
 
 @pytest.mark.parametrize(
-    "name", [name for name, variant in recipe().models.items() if variant.trains]
+    "name", [name for name, variant in RECIPE.models.items() if variant.trains]
 )
 def test_every_variant_trains_and_becomes_a_model(ablation, name):
-    folder, variant = ablation.out / f"{name}-0", recipe().variants[name]
-    assert VariantTraining(folder, ablation.start, variant, ablation.training, seed=0).run()
+    folder, variant = ablation.out / f"{name}-0", RECIPE.variants[name]
+    assert VariantTraining(folder, ablation.start, ablation.recipe, variant, seed=0).run()
     full, config = ablation.start.config.to_dict(), ModelFolder(folder / "model").config.to_dict()
     differing = {key for key, value in config.items() if value != full[key]}
     assert differing == SECTIONS.get(name, set()) | {"name"}
@@ -49,8 +63,8 @@ def test_the_adapter_starts_anew_and_all_else_from_the_finished_model(ablation, 
         VariantTraining, "system", lambda _, name, model, start, **settings: inherited.update(start)
     )
     monkeypatch.setattr(VariantTraining, "fit_system", lambda *_: False)
-    variant = recipe().variants["full"]
-    VariantTraining(ablation.out / "x", ablation.start, variant, ablation.training, seed=0).run()
+    variant = RECIPE.variants["full"]
+    VariantTraining(ablation.out / "x", ablation.start, ablation.recipe, variant, seed=0).run()
     prefixes = {key.split(".")[0] for key in inherited}
     assert prefixes == {"unet", "qformer", "tokens", "lora", "null"}
 
@@ -59,7 +73,7 @@ def test_variants_are_measured_once_and_their_tables_printed(ablation, capsys):
     names = ("full", "no-dca", "start")
     ablation.run(names, seeds=(0,))
     written = {path: path.stat().st_mtime_ns for path in ablation.logs.glob("*.jsonl")}
-    strengths = recipe().strengths
+    strengths = RECIPE.strengths
     sweeps = [f"{name}-strength-{s:g}" for name in ("full", "start") for s in strengths]
     runs = {f"{name}-0" for name in (*names, "generate", *sweeps)}
     assert {path.stem for path in written} == runs
@@ -76,7 +90,7 @@ def test_variants_are_measured_once_and_their_tables_printed(ablation, capsys):
     assert main(["tables", "--logs", str(ablation.logs)]) == 0
     printed = capsys.readouterr().out
     for name in (*names, "generate"):
-        assert recipe().variants[name].title in printed
+        assert RECIPE.variants[name].title in printed
     for strength in (*strengths, 1):
         assert printed.count(f"| λ = {strength:g} |") == 2
     assert "22.4391" not in printed and "(paper)" in printed
@@ -98,9 +112,39 @@ def test_variants_are_measured_once_and_their_tables_printed(ablation, capsys):
         assert (ablation.logs / name).is_file()
 
 
+def test_the_systems_are_trained_alike_measured_and_compared(trained, tmp_path, capsys):
+    """Each from the same UNet, with the parts of its own preset; with masks and by words."""
+    systems = study(SYSTEMS, trained, tmp_path)
+    systems.run(seeds=(0,))
+    for name, variant in SYSTEMS.variants.items():
+        config = ModelFolder(tmp_path / f"{name}-0" / "model").config
+        published = yaml.safe_load((FOLDER / f"{variant.system}.yaml").read_text())
+        for slot in ("bridge", "interaction", "adapter"):
+            part, type_ = getattr(config, slot), (published[slot] or {}).get("type")
+            assert type_ == (part and part.type)
+        assert config.unet == systems.start.config.unet
+        assert (tmp_path / f"{name}-0" / "align").is_dir() == (config.vllm is not None)
+        words = Log.read(systems.logs / f"{name}-words-0.jsonl").rows
+        assert {row["group"] for row in words} == {"single"} and len(words) == 3
+    assert systems_main(["tables", "--logs", str(systems.logs)]) == 0
+    printed = capsys.readouterr().out
+    assert all(variant.title in printed for variant in SYSTEMS.variants.values())
+    assert "words alone" in printed and "21.95" in printed
+
+
+def test_a_share_of_the_edits_is_told_by_words_alone():
+    world = World(32, seed=3)
+    some = [SomeByWords(world, 0.25)[index] for index in range(400)]
+    edits = [sample for sample in some if sample.task == "edit"]
+    told = [sample for sample in edits if sample.mask is None]
+    assert 0.18 < len(told) / len(edits) < 0.32
+    assert all(sample.instruction == sample.caption for sample in told)
+    assert all(sample.mask is not None for sample in some if sample.task != "edit")
+
+
 def test_what_another_process_works_on_is_left_to_it(ablation, monkeypatch):
     asked = []
-    monkeypatch.setattr(Ablation, "train_and_measure", lambda _, name, __: asked.append(name))
+    monkeypatch.setattr(Study, "train_and_measure", lambda _, name, __: asked.append(name))
     with FileLock(ablation.out / "no-ca-7.lock"):
         ablation.run(("no-ca", "shared-kv"), seeds=(7,))
     assert asked == ["shared-kv"]
@@ -156,7 +200,7 @@ def test_verdicts_of_two_judges_are_not_mixed(tmp_path):
 @pytest.mark.parametrize("text", ["", "[]", "{}", json.dumps({"curve": {}})])
 def test_a_file_that_is_no_log_is_named(tmp_path, text):
     (tmp_path / "full-0.jsonl").write_text(text)
-    with pytest.raises(FlexEditError, match=r"full-0.jsonl is not a log of the ablation"):
+    with pytest.raises(FlexEditError, match=r"full-0.jsonl is not a log of a study"):
         read_logs(tmp_path)
 
 

@@ -1,4 +1,4 @@
-"""What all variants are run on."""
+"""What all variants of a study are run on."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from pathlib import Path
 from flexedit.benchmark.build import build
 from flexedit.benchmark.cases import Benchmark, Case
 
-NUM_SINGLE, NUM_MULTI, CASES_SEED = 120, 80, 11
+CASES_SEED = 11
 
 
-def cases(folder: Path, num_single: int = NUM_SINGLE, num_multi: int = NUM_MULTI) -> Benchmark:
+def cases(folder: Path, num_single: int, num_multi: int) -> Benchmark:
     """What all variants are run on, in ``folder/cases``; the same wherever it is built."""
     path = folder / "cases"
     if not path.is_dir():

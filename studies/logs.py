@@ -1,4 +1,4 @@
-"""What became of the variants.
+"""What became of a study's variants.
 
 A log is a JSONL file ``VARIANT-SEED.jsonl``: first its facts, then the curve of the training, then
 a row of metrics for each case (`metrics.score`). What was only run otherwise (another reply,
@@ -51,6 +51,14 @@ class Log:
         temporary.write_text(text, encoding="utf-8", newline="\n")
         os.replace(temporary, path)
 
+    @property
+    def core_minutes(self) -> float | None:
+        """Of the training, by the clock times the cores that it used; None if unknown."""
+        known = self.facts.get("core_minutes")
+        if known is not None or "threads" not in self.facts or len(self.curve) < 2:
+            return known
+        return core_minutes(self.curve, self.facts["threads"])
+
     @classmethod
     def read(cls, path: Path) -> Log:
         """FlexEditError for a file that is not a log."""
@@ -63,10 +71,18 @@ class Log:
             )
         except (OSError, ValueError, KeyError, IndexError, TypeError) as error:
             raise FlexEditError(
-                f"{path} is not a log of the ablation ({error!r}). "
-                "Delete it, run the variant again."
+                f"{path} is not a log of a study ({error!r}). Delete it, run the variant again."
             ) from error
         return cls(facts, curve, rows)
+
+
+def core_minutes(curve: Sequence[Mapping[str, float]], threads: int) -> float:
+    """Of a training's stage by its curve, at its fastest pace: it may have been paused, or other
+    programs have run beside it.
+    """
+    steps, seconds = ([row[key] for row in curve] for key in ("step", "seconds"))
+    pace = (np.diff(seconds) / np.diff(steps)).min()
+    return pace * steps[-1] * threads / 60
 
 
 def rounded(row: Mapping[str, Any], keys: Iterable[str] | None = None) -> dict[str, float]:
@@ -84,17 +100,17 @@ def read_logs(folder: Path) -> list[Log]:
     packed = folder.is_file()
     logs = unpack(folder) if packed else [Log.read(path) for path in sorted(folder.glob("*.jsonl"))]
     if not logs:
-        raise FlexEditError(f"There are no logs in {folder}. Run the ablation first.")
+        raise FlexEditError(f"There are no logs in {folder}. Run the study first.")
     if len({log.facts.get("start") for log in logs}) > 1:
         raise FlexEditError(
             f"The logs in {folder} are of variants that started from different weights, which "
-            "cannot be compared. Keep those of one start, or run the ablation into another folder."
+            "cannot be compared. Keep those of one start, or run the study into another folder."
         )
     if len({log.facts.get("judge") for log in logs}) > 1:
         raise FlexEditError(
             f"The results in {folder} were judged by different judges, which cannot be compared. "
-            "Delete the logs of the older one and run the ablation again with the same --out: what "
-            "is trained there is only measured anew."
+            "Delete the logs of the older one and run the study again with the same --out: what is "
+            "trained there is only measured anew."
         )
     return logs
 
@@ -116,7 +132,7 @@ def unpack(file: Path) -> list[Log]:
             for row in pyarrow.parquet.read_table(file).to_pylist()
         ]
     except (OSError, pyarrow.ArrowException, KeyError) as error:
-        raise FlexEditError(f"{file} has no logs of the ablation ({error!r}).") from error
+        raise FlexEditError(f"{file} has no logs of a study ({error!r}).") from error
 
 
 def present(row: Mapping[str, Any]) -> dict[str, Any]:

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 
 from flexedit.errors import FlexEditError
-from studies.ablation.cases import first_of_each
-from studies.ablation.figures import SMOOTHED, curves, draw, same_cases, smoothed
-from studies.ablation.logs import Log, read_pictures, write_pictures
-from studies.ablation.recipe import recipe
+from studies.ablation.tables import RECIPE
+from studies.cases import first_of_each
+from studies.figures import SMOOTHED, curves, draw, same_cases, smoothed
+from studies.logs import Log, read_pictures, write_pictures
 
 
 def curve_of(variant: str, seed: int, errors: list[float]) -> Log:
@@ -37,14 +37,12 @@ def test_variants_are_compared_with_flexedit_of_the_same_seed_and_data():
         curve_of("no-dca", 2, [4.0] * 12),  # there is no FlexEdit of this seed
         curve_of("generate", 0, [1.0] * 12),
     ]
-    errors, differences = curves(logs).axes
+    errors, differences = curves(RECIPE, logs).axes
     shown = {label: set(values.round(9)) for label, values in lines(errors).items()}
     values = {"full": 3.0, "no-ca": 7.0, "full-masks": 3.0, "no-dca": 4.0}
-    assert shown == {recipe().variants[name].title: {value} for name, value in values.items()}
+    assert shown == {RECIPE.variants[name].title: {value} for name, value in values.items()}
     (difference,) = lines(differences).items()
-    assert difference[0] == recipe().variants["no-ca"].title and set(difference[1].round(9)) == {
-        2.0
-    }
+    assert difference[0] == RECIPE.variants["no-ca"].title and set(difference[1].round(9)) == {2.0}
 
 
 def test_the_same_cases_stand_in_a_row(tiny_benchmark):
@@ -90,11 +88,11 @@ def test_kept_pictures_are_read_back_and_failed_cases_are_grey(tmp_path):
 
 def test_an_ablation_without_pictures_has_curves_only(tmp_path):
     curve_of("full", 1, [1.0, 0.5]).write(tmp_path / "logs" / "full-1.jsonl")
-    draw(tmp_path / "logs", tmp_path / "out")
+    draw(RECIPE, tmp_path / "logs", tmp_path / "out")
     assert {path.name for path in (tmp_path / "logs").iterdir()} == {"full-1.jsonl", "curves.png"}
 
 
 def test_figures_say_that_they_need_matplotlib(monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(FlexEditError, match="pip install matplotlib"):
-        curves([])
+        curves(RECIPE, [])

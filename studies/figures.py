@@ -1,4 +1,4 @@
-"""Figures of the ablation: how its variants learn, and what they make of the same cases."""
+"""Figures of a study: how its variants learn, and what they make of the same cases."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from flexedit.errors import FlexEditError
 
 from .cases import cases, first_of_each
 from .logs import SHOWN_SEED, Log, picture_file, read_logs, read_pictures
-from .recipe import START, recipe
+from .recipe import START, Recipe
 from .tables import distinct_variants, sweep_of
 
 if TYPE_CHECKING:
@@ -25,21 +25,21 @@ SMOOTHED = 10  # logged rows that a point of a curve is the mean of
 DPI = 110
 
 
-def draw(logs: Path, out: Path) -> None:
+def draw(recipe: Recipe, logs: Path, out: Path) -> None:
     """Writes ``curves.png`` and, of what was run with the first seed, ``cases.png`` and
     ``strengths.png`` to the folder of the logs.
 
     out: where the cases are, or are built if they are not there
     """
     read, folder = read_logs(logs), logs.parent if logs.is_file() else logs
-    curves(read).savefig(folder / "curves.png", dpi=DPI)
-    names = distinct_variants(read)
-    variants = [START, *(name for name in names if name in recipe().variants and name != START)]
+    curves(recipe, read).savefig(folder / "curves.png", dpi=DPI)
+    names = distinct_variants(recipe, read)
+    variants = [START, *(name for name in names if name in recipe.variants and name != START)]
     sweep = sweep_of(START, names)  # of the one that has trained the longest
     if sweep:
         sweep[1.0] = START
     for file, titles in (
-        ("cases.png", {name: recipe().variants[name].title for name in variants if name in names}),
+        ("cases.png", {name: recipe.variants[name].title for name in variants if name in names}),
         ("strengths.png", {name: f"λ = {strength:g}" for strength, name in sorted(sweep.items())}),
     ):
         results = {
@@ -48,31 +48,33 @@ def draw(logs: Path, out: Path) -> None:
             if picture_file(folder, f"{name}-{SHOWN_SEED}").is_file()
         }
         if results:
-            same_cases(cases(out), results).savefig(folder / file, dpi=DPI)
+            benchmark = cases(out, recipe.num_single, recipe.num_multi)
+            same_cases(benchmark, results).savefig(folder / file, dpi=DPI)
 
 
-def curves(logs: Sequence[Log]) -> Figure:
+def curves(recipe: Recipe, logs: Sequence[Log]) -> Figure:
     """The error of the predicted latent by step, the mean over a variant's seeds; and how far it is
-    from FlexEdit's of the same seeds, for the variants that saw the same batches and noises.
+    from the reference's of the same seeds, for the variants that saw the same batches and noises.
     """
     page = blank(11, 5)
     errors, differences = page.subplots(1, 2)
-    of_full = errors_by_seed(logs, "full")
-    for number, (name, variant) in enumerate(recipe().variants.items()):
+    reference = recipe.variants[recipe.reference].title
+    of_reference = errors_by_seed(logs, recipe.reference)
+    for number, (name, variant) in enumerate(recipe.variants.items()):
         of_variant = errors_by_seed(logs, name)
         if variant.run_as is not None or not of_variant:
             continue
         look = {"label": variant.title, "color": f"C{number}", "linewidth": 1.2}
         errors.plot(*smoothed(list(of_variant.values())), **look)
         paired = [
-            {step: error - of_full[seed][step] for step, error in curve.items()}
+            {step: error - of_reference[seed][step] for step, error in curve.items()}
             for seed, curve in of_variant.items()
-            if of_full.get(seed, {}).keys() >= curve.keys()
+            if of_reference.get(seed, {}).keys() >= curve.keys()
         ]
-        if paired and name != "full" and not variant.has_own_data:
+        if paired and name != recipe.reference and not variant.has_own_data:
             differences.plot(*smoothed(paired), **look)
     errors.set(title="error of the predicted latent", xlabel="step")
-    differences.set(title="the same, less FlexEdit's on the same batches", xlabel="step")
+    differences.set(title=f"the same, less that of {reference} on the same batches", xlabel="step")
     differences.axhline(0, color="C0", linewidth=1.2)
     page.legend(*errors.get_legend_handles_labels(), loc="outside lower center", ncols=3)
     for panel in (errors, differences):

@@ -1,0 +1,22 @@
+"""``python -m studies.systems``: the five systems, trained alike at mini scale."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from ..commands import LOGS, commands, run_commands
+from .tables import RECIPE, tables
+
+FOLDER = Path(__file__).parent
+PACKED = FOLDER / LOGS
+GROUP = commands("Systems compared", FOLDER, RECIPE, tables)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    return run_commands(GROUP, "systems", arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
