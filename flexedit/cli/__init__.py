@@ -18,6 +18,7 @@ from ..errors import FlexEditError
 from ..packages import needed
 from .arguments import AS_JSON
 from .bench import bench
+from .convert import convert
 from .data import data
 from .edit import batch, edit, interpret
 from .mask import mask
@@ -27,7 +28,7 @@ from .train import train
 
 root = click.Group(
     help=__doc__,
-    commands=[edit, batch, interpret, mask, info, train, assemble, data, bench],
+    commands=[edit, batch, interpret, mask, info, train, assemble, convert, data, bench],
     no_args_is_help=False,
     context_settings={"help_option_names": ["-h", "--help"], "show_default": True},
 )

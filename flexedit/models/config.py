@@ -107,6 +107,9 @@ class SystemConfig:
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     vae_input: Literal["marked", "clean"] = "marked"
     mark_alpha: float = 0.5
+    licences: dict[str, str] = field(
+        default_factory=dict
+    )  # of what it was made of, a sentence each
     format: Literal[2] = 2
 
     def __post_init__(self) -> None:
