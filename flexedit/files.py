@@ -10,6 +10,7 @@ import json
 import math
 import os
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 
@@ -81,6 +82,32 @@ def picture_size(file: Path, *, upright: bool = True) -> tuple[int, int]:
     return (width, height) if lies else (height, width)
 
 
+@dataclass(frozen=True)
+class Frame:
+    """How a picture lies in its file: (height, width) as it is stored and as it is seen, and the
+    turn between them, in EXIF's numbers.
+    """
+
+    stored: tuple[int, int]
+    seen: tuple[int, int]
+    turn: int
+
+    def upright(self, mask: np.ndarray) -> np.ndarray:
+        """A mask (H, W) bool of the stored picture, turned as that is."""
+        image = Image.fromarray(mask)
+        image.getexif()[ExifTags.Base.Orientation] = self.turn
+        return np.asarray(ImageOps.exif_transpose(image))
+
+
+def frame_of(file: Path) -> Frame:
+    """Raises FlexEditError for what is no picture."""
+    stored, seen = (picture_size(file, upright=upright) for upright in (False, True))
+    with Image.open(file) as picture:
+        if picture.format == "TIFF":
+            picture.load()  # Pillow turns some by that, and forgets their turn
+        return Frame(stored, seen, picture.getexif().get(ExifTags.Base.Orientation, 1))
+
+
 def same_shape(one: tuple[int, int], other: tuple[int, int]) -> bool:
     """Whether pictures of these heights and widths lie over each other when they are scaled."""
     return abs(math.log(one[0] / one[1] * other[1] / other[0])) <= SAME_SHAPE
@@ -122,7 +149,16 @@ def write_picture(picture: Tensor, path: Path) -> None:
         raise FlexEditError(f"{path} cannot be written ({error}).") from error
 
 
-# JSON lines
+# JSON
+
+
+def read_json(file: Path) -> Any:
+    """Raises FlexEditError for a file that cannot be read, or is not JSON."""
+    try:
+        return json.loads(file.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError, RecursionError) as error:
+        why = f"{type(error).__name__}: {error}"
+        raise FlexEditError(f"{file} is not valid JSON ({why[:200]}).") from error
 
 
 def read_records(kind: type[T], file: Path) -> dict[int, T]:

@@ -11,7 +11,8 @@ from flexedit import masks
 from flexedit.benchmark.build import build
 from flexedit.benchmark.sources import ReaderSource
 from flexedit.data.edits import Edits
-from flexedit.data.readers.coco import Coco, runs_mask
+from flexedit.data.readers.annotations import runs_mask
+from flexedit.data.readers.coco import Coco
 from flexedit.errors import FlexEditError
 from tests.data.readers.made import HEIGHT, WIDTH, Box, backdrop, where, with_box
 
@@ -165,23 +166,24 @@ def test_a_bad_edit_is_named_by_its_line(coco, tmp_path, change, message):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"segmentation": []}, "line 1: .*annotation 1000 is empty"),
-        ({"segmentation": [[1, 1, 5, 5]]}, "line 1: .*annotation 1000 is empty"),
-        (
-            {"segmentation": {"counts": [64], "size": [8, 8]}},
-            "annotation 1000 has no run lengths of",
-        ),
-        ({"segmentation": {"size": [HEIGHT, WIDTH]}}, "annotation 1000 has no run lengths of"),
+        ({"segmentation": []}, "line 1: .*annotation 1000 has no segmentation"),
+        ({"segmentation": [[1, 1, 5, 5]]}, "line 1: .*annotation 1000 has only polygons of less"),
+        ({"segmentation": [[1, 1, 1, 1, 1, 1]]}, "line 1: .*mask of the annotation 1000 is empty"),
+        ({"segmentation": {"counts": [64], "size": [8, 8]}}, "1000 was made of .* 8×8 .*96×72"),
+        ({"segmentation": {"size": [HEIGHT, WIDTH]}}, "1000 has run lengths that are no numbers"),
+        ({"segmentation": {"size": [WIDTH, HEIGHT], "counts": [6912]}}, "of 72×96 pixels.*96×72"),
         ({"category_id": 3}, "line 1: .*category 3"),
         ({"category_id": 9}, "line 1: the category 9 has no name"),
-        ({"segmentation": "none"}, "annotation 1000 is empty"),
-        ({"segmentation": [[1, 1, 5, 5, 1e30, 1]]}, "no lists of numbers near its picture"),
-        ({"segmentation": [[1, 1, 5, 5, None, 1]]}, "no lists of numbers near its picture"),
-        ({"segmentation": [1, 1, 5, 5, 7, 1]}, "no lists of numbers near its picture"),
-        ({"segmentation": [["a"] * 6]}, "no lists of numbers near its picture"),
-        (runs([HEIGHT * WIDTH, 3]), "do not add up to its picture's"),
-        (runs([-1, HEIGHT * WIDTH + 1]), "do not add up to its picture's"),
-        (runs("01"), "do not add up to its picture's"),
+        ({"segmentation": "none"}, "annotation 1000 has a segmentation that is neither"),
+        ({"segmentation": [[1, 1, 5, 5, 1e30, 1]]}, "annotation 1000 has a polygon far from"),
+        (
+            {"segmentation": [[1, 1, 5, 5, None, 1]]},
+            "polygon far from .* without numbers",
+        ),
+        ({"segmentation": [["a"] * 6]}, "segmentation that is neither"),
+        (runs([HEIGHT * WIDTH, 3]), "cover 6915 pixels of a picture that has 6912"),
+        (runs([-1, HEIGHT * WIDTH + 1]), "has a run length below 0"),
+        (runs("01"), "cover 1 pixels"),
         (runs(None), "run lengths that are no numbers"),
         (runs([None]), "run lengths that are no numbers"),
         (runs("ä"), "run lengths that are no numbers"),
@@ -197,7 +199,7 @@ def test_a_bad_annotation_is_named(coco, tmp_path, change, message):
 
 def test_a_neighbour_without_a_shape_is_none(coco, tmp_path):
     coco.rows = coco.rows[:1]
-    coco.instances["annotations"][1]["segmentation"] = "none"
+    coco.instances["annotations"][1]["segmentation"] = None
     made = build(tmp_path / "out", num_single=1, num_multi=0, source=coco.source())
     assert (made.picture(made.cases[0], "full_mask") == where(coco.boxes[0])).all()
 
