@@ -99,8 +99,8 @@ class FlexEditPipeline:
 
     def load(self) -> None:
         """Loads now what an edit needs, not part by part in the first one."""
-        looking = [part for part in (self.interaction, self.adapter) if part is not None]
-        for part in ("vllm", "bridge", *(["clip"] if looking else []), "unet", "vae"):
+        looking = ("interaction", "adapter", "clip") if self.config.looks else ()
+        for part in ("vllm", "bridge", *looking, "unet", "vae"):
             getattr(self, part)
 
     def see(self, picture: Tensor) -> PictureTokens:

@@ -78,6 +78,10 @@ def make_tiny_system(name: str, path: Path) -> ModelFolder:
     """Any system of ours in the sizes of the tiny parts, with random weights."""
     build_parts(TINY, TEXTS, path)
     config = system_config(TINY, f"tiny-{name}", name).override({"sampling": {"num_steps": 3}})
+    if not config.looks:
+        (path / "clip").rename(path / "text_encoder")
+        parts = {*config.frozen_parts, "text_encoder"}
+        config = config.override({"sources": {part: {"folder": part} for part in parts}})
     torch.manual_seed(0)
     save_model_folder(path, config, random_tensors(ModelFolder(path, config)), torch.float32)
     return ModelFolder(path)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
 import torch
 from diffusers import DDPMScheduler, UNet2DConditionModel
-from transformers import CLIPTextConfig
+from transformers import CLIPTextModel
 
 from flexedit.training.pretrain.parts import build_clip, build_vae, build_vllm
 from flexedit.training.pretrain.shape import NORM_GROUPS
@@ -36,6 +37,9 @@ def make_tiny_pipeline(folder: Path, in_channels: int = 4, **unet: Any) -> Path:
         beta_start=0.001, beta_end=0.02, beta_schedule="linear", prediction_type="v_prediction"
     ).save_pretrained(pipeline / "scheduler")
     build_clip(TINY, TEXTS, folder / "clip")
-    CLIPTextConfig.from_pretrained(folder / "clip").save_pretrained(pipeline / "text_encoder")
+    CLIPTextModel.from_pretrained(folder / "clip").save_pretrained(pipeline / "text_encoder")
+    (pipeline / "tokenizer").mkdir()
+    for file in (folder / "clip").glob("tokenizer*.json"):
+        shutil.copy(file, pipeline / "tokenizer")
     build_vllm(TINY, TEXTS, folder / "vllm")
     return pipeline

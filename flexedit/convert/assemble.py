@@ -59,11 +59,8 @@ def assemble(
     """
     if out.exists():
         raise FlexEditError(f"{out} is there already. Choose another folder, or delete it.")
-    sources = {"clip": clip, "vae": pipeline / "vae"}
-    if vllm is not None:
-        sources["vllm"] = vllm
-    others = [pipeline / name for name in ("unet", "scheduler", "text_encoder")]
-    for folder in (*others, *sources.values()):
+    inside = [pipeline / name for name in ("unet", "scheduler", "text_encoder", "vae")]
+    for folder in (*inside, clip, *([] if vllm is None else [vllm])):
         if not any(folder.glob("*config.json")):
             raise FlexEditError(f"{folder} is not a model folder: it has no config. Download it.")
     unet = load_unet(pipeline / "unet")
@@ -86,7 +83,7 @@ def assemble(
         "diffusion": diffusion_config(pipeline / "scheduler" / "scheduler_config.json"),
         "unet": {k: v for k, v in unet.config.items() if k[0] != "_"}
         | {"in_channels": 2 * unet.config.out_channels},
-        "sources": {part: {"folder": part} for part in sources},
+        "sources": {},
         "sampling": {"size": size},
     }
     config = preset(system, settings, sizes)
@@ -94,6 +91,11 @@ def assemble(
         raise FlexEditError(f"{system} needs a VLLM: name the folder of a LLaVA by --vllm.")
     if config.vllm is None and vllm is not None:
         raise FlexEditError(f"{system} has no VLLM. Remove --vllm.")
+    given = {"vllm": vllm, "clip": clip, "text_encoder": clip, "vae": pipeline / "vae"}
+    # what teaches a bridge is CLIP's text encoder, also where nothing looks through CLIP
+    needed = {*config.frozen_parts, "clip" if config.looks else "text_encoder"}
+    sources = {part: folder for part, folder in given.items() if folder and part in needed}
+    config = config.override({"sources": {part: {"folder": part} for part in sources}})
     levels = read_config(pipeline / "vae").get("block_out_channels")
     if not isinstance(levels, list):
         raise unreadable(pipeline / "vae", "config.json names no block_out_channels")

@@ -178,7 +178,9 @@ class ModelFolder:
         return self._load("unet", unet, dtype)
 
     def load_text(self, dtype: torch.dtype = torch.float32) -> TextEncoder:
-        return load_text_encoder(self.part("clip"), dtype)
+        """The system's own text encoder, or else that of its CLIP."""
+        own = "text_encoder" in self.config.sources
+        return load_text_encoder(self.part("text_encoder" if own else "clip"), dtype)
 
     def load_clip(self, dtype: torch.dtype = torch.float32) -> ImageEncoder:
         clip = load_image_encoder(self.part("clip"), dtype)

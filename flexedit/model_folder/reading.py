@@ -5,7 +5,7 @@ all, quietly, and with one sentence where they cannot be read.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
@@ -85,7 +85,8 @@ def load_image_encoder(folder: Path, dtype: torch.dtype = torch.float32) -> Imag
 def load_text_encoder(folder: Path, dtype: torch.dtype = torch.float32) -> TextEncoder:
     from transformers import CLIPTextModelWithProjection
 
-    model = load_pretrained(CLIPTextModelWithProjection, folder, dtype)
+    unused = ("text_projection.weight",)  # a diffusion pipeline's has none
+    model = load_pretrained(CLIPTextModelWithProjection, folder, dtype, unused)
     return TextEncoder(model.text_model, _load_tokenizer(folder)).eval()
 
 
@@ -103,8 +104,11 @@ def _require_tokenizer(folder: Path) -> None:
         raise unreadable(folder, "there is no tokenizer.json")
 
 
-def load_pretrained(kind: Any, folder: Path, dtype: torch.dtype) -> Any:
-    """A folder's model as transformers' class ``kind``, every weight of it from the folder.
+def load_pretrained(
+    kind: Any, folder: Path, dtype: torch.dtype, unused: Collection[str] = ()
+) -> Any:
+    """A folder's model as transformers' class ``kind``, every weight of it from the folder but for
+    those that nobody will use.
 
     What the class has no use for is left out: a CLIP folder holds both towers.
     """
@@ -115,7 +119,7 @@ def load_pretrained(kind: Any, folder: Path, dtype: torch.dtype) -> Any:
         settings = getattr(model, "generation_config", None)
         model, missing = _load(folder, read, None, state_dict=read_weights(folder), **options)
         model.generation_config = settings  # of the folder, which was not read this time
-    return _require_whole(folder, model, missing)
+    return _require_whole(folder, model, [name for name in missing if name not in unused])
 
 
 def load_diffusers(kind: Any, folder: Path, dtype: torch.dtype = torch.float32) -> Any:

@@ -1,7 +1,7 @@
 """A part's tensors on disk, under names that every version of transformers reads.
 
-transformers 5.6 dropped a level (``vision_model.``) from names inside CLIP's and SigLIP's vision
-towers, where they stand alone or in a LLaVA; 5.5 put ``model.`` before most of a LLaVA's.
+transformers 5.6 dropped a level (``vision_model.``, ``text_model.``) from names inside CLIP's and
+SigLIP's towers, where they stand alone or in a LLaVA; 5.5 put ``model.`` before most of a LLaVA's.
 Both still read the older names; but older versions find none of the newer ones, and make up random
 weights. So we write the older names, and hand a folder of newer ones on under the older.
 """
@@ -22,7 +22,7 @@ from ..errors import FlexEditError
 
 VISION_TOWERS = ("clip_vision_model", "siglip_vision_model")
 # what follows the level that went
-INSIDE = r"(?=(embeddings|encoder|pre_layrnorm|post_layernorm|head)\.)"
+INSIDE = r"(?=(embeddings|encoder|pre_layrnorm|post_layernorm|final_layer_norm|head)\.)"
 # what follows the one that came
 LLAVA = r"(?=(language_model\.model|multi_modal_projector|vision_tower)\.)"
 
@@ -32,6 +32,8 @@ def portable_name(name: str, config: Mapping[str, Any]) -> str:
     kind, vision = config.get("model_type"), config.get("vision_config")
     if kind in VISION_TOWERS:
         return re.sub(f"^{INSIDE}", "vision_model.", name)
+    if kind == "clip_text_model":
+        return re.sub(f"^{INSIDE}", "text_model.", name)
     if isinstance(vision, Mapping):
         name = re.sub(rf"^model\.{LLAVA}", "", name)
         if vision.get("model_type") in VISION_TOWERS:

@@ -100,7 +100,7 @@ class SystemConfig:
     bridge: BridgeSlot  # H → e
     diffusion: DiffusionConfig
     unet: dict[str, Any]  # the diffusers UNet2DConditionModel config
-    sources: dict[str, PartSource]  # "vllm", "clip", "vae"
+    sources: dict[str, PartSource]  # "vllm", "clip", "text_encoder", "vae"
     vllm: VLLMSlot | None = None  # None: the instruction itself is what the bridge reads
     interaction: InteractionSlot | None = None  # e and the scene's patches meet; None: e stays
     adapter: AdapterSlot | None = None  # (e, x1, x2) → (f1, f2); None: f1 = e
@@ -167,6 +167,22 @@ class SystemConfig:
                 f"bridge.num_tokens is {num_tokens}, but vllm.num_edit_tokens is "
                 f"{self.vllm.num_edit_tokens}; the two must agree."
             )
+
+    @property
+    def looks(self) -> bool:
+        """Whether any part sees pictures through CLIP."""
+        return self.interaction is not None or self.adapter is not None
+
+    @property
+    def frozen_parts(self) -> tuple[str, ...]:
+        """What others trained and an edit needs, by the names of ``sources``."""
+        needed = {
+            "vllm": self.vllm is not None,
+            "clip": self.looks,
+            "text_encoder": "text" in BRIDGES[self.bridge.type].frozen,
+            "vae": True,
+        }
+        return tuple(name for name, is_needed in needed.items() if is_needed)
 
     @property
     def latent_channels(self) -> int:

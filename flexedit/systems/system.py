@@ -100,8 +100,7 @@ def condition(parts: Parts, embeds: Embeds, strength: float | Tensor = 1.0) -> B
     intent, config = embeds.intent, parts.config
     e, null = embeds.text.e, embeds.null.e.to(embeds.text.e.dtype)
     latent = parts.encode(intent.marked if config.vae_input == "marked" else intent.request.scene)
-    looks = config.interaction is not None or config.adapter is not None
-    scene, residual = parts.see(intent.marked) if looks else None, None
+    scene, residual = parts.see(intent.marked) if config.looks else None, None
     if config.interaction is not None:
         e, residual = parts.interaction(e, scene, tuple(latent.shape[-2:]))
     positive, scene_only = features(parts, e, null, intent, scene, strength)

@@ -60,7 +60,7 @@ class TrainingModel(Trainee):
             self.vllm = load_vllm(folder.part("vllm"), config.vllm, vllm_dtype)
         self.bridge = build_bridge(folder)
         self.text: TextEncoder = getattr(self.bridge, "text", None) or folder.load_text()
-        self.clip: ImageEncoder = folder.load_clip()
+        self.clip: ImageEncoder | None = folder.load_clip() if config.looks else None
         self.vae = folder.load_vae()
         self.unet = FlexEditUNet(config.unet)
         self.adapter = build_adapter(config, self.unet.layers)
@@ -126,6 +126,7 @@ class TrainingModel(Trainee):
 
     @torch.no_grad()
     def see(self, picture: Tensor) -> PictureTokens:
+        assert self.clip is not None
         return self.clip(picture)
 
     @torch.no_grad()

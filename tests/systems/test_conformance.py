@@ -1,5 +1,6 @@
 """What every system keeps, by its YAML alone: a new one needs no test of its own."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,9 @@ from flexedit.request import EditRequest
 from flexedit.systems import PRESETS
 from flexedit.training.draws import Recipe
 from flexedit.training.model import TrainingModel
-from flexedit.training.pretrain.parts import build_parts
 from flexedit.training.trainer import TrainConfig, Trainer
 from tests.comfyui.graph import Graph, free_shape, load, pictures
-from tests.tiny import TEXTS, TINY, make_tiny_system
+from tests.tiny import TINY, make_tiny_system
 
 STEPS, BATCH = 2, 2
 
@@ -57,7 +57,7 @@ def systems(request, tmp_path_factory) -> tuple[ModelFolder, ModelFolder]:
     assert tensors.keys() == straight.keys()
     assert all(torch.equal(tensors[name], straight[name]) for name in tensors)
 
-    build_parts(TINY, TEXTS, folder / "trained")
+    shutil.copytree(start.path, folder / "trained")
     save_model_folder(folder / "trained", start.config, tensors, torch.float32)
     return start, ModelFolder(folder / "trained")
 
@@ -77,7 +77,7 @@ def test_a_folder_is_read_strictly(systems, tmp_path):
     for slot in SLOTS:
         if not (names := list(trained.tensors(slot))):
             continue
-        build_parts(TINY, TEXTS, tmp_path)
+        shutil.copytree(trained.path, tmp_path, dirs_exist_ok=True)
         lacking = {name: tensor for name, tensor in tensors.items() if name != names[0]}
         save_model_folder(tmp_path, trained.config, lacking, torch.float32)
         with pytest.raises(FlexEditError, match=f"lacks {names[0]}"):

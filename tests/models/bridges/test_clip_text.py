@@ -1,8 +1,12 @@
+import shutil
+
 import pytest
 import torch
+from transformers import CLIPTextModel
 
 from flexedit.errors import FlexEditError
 from flexedit.model_folder import ModelFolder, load_text_encoder
+from flexedit.model_folder.weights import make_portable, read_weights
 from flexedit.models.bridges.clip_text import CLIPText
 from flexedit.models.parts import Reading
 from tests.tiny import INSTRUCT_PIX2PIX, TEXT_BRIDGE, TINY
@@ -13,6 +17,20 @@ SIZES = {"num_embeddings": TINY.text_length, "width": TINY.clip_width}
 @pytest.fixture(scope="module")
 def text(tiny):
     return load_text_encoder(tiny / "clip")
+
+
+@torch.no_grad()
+def test_the_text_encoder_of_a_diffusion_pipeline_reads_alike(tiny, tmp_path, text):
+    """It lies alone, without CLIP's projection, under names of this or an older transformers."""
+    for name, portable in (("as saved", False), ("portable", True)):
+        CLIPTextModel.from_pretrained(tiny / "clip").save_pretrained(tmp_path / name)
+        for file in (tiny / "clip").glob("tokenizer*.json"):
+            shutil.copy(file, tmp_path / name)
+        if portable:
+            make_portable(tmp_path / name)
+            names = read_weights(tmp_path / name)
+            assert all(name.startswith("text_model.") for name in names)
+        assert torch.equal(load_text_encoder(tmp_path / name)(("a", "b")), text(("a", "b")))
 
 
 @torch.no_grad()
