@@ -87,6 +87,65 @@ def make_tiny_system(name: str, path: Path) -> ModelFolder:
     return ModelFolder(path)
 
 
+# A UNet of SDXL's kind, and the second text encoder that it reads
+SECOND_WIDTH, POOLED = 16, 24
+XL_UNET = {
+    "cross_attention_dim": TINY.clip_width + SECOND_WIDTH,
+    "block_out_channels": [32, 64, 96],
+    "layers_per_block": 1,
+    "transformer_layers_per_block": [1, 2, 3],
+    "attention_head_dim": [1, 2, 3],
+    "use_linear_projection": True,
+    "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"],
+    "up_block_types": ["CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"],
+    "addition_embed_type": "text_time",
+    "addition_time_embed_dim": 256,
+    "projection_class_embeddings_input_dim": POOLED + 6 * 256,
+}
+
+
+def build_second_text(clip: Path, folder: Path, tokenizer_folder: Path) -> None:
+    """With the first one's tokenizer."""
+    from transformers import AutoTokenizer, CLIPTextConfig, CLIPTextModelWithProjection
+
+    tokenizer = AutoTokenizer.from_pretrained(clip)
+    torch.manual_seed(1)
+    config = CLIPTextConfig(
+        vocab_size=TINY.vocabulary,
+        hidden_size=SECOND_WIDTH,
+        intermediate_size=2 * SECOND_WIDTH,
+        projection_dim=POOLED,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        max_position_embeddings=TINY.text_length,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=tokenizer.bos_token_id,
+    )
+    CLIPTextModelWithProjection(config).save_pretrained(folder)
+    tokenizer.save_pretrained(tokenizer_folder)
+
+
+def make_tiny_xl(path: Path) -> ModelFolder:
+    """FlexEdit with a UNet of SDXL's kind: two text encoders, pooled text and sizes besides."""
+    build_parts(TINY, TEXTS, path)
+    build_second_text(path / "clip", *[path / "text_encoder_2"] * 2)
+    config = system_config(TINY, "flexedit-tiny-xl")
+    width = XL_UNET["cross_attention_dim"]
+    parts = ("vllm", "clip", "text_encoder_2", "vae")
+    config = config.override(
+        {
+            "bridge": {"width": width},
+            "adapter": {"width": width},
+            "unet": config.unet | XL_UNET,
+            "sources": {part: {"folder": part} for part in parts},
+            "sampling": {"num_steps": 3},
+        }
+    )
+    save_model_folder(path, config, random_tensors(ModelFolder(path, config)), torch.float32)
+    return ModelFolder(path)
+
+
 def random_tensors(folder: ModelFolder) -> dict[str, torch.Tensor]:
     """By the checkpoint's names, for all parts of the folder's system."""
     config = folder.config

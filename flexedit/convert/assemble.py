@@ -30,7 +30,6 @@ from ..model_folder import (
 )
 from ..model_folder.weights import read_config, unreadable
 from ..models.bridges.bridge import Bridge
-from ..models.clip import TextEncoder
 from ..models.diffusion.sampling import DiffusionConfig
 from ..models.diffusion.unet import FlexEditUNet
 from ..models.vllm import lora
@@ -52,9 +51,9 @@ def assemble(
 ) -> ModelFolder:
     """Writes the model folder ``out`` of a system, with copies of the parts.
 
-    pipeline: a diffusers folder of Stable Diffusion 1 or InstructPix2Pix · clip: both towers of the
-    CLIP whose text encoder its UNet reads · vllm: a LLaVA · size: of the pictures it is trained
-    with, in pixels a side.
+    pipeline: a diffusers folder of Stable Diffusion 1, SDXL or InstructPix2Pix · clip: both towers
+    of the CLIP whose text encoder its UNet reads (SDXL's: the first) · vllm: a LLaVA · size: of the
+    pictures it is trained with, in pixels a side.
     Raises FlexEditError for parts that cannot be read or do not go together, and if ``out`` exists.
     """
     if out.exists():
@@ -65,7 +64,9 @@ def assemble(
             raise FlexEditError(f"{folder} is not a model folder: it has no config. Download it.")
     unet = load_unet(pipeline / "unet")
     text, image = load_text_encoder(clip), load_image_encoder(clip)
-    width = text.text_model.config.hidden_size
+    width, second = text.width, pipeline / "text_encoder_2"
+    if unet.config.addition_embed_type:
+        width += read_config(second).get("hidden_size", 0)
     require_its_clip(text.text_model.config, pipeline / "text_encoder")
     sizes = {
         "num_embeddings": text.length,
@@ -91,7 +92,13 @@ def assemble(
         raise FlexEditError(f"{system} needs a VLLM: name the folder of a LLaVA by --vllm.")
     if config.vllm is None and vllm is not None:
         raise FlexEditError(f"{system} has no VLLM. Remove --vllm.")
-    given = {"vllm": vllm, "clip": clip, "text_encoder": clip, "vae": pipeline / "vae"}
+    given = {
+        "vllm": vllm,
+        "clip": clip,
+        "text_encoder": clip,
+        "text_encoder_2": second,
+        "vae": pipeline / "vae",
+    }
     # what teaches a bridge is CLIP's text encoder, also where nothing looks through CLIP
     needed = {*config.frozen_parts, "clip" if config.looks else "text_encoder"}
     sources = {part: folder for part, folder in given.items() if folder and part in needed}
@@ -106,10 +113,12 @@ def assemble(
     try:
         for part, folder in sources.items():
             copy_part(folder, unfinished / part)
+        if config.pools:
+            copy_part(pipeline / "tokenizer_2", unfinished / second.name)
         torch.manual_seed(seed)
         model = ModelFolder(unfinished, config)
         model.load_vae()  # does it go with the UNet?
-        tensors = untrained(model, unet, text)
+        tensors = untrained(model, unet)
         save_model_folder(unfinished, config, tensors)
         unfinished.rename(out)
     finally:
@@ -118,7 +127,7 @@ def assemble(
 
 
 @torch.no_grad()
-def untrained(folder: ModelFolder, unet: Any, text: TextEncoder) -> dict[str, Tensor]:
+def untrained(folder: ModelFolder, unet: Any) -> dict[str, Tensor]:
     """By the checkpoint's names: a pipeline's UNet, and the other parts as they start beside it."""
     config = folder.config
     tensors: dict[str, Tensor] = {}
@@ -130,7 +139,7 @@ def untrained(folder: ModelFolder, unet: Any, text: TextEncoder) -> dict[str, Te
     ours.unet.load_state_dict(with_scene(unet))
     bridge, adapter = build_bridge(folder), build_adapter(config, ours.layers)
     if isinstance(bridge, Bridge):
-        bridge.null_edit.copy_(text([""])[0])
+        bridge.null_edit.copy_(folder.load_text()([""])[0])
     if adapter is not None:
         adapter.start_from(ours.unet)
     for part in (ours, bridge, build_interaction(config), adapter):
@@ -139,12 +148,14 @@ def untrained(folder: ModelFolder, unet: Any, text: TextEncoder) -> dict[str, Te
 
 
 def load_unet(folder: Path) -> Any:
-    """Raises FlexEditError for one that FlexEdit cannot drive: SDXL's, an inpainting model's, …"""
+    """Raises FlexEditError for one that FlexEdit cannot drive: an inpainting model's, …"""
     from diffusers import UNet2DConditionModel
 
     unet = load_diffusers(UNet2DConditionModel, folder)
     config = unet.config
-    others = config.addition_embed_type or config.class_embed_type or config.encoder_hid_dim_type
+    others = config.class_embed_type or config.encoder_hid_dim_type
+    if config.addition_embed_type != "text_time":  # SDXL's
+        others = others or config.addition_embed_type
     reads, makes = config.in_channels, config.out_channels
     if others or reads not in (makes, 2 * makes):
         raise FlexEditError(

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import errno
 import shutil
-from collections.abc import Mapping, Sequence
-from functools import cached_property
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from .. import packages
 from ..errors import FlexEditError
 from ..models.adapters import ADAPTERS
 from ..models.bridges import BRIDGES
-from ..models.clip import ImageEncoder, TextEncoder
+from ..models.clip import ImageEncoder, TextEncoder, TextEncoders
 from ..models.config import SystemConfig
 from ..models.diffusion.unet import FlexEditUNet, build_unet, cross_attention_layers
 from ..models.interactions import INTERACTIONS
@@ -30,6 +30,7 @@ from .upgrade import system_config
 CONFIG_FILE = "flexedit.json"
 WEIGHTS_FILE = "flexedit.safetensors"
 EMBEDDED = "flexedit-mini"
+SECOND_TEXT = "text_encoder_2"
 # not the other formats of the weights that many repositories hold as well
 DOWNLOADED = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]
 CONFIGS = ["*.json"]
@@ -177,10 +178,17 @@ class ModelFolder:
             unet = FlexEditUNet(self.config.unet)
         return self._load("unet", unet, dtype)
 
-    def load_text(self, dtype: torch.dtype = torch.float32) -> TextEncoder:
-        """The system's own text encoder, or else that of its CLIP."""
-        own = "text_encoder" in self.config.sources
-        return load_text_encoder(self.part("text_encoder" if own else "clip"), dtype)
+    def load_text(self, dtype: torch.dtype = torch.float32) -> TextEncoder | TextEncoders:
+        """The system's own text encoder, or else that of its CLIP; with SDXL's UNet both of its."""
+        return text_of(self, partial(self.read_text, dtype=dtype))
+
+    def read_text(self, part: str, dtype: torch.dtype = torch.float32) -> TextEncoder:
+        """One text encoder; SDXL's second also gives a text as one vector."""
+        text = load_text_encoder(self.part(part), dtype, pools=part == SECOND_TEXT)
+        if text.projection is not None:
+            makes, wanted = text.projection.out_features, self.config.pooled_width
+            self._check("the second text encoder's projection", makes, "what unet reads", wanted)
+        return text
 
     def load_clip(self, dtype: torch.dtype = torch.float32) -> ImageEncoder:
         clip = load_image_encoder(self.part("clip"), dtype)
@@ -206,12 +214,11 @@ class ModelFolder:
     def _load(self, slot: str, part: Any, dtype: torch.dtype) -> Any:
         return load_strict(part, self.tensors(slot, dtype), self.path.name).to(dtype).eval()
 
-    def check_text(self, text: TextEncoder) -> None:
+    def check_text(self, text: TextEncoder | TextEncoders) -> None:
         """Raises FlexEditError for a text encoder that gives other embeddings than the bridge."""
         bridge, length = self.config.bridge, text.length
         self._check("CLIP's text length", length, "bridge.num_embeddings", bridge.num_embeddings)
-        width = text.text_model.config.hidden_size
-        self._check("CLIP's text width", width, "bridge.width", bridge.width)
+        self._check("CLIP's text width", text.width, "bridge.width", bridge.width)
 
     def _check(self, what: str, found: int, setting: str, wanted: int) -> None:
         if found != wanted:
@@ -239,15 +246,28 @@ def _snapshot(repo: str, revision: str | None, files: Sequence[str]) -> Path:
             raise error from None  # which says more
 
 
-def build_bridge(folder: ModelFolder) -> Any:
-    """An untrained bridge; one that reads with CLIP's text encoder gets the folder's."""
+def build_bridge(folder: ModelFolder, read: Callable[[str], TextEncoder] | None = None) -> Any:
+    """An untrained bridge, with the folder's text encoders where it, or the UNet, needs them.
+
+    read: how one is read, by the name of its part (default: with its weights)
+    """
+    read = read or folder.read_text
     config = folder.config.bridge
     kind: Any = BRIDGES[config.type]
-    if "text" not in kind.frozen:
-        return kind(config)
-    text = folder.load_text()
-    folder.check_text(text)
-    return kind(config, text)
+    if "text" in kind.frozen:
+        text = text_of(folder, read)
+        folder.check_text(text)
+        bridge, pooler = kind(config, text), getattr(text, "second", None)
+    else:
+        bridge, pooler = kind(config), read(SECOND_TEXT) if folder.config.pools else None
+    bridge.pooler = pooler
+    bridge.frozen = (*kind.frozen, "pooler")
+    return bridge
+
+
+def text_of(folder: ModelFolder, read: Callable[[str], TextEncoder]) -> TextEncoder | TextEncoders:
+    text = read("text_encoder" if "text_encoder" in folder.config.sources else "clip")
+    return TextEncoders(text, read(SECOND_TEXT)) if folder.config.pools else text
 
 
 def build_interaction(config: SystemConfig) -> Any:
@@ -286,7 +306,7 @@ def save_model_folder(
 
 def copy_part(source: Path, target: Path) -> None:
     """A part's own files, not the other formats of its weights."""
-    target.mkdir(parents=True)
+    target.mkdir(parents=True, exist_ok=True)
     for file in (file for pattern in DOWNLOADED for file in source.glob(pattern)):
         is_variant = ".fp16." in file.name and (source / file.name.replace(".fp16", "")).is_file()
         if not is_variant:

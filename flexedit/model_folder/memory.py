@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +10,17 @@ import torch
 from torch import nn
 
 from .. import packages
-from ..models.bridges import BRIDGES
 from ..models.clip import TextEncoder
 from ..models.config import SystemConfig
 from ..models.diffusion.unet import FlexEditUNet
-from .folder import CONFIGS, ModelFolder, build_adapter, build_interaction
+from .folder import (
+    CONFIGS,
+    SECOND_TEXT,
+    ModelFolder,
+    build_adapter,
+    build_bridge,
+    build_interaction,
+)
 from .reading import by_library
 
 FULL_PRECISION = ("vae",)  # as the pipeline loads it: many overflow in half
@@ -44,12 +51,11 @@ def empty_parts(folder: ModelFolder) -> dict[str, nn.Module]:
     from transformers import AutoModelForImageTextToText, CLIPVisionModelWithProjection
 
     config, parts = folder.config, {}
-    looks = config.interaction is not None or config.adapter is not None
     with torch.device("meta"):
         if config.vllm is not None:
             parts["vllm"] = empty_pretrained(AutoModelForImageTextToText, _part(folder, "vllm"))
-        parts["bridge"] = empty_bridge(folder)
-        if looks:
+        parts["bridge"] = build_bridge(folder, partial(empty_text, folder))
+        if config.looks:
             parts["clip"] = empty_pretrained(CLIPVisionModelWithProjection, _part(folder, "clip"))
         parts["interaction"] = build_interaction(config)
         parts |= _unet_and_adapter(config)
@@ -63,15 +69,12 @@ def _unet_and_adapter(config: SystemConfig) -> dict[str, Any]:
     return {"adapter": build_adapter(config, unet.layers), "unet": unet}
 
 
-def empty_bridge(folder: ModelFolder) -> nn.Module:
+def empty_text(folder: ModelFolder, part: str) -> TextEncoder:
     from transformers import CLIPTextModelWithProjection
 
-    config = folder.config.bridge
-    kind: Any = BRIDGES[config.type]
-    if "text" not in kind.frozen:
-        return kind(config)
-    text = empty_pretrained(CLIPTextModelWithProjection, _part(folder, "clip"))
-    return kind(config, TextEncoder(text.text_model, None))
+    text = empty_pretrained(CLIPTextModelWithProjection, _part(folder, part))
+    projection = text.text_projection if part == SECOND_TEXT else None
+    return TextEncoder(text.text_model, None, projection)
 
 
 def empty_pretrained(kind: Any, folder: Path) -> Any:

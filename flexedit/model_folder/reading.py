@@ -82,12 +82,16 @@ def load_image_encoder(folder: Path, dtype: torch.dtype = torch.float32) -> Imag
 
 
 @packages.needed("transformers")
-def load_text_encoder(folder: Path, dtype: torch.dtype = torch.float32) -> TextEncoder:
+def load_text_encoder(
+    folder: Path, dtype: torch.dtype = torch.float32, pools: bool = False
+) -> TextEncoder:
+    """pools: it is to give texts as one vector, too"""
     from transformers import CLIPTextModelWithProjection
 
-    unused = ("text_projection.weight",)  # a diffusion pipeline's has none
+    unused = () if pools else ("text_projection.weight",)  # Stable Diffusion 1's has none
     model = load_pretrained(CLIPTextModelWithProjection, folder, dtype, unused)
-    return TextEncoder(model.text_model, _load_tokenizer(folder)).eval()
+    projection = model.text_projection if pools else None
+    return TextEncoder(model.text_model, _load_tokenizer(folder), projection).eval()
 
 
 def _load_tokenizer(folder: Path) -> Any:

@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from .parts import PictureTokens
@@ -74,17 +75,35 @@ class TextEncoder(nn.Module):
     """CLIP's text encoder: sentences → (B, Q, D_context), padded to the full length Q."""
 
     text_model: Any
+    projection: Any
 
-    def __init__(self, text_model: nn.Module, tokenizer: Any) -> None:
+    def __init__(
+        self, text_model: nn.Module, tokenizer: Any, projection: nn.Module | None = None
+    ) -> None:
         super().__init__()
-        self.text_model = text_model
-        self.tokenizer = tokenizer
+        self.text_model, self.tokenizer, self.projection = text_model, tokenizer, projection
 
     @property
     def length(self) -> int:
         return self.text_model.config.max_position_embeddings
 
+    @property
+    def width(self) -> int:
+        return self.text_model.config.hidden_size
+
     def forward(self, texts: Sequence[str]) -> Tensor:
+        return self.states(texts).last_hidden_state
+
+    def penultimate(self, texts: Sequence[str]) -> Tensor:
+        """What the last layer but one says, (B, Q, D): SDXL stops there."""
+        return self.states(texts).hidden_states[-2]
+
+    def pooled(self, texts: Sequence[str]) -> Tensor:
+        """Each text as one vector in CLIP's joint space (B, P)"""
+        assert self.projection is not None
+        return self.projection(self.states(texts).pooler_output)
+
+    def states(self, texts: Sequence[str]) -> Any:
         ids = self.tokenizer(
             list(texts),
             padding="max_length",
@@ -93,4 +112,23 @@ class TextEncoder(nn.Module):
             return_tensors="pt",
         )["input_ids"]
         device = next(self.text_model.parameters()).device
-        return self.text_model(input_ids=ids.to(device)).last_hidden_state
+        return self.text_model(input_ids=ids.to(device), output_hidden_states=True)
+
+
+class TextEncoders(nn.Module):
+    """SDXL's two, side by side: sentences → (B, Q, D₁ + D₂)."""
+
+    def __init__(self, first: TextEncoder, second: TextEncoder) -> None:
+        super().__init__()
+        self.first, self.second = first, second
+
+    @property
+    def length(self) -> int:
+        return self.first.length
+
+    @property
+    def width(self) -> int:
+        return self.first.width + self.second.width
+
+    def forward(self, texts: Sequence[str]) -> Tensor:
+        return torch.cat([self.first.penultimate(texts), self.second.penultimate(texts)], dim=-1)

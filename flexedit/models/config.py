@@ -100,7 +100,7 @@ class SystemConfig:
     bridge: BridgeSlot  # H → e
     diffusion: DiffusionConfig
     unet: dict[str, Any]  # the diffusers UNet2DConditionModel config
-    sources: dict[str, PartSource]  # "vllm", "clip", "text_encoder", "vae"
+    sources: dict[str, PartSource]  # "vllm", "clip", "text_encoder", "text_encoder_2", "vae"
     vllm: VLLMSlot | None = None  # None: the instruction itself is what the bridge reads
     interaction: InteractionSlot | None = None  # e and the scene's patches meet; None: e stays
     adapter: AdapterSlot | None = None  # (e, x1, x2) → (f1, f2); None: f1 = e
@@ -174,12 +174,27 @@ class SystemConfig:
         return self.interaction is not None or self.adapter is not None
 
     @property
+    def pools(self) -> bool:
+        """Whether its UNet also reads the pooled text and the picture's sizes, as SDXL's."""
+        return self.unet.get("addition_embed_type") == "text_time"
+
+    @property
+    def pooled_width(self) -> int:
+        """P of the pooled text that its UNet reads beside the embeddings of the six sizes."""
+        return (
+            self.unet["projection_class_embeddings_input_dim"]
+            - 6 * (self.unet["addition_time_embed_dim"])
+        )
+
+    @property
     def frozen_parts(self) -> tuple[str, ...]:
         """What others trained and an edit needs, by the names of ``sources``."""
+        bridge: Any = BRIDGES[self.bridge.type]
         needed = {
             "vllm": self.vllm is not None,
             "clip": self.looks,
-            "text_encoder": "text" in BRIDGES[self.bridge.type].frozen,
+            "text_encoder": "text" in bridge.frozen,
+            "text_encoder_2": self.pools,
             "vae": True,
         }
         return tuple(name for name, is_needed in needed.items() if is_needed)

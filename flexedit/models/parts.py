@@ -28,9 +28,12 @@ class Reading:
 
 @dataclass(frozen=True)
 class Text:
-    """What a bridge makes of a reading: the edit embeddings e (B, Q, D_context)."""
+    """What a bridge makes of a reading: the edit embeddings e (B, Q, D_context) · pooled (B, P),
+    the instruction in one vector, for UNets that read it (SDXL's).
+    """
 
     e: Tensor
+    pooled: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -67,7 +70,7 @@ class Part(nn.Module):
     Config: ClassVar[Any]
     prefix: ClassVar[str]
     elsewhere: ClassVar[Mapping[str, str]] = {}
-    frozen: ClassVar[tuple[str, ...]] = ()
+    frozen: tuple[str, ...] = ()
 
     def checkpoint(self) -> dict[str, Tensor]:
         """All that is trained of it, under the checkpoint's names."""

@@ -8,7 +8,7 @@ B batch, L tokens of the context, Q edit embeddings, D width of the context
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any, Protocol
 
 import torch
@@ -86,7 +86,16 @@ def embed(bridge: Any, intent: Intent) -> Embeds:
             "This intent answers a question and carries no edit. Set the task to 'edit' or "
             "'segment', with a FlexEdit model's VLLM."
         )
-    return Embeds(intent, bridge(intent.reading), bridge.null(intent.request.batch_size))
+    return Embeds(intent, *texts(bridge, intent.reading, intent.request.batch_size))
+
+
+def texts(bridge: Any, reading: Reading, batch: int) -> tuple[Text, Text]:
+    """The edit's text, and what it is dropped to: that of ""."""
+    text, null, pooler = bridge(reading), bridge.null(batch), bridge.pooler
+    if pooler is None:
+        return text, null
+    pooled, nothing = pooler.pooled(reading.instructions), pooler.pooled([""])
+    return replace(text, pooled=pooled), replace(null, pooled=nothing.expand(batch, -1))
 
 
 def condition(parts: Parts, embeds: Embeds, strength: float | Tensor = 1.0) -> Branches:
@@ -107,12 +116,22 @@ def condition(parts: Parts, embeds: Embeds, strength: float | Tensor = 1.0) -> B
     # what an adapter added to the context is zero where the edit is dropped
     null = F.pad(null, (0, 0, 0, positive.f1.shape[1] - null.shape[1]))
     f2, off = positive.f2, torch.zeros_like(positive.strength)
+    pooled, nothing, sizes = embeds.text.pooled, embeds.null.pooled, None
+    if pooled is not None:
+        sizes = time_ids(intent.request).to(pooled.device)
     return Branches(
-        Conditioning(positive.f1, f2, positive.strength, latent, residual),
-        Conditioning(scene_only.f1, f2, off, latent, residual),
-        Conditioning(null, f2, off, torch.zeros_like(latent), residual),
+        Conditioning(positive.f1, f2, positive.strength, latent, residual, pooled, sizes),
+        Conditioning(scene_only.f1, f2, off, latent, residual, nothing, sizes),
+        Conditioning(null, f2, off, torch.zeros_like(latent), residual, nothing, sizes),
         positive.extra,
     )
+
+
+def time_ids(request: EditRequest) -> Tensor:
+    """What SDXL is told of a picture (B, 6): its size, its crop at the corner, the crop's."""
+    height, width = request.height, request.width
+    sizes = torch.tensor([height, width, 0, 0, height, width])
+    return sizes.expand(request.batch_size, -1)
 
 
 def features(

@@ -19,7 +19,7 @@ from ..model_folder import ModelFolder, build_adapter, build_bridge, build_inter
 from ..model_folder.keys import PARTS, SLOTS, check_shapes, of_slot, prefix_of, under
 from ..models import vae as autoencoder
 from ..models.bridges.bridge import Bridge
-from ..models.clip import ImageEncoder, TextEncoder
+from ..models.clip import ImageEncoder, TextEncoder, TextEncoders
 from ..models.diffusion import sampling
 from ..models.diffusion.conditioning import Branches, Conditioning
 from ..models.diffusion.unet import FlexEditUNet
@@ -59,7 +59,10 @@ class TrainingModel(Trainee):
         if config.vllm is not None:
             self.vllm = load_vllm(folder.part("vllm"), config.vllm, vllm_dtype)
         self.bridge = build_bridge(folder)
-        self.text: TextEncoder = getattr(self.bridge, "text", None) or folder.load_text()
+        self.text: TextEncoder | TextEncoders
+        self.text = getattr(self.bridge, "text", None) or folder.load_text()
+        if isinstance(self.text, TextEncoders):
+            self.bridge.pooler = self.text.second  # not one more
         self.clip: ImageEncoder | None = folder.load_clip() if config.looks else None
         self.vae = folder.load_vae()
         self.unet = FlexEditUNet(config.unet)
@@ -164,8 +167,7 @@ class TrainingModel(Trainee):
             if loss is not None:
                 scores["reply"] = self.recipe.reply * loss
         intent = Intent(request, marked, reading)
-        text, null = self.bridge(reading), self.bridge.null(request.batch_size)
-        return Embeds(intent, text, null), scores
+        return Embeds(intent, *system.texts(self.bridge, reading, request.batch_size)), scores
 
     def read(
         self, vllm: VLLM, batch: Batch, draw: Draw, marked: Tensor

@@ -23,6 +23,8 @@ from . import vae as autoencoder
 from .parts import ManagedPart, on_cpu
 from .subject import Subject, model_conds
 
+# What SDXL is told of a picture, in the order of its time_ids
+SIZES = ("height", "width", "crop_h", "crop_w", "target_height", "target_width")
 Packed = list[list[Any]]  # ComfyUI's CONDITIONING: [[context, {…}]]
 
 
@@ -116,6 +118,9 @@ def pack(branches: Branches) -> tuple[Packed, Packed, Packed]:
         if with_scene:
             extras["concat_latent_image"] = branch.scene_latent
         extras["model_conds"] = model_conds(subject, branch.strength, branch.residual)
+        if branch.pooled is not None:
+            extras["pooled_output"] = branch.pooled.float()
+            extras |= zip(SIZES, branch.time_ids[0].tolist(), strict=True)
         return [[branch.f1.float(), extras]]
 
     return (

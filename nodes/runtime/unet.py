@@ -33,7 +33,8 @@ SD_SCALE = 0.18215  # of Stable Diffusion 1's latents
 # What ComfyUI's UNet does in one way only; diffusers' defaults are among them.
 FIXED: dict[str, tuple[Any, ...]] = {
     "act_fn": ("silu", "swish"),
-    "addition_embed_type": (None,),
+    "addition_embed_type": (None, "text_time"),  # the latter is SDXL's
+    "addition_time_embed_dim": (None, 256),
     "attention_type": ("default",),
     "center_input_sample": (False,),
     "class_embed_type": (None,),
@@ -72,6 +73,7 @@ NAMED = (  # structure has no defaults
     "out_channels",
     "up_block_types",
 )
+OTHER_NAME = "class_embedding."  # that ComfyUI knows for SDXL's add_embedding
 DOWN = {"DownBlock2D": False, "CrossAttnDownBlock2D": True}
 UP = {"UpBlock2D": False, "CrossAttnUpBlock2D": True}
 PREDICTIONS = {
@@ -99,6 +101,7 @@ def unet_config(config: dict[str, Any], where: str = "UNet") -> dict[str, Any]:
             f"{where}: layers_per_block is {num_res_blocks}; ComfyUI needs the same in all levels."
         )
     depth = _per_level(config, "transformer_layers_per_block", 1, levels, where)
+    pools = config.get("addition_embed_type") is not None
     return {
         "image_size": 32,
         "in_channels": config["in_channels"],
@@ -122,7 +125,8 @@ def unet_config(config: dict[str, Any], where: str = "UNet") -> dict[str, Any]:
         "use_linear_in_transformer": config.get("use_linear_projection", False),
         "attn_precision": torch.float32 if config.get("upcast_attention") else None,
         "legacy": False,
-        "adm_in_channels": None,
+        "num_classes": "sequential" if pools else None,
+        "adm_in_channels": config["projection_class_embeddings_input_dim"] if pools else None,
         "use_temporal_attention": False,
         "use_temporal_resblock": False,
         **_heads(config, [a or b for a, b in zip(down, up, strict=True)], where),
@@ -203,8 +207,15 @@ class Config(comfy.supported_models.SD15_instructpix2pix):
     unet_extra_config: dict[str, Any] = {}
 
 
-class FlexEditModel(comfy.model_base.SD15_instructpix2pix):
-    """ComfyUI's InstructPix2Pix with the folder's noise schedule, prediction and latents."""
+class ConfigXL(comfy.supported_models.SDXL_instructpix2pix):
+    """The same of SDXL's shape"""
+
+    unet_config: dict[str, Any] = {}
+    unet_extra_config: dict[str, Any] = {}
+
+
+class FromFolder:
+    """What a model folder says: the noise schedule, the prediction and the latents."""
 
     def __init__(self, config: Config, diffusion: DiffusionConfig, latents: LatentFormat) -> None:
         config.latent_format = latents
@@ -227,7 +238,15 @@ class FlexEditModel(comfy.model_base.SD15_instructpix2pix):
         return super().concat_cond(**kwargs)
 
 
-def model_sampling(config: Config, prediction_type: str) -> torch.nn.Module:
+class FlexEditModel(FromFolder, comfy.model_base.SD15_instructpix2pix):
+    """ComfyUI's InstructPix2Pix with the folder's own settings."""
+
+
+class FlexEditModelXL(FromFolder, comfy.model_base.SDXL_instructpix2pix):
+    """ComfyUI's InstructPix2Pix of SDXL's shape with the folder's own settings."""
+
+
+def model_sampling(config: Any, prediction_type: str) -> torch.nn.Module:
     class ModelSampling(comfy.model_sampling.ModelSamplingDiscrete, PREDICTIONS[prediction_type]):
         pass
 
@@ -238,14 +257,17 @@ def load_unet(folder: ModelFolder, mea: ManagedPart, precision: str) -> ModelPat
     """The folder's UNet with decoupled cross-attention; the MEA's layers are loaded beside it."""
     where = f"{folder.path.name}: unet"
     tensors = under("unet", folder.tensors("unet"))
-    config = Config(unet_config(folder.config.unet, where))
+    kinds = (ConfigXL, FlexEditModelXL) if folder.config.pools else (Config, FlexEditModel)
+    config = kinds[0](unet_config(folder.config.unet, where))
     names = comfy.utils.unet_to_diffusers(config.unet_config)
     stored = next(iter(tensors.values()), torch.empty(0)).dtype
     config.set_inference_dtype(stored, _cast(stored, tensors, precision))
-    model = FlexEditModel(config, folder.config.diffusion, LatentFormat(folder))
+    model = kinds[1](config, folder.config.diffusion, LatentFormat(folder))
     set_norm_groups(model.diffusion_model, folder.config.unet.get("norm_num_groups", 32), where)
     own = shapes(model.diffusion_model)
-    check_shapes({name: own[key] for name, key in names.items() if key in own}, tensors, where)
+    expected = {name: own[key] for name, key in names.items() if key in own}
+    expected = {k: v for k, v in expected.items() if not k.startswith(OTHER_NAME)}
+    check_shapes(expected, tensors, where)
     weights = {names[name]: tensor for name, tensor in tensors.items()}
     model.diffusion_model.load_state_dict(weights, assign=True)
     patcher = ModelPatcher(

@@ -97,6 +97,13 @@ def compare_once(*paths: str) -> dict[str, float]:
     return errors
 
 
+def hits(path: str) -> dict[str, int]:
+    """How many different layers attend to the subject in a step, by λ."""
+    model = Model(path)
+    model.patcher = load_unet(model.folder, model.mea, "fp32")
+    return count_hits(model)
+
+
 def full_size(path: str) -> dict[str, Any]:
     """A UNet of SD1.5's shape: what opening it costs, which layers are hit, and the errors of a
     batch of two after 10 and 20 steps, the first without a subject.
@@ -152,5 +159,6 @@ def count_hits(model: Model) -> dict[str, int]:
 
 if __name__ == "__main__":
     inside.main(
-        {f.__name__: f for f in (compare, compare_once, full_size, wait_for_files)}, sys.argv[1:]
+        {f.__name__: f for f in (compare, compare_once, full_size, hits, wait_for_files)},
+        sys.argv[1:],
     )

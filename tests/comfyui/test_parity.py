@@ -7,9 +7,16 @@ import torch
 from safetensors.torch import load_file
 
 from flexedit.model_folder import EMBEDDED, WEIGHTS_FILE, ModelFolder, save_model_folder
+from flexedit.model_folder.folder import unet_layers
 from flexedit.systems import PRESETS
 from flexedit.training.pretrain.shape import system_config
-from tests.tiny import TINY, embedded, make_tiny_folder, make_tiny_system
+from tests.tiny import (
+    TINY,
+    embedded,
+    make_tiny_folder,
+    make_tiny_system,
+    make_tiny_xl,
+)
 from tools.comfyui import inside
 from tools.sd15 import make_sd15_folder
 
@@ -38,6 +45,15 @@ def test_every_system_agrees_in_all_branches(name, tmp_path):
     compared = inside.run(SCRIPT, "compare", folder.path)
     assert max(compared["errors"].values()) <= TOLERANCE
     assert max(compared["felt"].values()) > 0.01
+
+
+def test_a_unet_of_sdxls_kind_agrees_in_all_branches_and_all_its_layers(tmp_path):
+    folder = make_tiny_xl(tmp_path / "xl")
+    compared = inside.run(SCRIPT, "compare", folder.path)
+    assert max(compared["errors"].values()) <= TOLERANCE
+    assert min(compared["felt"].values()) > 0.01
+    assert inside.run(SCRIPT, "hits", folder.path) == {"0": 0, "1": 18}
+    assert len(unet_layers(folder.config)) == 18
 
 
 def test_every_prediction_type_schedule_and_ablation_agrees(tmp_path):

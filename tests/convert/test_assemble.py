@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 from diffusers import UNet2DConditionModel
+from transformers import AutoTokenizer, CLIPTextModel, CLIPTextModelWithProjection
 
 from flexedit.cli import main
 from flexedit.convert.assemble import assemble
@@ -16,7 +17,7 @@ from flexedit.models.diffusion.sampling import DiffusionConfig
 from flexedit.pipeline import FlexEditPipeline
 from flexedit.systems import PRESETS
 from flexedit.training.batch import collate
-from tests.tiny import TINY
+from tests.tiny import POOLED, TINY, XL_UNET, build_second_text
 from tests.tiny_pipelines import make_tiny_pipeline
 
 
@@ -58,6 +59,44 @@ def test_any_system_can_be_made_of_them(system, others):
     wrong = vllm if reads is None else None
     with pytest.raises(FlexEditError, match=f"{system} (needs a|has no) VLLM"):
         assemble(pipeline, clip, wrong, others / "wrong", size=64, system=system)
+
+
+@torch.no_grad()
+def test_sdxl_comes_with_both_its_text_encoders(tmp_path):
+    """e∅ is what the last layers but one of both say of ""; untrained it draws what SDXL drew."""
+    pipeline = make_tiny_pipeline(tmp_path, **XL_UNET)
+    second = pipeline / "text_encoder_2"
+    build_second_text(tmp_path / "clip", second, pipeline / "tokenizer_2")
+    model = assemble(*parts(tmp_path), tmp_path / "made", size=64)
+    tokens = AutoTokenizer.from_pretrained(tmp_path / "clip")(
+        "", padding="max_length", max_length=TINY.text_length, return_tensors="pt"
+    )["input_ids"]
+    said = [
+        encoder.from_pretrained(folder)(tokens, output_hidden_states=True)
+        for encoder, folder in (
+            (CLIPTextModel, pipeline / "text_encoder"),
+            (CLIPTextModelWithProjection, second),
+        )
+    ]
+    bridge = model.load_bridge()
+    null = bridge.null(1).e
+    wanted = torch.cat([one.hidden_states[-2] for one in said], dim=-1)
+    torch.testing.assert_close(null, wanted, atol=2e-3, rtol=1e-2)  # kept in half precision
+    torch.testing.assert_close(bridge.pooler.pooled([""]), said[1].text_embeds)
+
+    original = UNet2DConditionModel.from_pretrained(pipeline / "unet").half().float()
+    noisy, scene, _, time = forward(original)
+    f1, pooled = torch.randn(2, 8, XL_UNET["cross_attention_dim"]), torch.randn(2, POOLED)
+    sizes = torch.tensor([[64, 48, 0, 0, 64, 48]] * 2)
+    besides = {"text_embeds": pooled, "time_ids": sizes}
+    expected = original(noisy, time, f1, added_cond_kwargs=besides).sample
+    conditioning = Conditioning(f1, None, torch.zeros(2), scene, None, pooled, sizes)
+    found = model.load_unet()(noisy, time, conditioning)
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
+
+    shutil.rmtree(second)
+    with pytest.raises(FlexEditError, match="text_encoder_2"):
+        assemble(*parts(tmp_path), tmp_path / "lacking", size=64)
 
 
 def test_the_noise_is_that_of_the_pipelines_scheduler(model):

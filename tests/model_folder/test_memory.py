@@ -11,16 +11,16 @@ from flexedit.errors import FlexEditError
 from flexedit.model_folder import CONFIG_FILE, ModelFolder, memory_by_part
 from flexedit.pipeline import FlexEditPipeline
 from flexedit.systems import PRESETS, preset
-from tests.tiny import make_tiny_system
+from tests.tiny import make_tiny_system, make_tiny_xl
 
 
 def weight(part: nn.Module) -> int:
     return sum(parameter.numel() * parameter.itemsize for parameter in part.parameters())
 
 
-@pytest.mark.parametrize("system", PRESETS)
+@pytest.mark.parametrize("system", [*PRESETS, "sdxl"])
 def test_every_part_weighs_what_the_pipeline_loads(system, tmp_path):
-    folder = make_tiny_system(system, tmp_path)
+    folder = make_tiny_xl(tmp_path) if system == "sdxl" else make_tiny_system(system, tmp_path)
     pipeline = FlexEditPipeline(folder, "cpu", torch.float16)
     pipeline.load()
     found = memory_by_part(folder, torch.float16)

@@ -1,6 +1,7 @@
 """What every system keeps, by its YAML alone: a new one needs no test of its own."""
 
 import shutil
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from flexedit.training.draws import Recipe
 from flexedit.training.model import TrainingModel
 from flexedit.training.trainer import TrainConfig, Trainer
 from tests.comfyui.graph import Graph, free_shape, load, pictures
-from tests.tiny import TINY, make_tiny_system
+from tests.tiny import TINY, make_tiny_system, make_tiny_xl
 
 STEPS, BATCH = 2, 2
 
@@ -45,11 +46,15 @@ def train(start: ModelFolder, folder: Path, samples: World) -> dict[str, torch.T
     return {name: tensor.detach().clone() for name, tensor in model.tensors().items()}
 
 
-@pytest.fixture(scope="module", params=PRESETS)
+# Every YAML, and a UNet of another kind
+STARTS = {name: partial(make_tiny_system, name) for name in PRESETS} | {"sdxl": make_tiny_xl}
+
+
+@pytest.fixture(scope="module", params=STARTS)
 def systems(request, tmp_path_factory) -> tuple[ModelFolder, ModelFolder]:
     """A system with random weights, and the same one after its training, which was interrupted."""
     folder = tmp_path_factory.mktemp(request.param)
-    start = make_tiny_system(request.param, folder / "start")
+    start = STARTS[request.param](folder / "start")
     straight = train(start, folder / "straight", World(TINY.size))
     with pytest.raises(KeyboardInterrupt):
         train(start, folder / "run", Interrupted(TINY.size))

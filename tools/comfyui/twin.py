@@ -76,7 +76,11 @@ class Model:
         intent = system.Intent(
             request, picture, Reading(request.instructions, (), (), hidden_states)
         )
-        embeds = system.Embeds(intent, Text(e), Text(null.expand(batch, -1, -1)))
+        pooled, nothing = None, None
+        if self.config.pools:
+            pooled, nothing = torch.randn(2, batch, self.config.pooled_width, generator=self.draw)
+        null = null.expand(batch, -1, -1)
+        embeds = system.Embeds(intent, Text(e, pooled), Text(null, nothing))
         with torch.no_grad():
             return system.condition(self, embeds, torch.tensor(strength))
 

@@ -1,7 +1,8 @@
 """Bridges: from what the VLLM understood to edit embeddings, H → e, and what they are without one.
 
 A bridge is a Part with ``forward(reading) → Text`` and ``null(batch) → Text`` (e∅); its Config has
-``num_embeddings`` (Q) and ``width`` (D_context).
+``num_embeddings`` (Q) and ``width`` (D_context). ``pooler``: a CLIP text encoder that says the
+instruction in one vector, where the UNet reads that too.
 """
 
 from .clip_text import CLIPText

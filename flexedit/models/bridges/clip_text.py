@@ -7,13 +7,13 @@ from typing import Literal
 from pydantic.dataclasses import dataclass
 
 from ...validation import STRICT
-from ..clip import TextEncoder
+from ..clip import TextEncoder, TextEncoders
 from ..parts import Reading, Text
 from .bridge import Bridge
 
 
 class CLIPText(Bridge):
-    """``text``: the text encoder of the model folder's CLIP."""
+    """``text``: the model folder's text encoder, or its two."""
 
     @dataclass(frozen=True, config=STRICT)
     class Config:
@@ -24,7 +24,7 @@ class CLIPText(Bridge):
     prefix = "clip_text"
     frozen = ("text",)
 
-    def __init__(self, config: Config, text: TextEncoder) -> None:
+    def __init__(self, config: Config, text: TextEncoder | TextEncoders) -> None:
         super().__init__(config.num_embeddings, config.width)
         self.text = text
 

@@ -1,6 +1,7 @@
 """What the UNet is given beside the noisy latent, for each branch of guidance.
 
-B batch, L tokens of the context, T tokens of a subject, D width of the context, C × h × w a latent
+B batch, L tokens of the context, T tokens of a subject, D width of the context, P of pooled text,
+C × h × w a latent
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ class Conditioning:
 
     f1 (B, L, D) · f2 (B, T, D) or None · strength λ (B,), 0 for rows without f2 ·
     scene_latent (B, C, h, w), unscaled; zeros where the scene is dropped · residual (B, C0, h, w),
-    added after the first convolution, or None
+    added after the first convolution, or None · pooled (B, P) and time_ids (B, 6: height and width
+    of the picture, top and left of its crop, height and width of the crop), what SDXL reads besides
     """
 
     f1: Tensor
@@ -25,6 +27,8 @@ class Conditioning:
     strength: Tensor
     scene_latent: Tensor
     residual: Tensor | None = None
+    pooled: Tensor | None = None
+    time_ids: Tensor | None = None
 
 
 @dataclass(frozen=True)

@@ -77,8 +77,16 @@ class FlexEditUNet(nn.Module):
         subject = subject or Subject.of(conditioning, layers)
         sample = torch.cat([noisy, conditioning.scene_latent.to(noisy.dtype)], dim=1)
         context = Context(conditioning.f1.to(noisy.dtype), subject)
+        besides = None
+        if conditioning.pooled is not None:
+            besides = {
+                "text_embeds": conditioning.pooled.to(noisy.dtype),
+                "time_ids": conditioning.time_ids,
+            }
         with added(self.unet.conv_in, conditioning.residual):
-            return self.unet(sample, timesteps, encoder_hidden_states=context).sample
+            return self.unet(
+                sample, timesteps, encoder_hidden_states=context, added_cond_kwargs=besides
+            ).sample
 
 
 @contextmanager

@@ -179,3 +179,27 @@ def test_latents_of_any_size_pass(parts, size):
 def test_a_config_that_describes_no_unet_is_reported():
     with pytest.raises(FlexEditError, match=r"'unet' section.*Sideways"):
         FlexEditUNet(CONFIG | {"down_block_types": ["Sideways", "DownBlock2D"]})
+
+
+def test_all_70_of_sdxls_cross_attention_layers_are_decoupled():
+    """By the published shape of stabilityai/stable-diffusion-xl-base-1.0"""
+    config = {
+        "in_channels": 8,
+        "out_channels": 4,
+        "block_out_channels": [320, 640, 1280],
+        "layers_per_block": 2,
+        "transformer_layers_per_block": [1, 2, 10],
+        "attention_head_dim": [5, 10, 20],
+        "use_linear_projection": True,
+        "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"],
+        "up_block_types": ["CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"],
+        "cross_attention_dim": 2048,
+        "addition_embed_type": "text_time",
+        "addition_time_embed_dim": 256,
+        "projection_class_embeddings_input_dim": 2816,
+    }
+    with torch.device("meta"):
+        unet = FlexEditUNet(config)
+    assert len(unet.layers) == 70
+    assert sorted(set(unet.layers.values())) == [640, 1280]
+    assert round(sum(p.numel() for p in unet.parameters()) / 1e6) == 2567
