@@ -24,7 +24,14 @@ from ..errors import FlexEditError
 from ..model_folder.keys import shorten
 
 BEGINNINGS = (b"PK", b"\x80")  # of a pickle's file: a zip archive, or as torch wrote before 1.6
-SHARDS = ("model-*.safetensors", "model.safetensors", "pytorch_model-*.bin", "pytorch_model.bin")
+SHARDS = (  # of transformers and of diffusers
+    "model-*.safetensors",
+    "model.safetensors",
+    "diffusion_pytorch_model.safetensors",
+    "pytorch_model-*.bin",
+    "pytorch_model.bin",
+    "diffusion_pytorch_model.bin",
+)
 LICENCES = ("LICENSE*", "LICENCE*", "NOTICE*", "USE_POLICY*")
 Shape = tuple[int, ...]
 Entry = tuple[Shape, Callable[[], Tensor]]  # a tensor's shape, and what reads it

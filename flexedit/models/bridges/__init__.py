@@ -5,8 +5,13 @@ A bridge is a Part with ``forward(reading) → Text`` and ``null(batch) → Text
 instruction in one vector, where the UNet reads that too.
 """
 
+from ..parts import Part
 from .clip_text import CLIPText
 from .edit_mapper import EditMapper
 from .qformer import QFormer
 
-BRIDGES = {"qformer": QFormer, "edit_mapper": EditMapper, "clip_text": CLIPText}
+BRIDGES: dict[str, type[Part]] = {
+    "qformer": QFormer,
+    "edit_mapper": EditMapper,
+    "clip_text": CLIPText,
+}
