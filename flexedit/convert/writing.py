@@ -124,6 +124,7 @@ def write_tensors(
         tensors[name] = tensor.detach().to(dtype=dtype, copy=True).contiguous()
     made = file.with_suffix(".part")
     save_file(tensors, made, metadata={"format": "pt"} | dict(metadata or {}))
+    made.chmod(0o644)  # safetensors writes files that only their owner may read
     made.replace(file)
 
 
