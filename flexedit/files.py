@@ -5,6 +5,7 @@ H × W the picture's size, C channels
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import math
@@ -27,6 +28,14 @@ T = TypeVar("T")
 
 READING_ERRORS = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)  # of Pillow
 WHITE = 2**16 - 1  # of 16 bits
+BACKDROP = 128 / 255  # of what is transparent: a mask painted over this grey in white still shows
+OPAQUE = ("JPEG", "MPO", "PPM")  # formats without transparency that Pillow writes nevertheless
+LOSSLESS = {"lossless": True, "exact": True}  # exact: also in colours that alpha hides
+SAVED_AS = {  # formats that would else lose more than they must
+    "AVIF": {"quality": 100, "subsampling": "4:4:4"},
+    "JPEG": {"quality": 95, "subsampling": 0},
+    "WEBP": LOSSLESS,
+}
 SAME_SHAPE = 0.02  # sides rounded to a VAE's ratio of 8 stretch a picture by no more
 SHORTS = ("PNG", "PPM")  # files whose integers have 16 bits, also where Pillow gives them 32
 
@@ -35,7 +44,7 @@ def read_picture(
     file: Path | BinaryIO, mode: str | None = "RGB", *, upright: bool = False
 ) -> np.ndarray:
     """A picture (H, W) or (H, W, C) uint8 of a Pillow mode; None: RGBA if it has any
-    transparency, else RGB.
+    transparency, else RGB. As RGB, what is transparent is laid over BACKDROP.
 
     ``upright``: turned as its camera noted. Raises FlexEditError for what is no picture, and for
     one of more than 16 bits a channel: nobody knows which of its numbers is white.
@@ -47,6 +56,8 @@ def read_picture(
                 if picture.mode == "F" or (picture.mode == "I" and opened.format not in SHORTS):
                     raise ValueError("it has more than 16 bits a channel: save it with 8 or 16")
                 picture = eight_bits(picture)
+            if mode == "RGB" and own_mode(picture) == "RGBA":
+                picture = over_backdrop(picture)
             return np.asarray(picture.convert(mode or own_mode(picture)))
     except READING_ERRORS as error:
         name = file if isinstance(file, Path) else "a picture"
@@ -123,6 +134,26 @@ def own_mode(picture: Image.Image) -> str:
     return "RGBA" if has_alpha else "RGB"
 
 
+def over_backdrop(picture: Image.Image) -> Image.Image:
+    """As models and formats without transparency see it."""
+    whole = picture.convert("RGBA")
+    grey = Image.new("RGBA", whole.size, (round(255 * BACKDROP),) * 3)
+    return Image.alpha_composite(grey, whole).convert("RGB")
+
+
+def color_profile(file: Path) -> bytes | None:
+    """What a picture says of its colours (ICC), None if that is nothing about red, green and blue.
+
+    Raises FlexEditError for what is no picture.
+    """
+    try:
+        with Image.open(file) as picture:
+            profile = picture.info.get("icc_profile") or b""
+    except READING_ERRORS as error:
+        raise FlexEditError(f"{file} cannot be read as a picture ({error}).") from error
+    return profile if profile[16:20] == b"RGB " else None
+
+
 def load_picture(path: Path) -> Tensor:
     """A picture file → (3 or 4, H, W) in 0..1, upright as ComfyUI's LoadImage has it."""
     import torch
@@ -138,15 +169,29 @@ def load_mask(path: Path) -> Tensor:
     return torch.from_numpy(read_mask_file(path))
 
 
-def write_picture(picture: Tensor, path: Path) -> None:
-    """(1 or 3, H, W) in 0..1 → a picture file, rounded as ComfyUI's SaveImage does."""
+def write_picture(picture: Tensor, path: Path, profile: bytes | None = None) -> None:
+    """(1, 3 or 4, H, W) in 0..1 → a whole file or none, rounded as ComfyUI's SaveImage does.
+
+    ``profile``: of its colours, see `color_profile`. In a format without transparency it
+    is laid over BACKDROP. Raises FlexEditError for what cannot be written.
+    """
     array = np.clip(255.0 * picture.detach().cpu().numpy(), 0, 255).astype(np.uint8)
-    array = array[0] if array.shape[0] == 1 else np.moveaxis(array, 0, -1)
+    image = Image.fromarray(array[0] if array.shape[0] == 1 else np.moveaxis(array, 0, -1))
+    unfinished = path.with_name(f".{path.stem[:40]}.{os.getpid()}.tmp")
     try:
+        kind = Image.registered_extensions().get(path.suffix.lower())
+        if kind is None:
+            raise ValueError(f"unknown ending {path.suffix!r}; write .png")
+        if kind in OPAQUE and image.mode == "RGBA":
+            image = over_backdrop(image)
         path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(array).save(path)
-    except (OSError, ValueError) as error:
+        image.save(unfinished, kind, icc_profile=profile, **SAVED_AS.get(kind, {}))
+        os.replace(unfinished, path)
+    except (KeyError, OSError, ValueError) as error:  # KeyError: a format that is only read
         raise FlexEditError(f"{path} cannot be written ({error}).") from error
+    finally:
+        with contextlib.suppress(OSError):
+            unfinished.unlink()
 
 
 # JSON

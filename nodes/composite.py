@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..flexedit.masks import compositing
+from ..flexedit.masks import compositing, num_masks
+from .runtime.interrupt import step_callback
 from .runtime.options import checked, one_of
 from .runtime.types import CATEGORY, CropBox, schema, to_bchw, to_bhwc
 
@@ -17,11 +18,11 @@ class Composite(io.ComfyNode):
             display_name="FlexEdit Composite",
             category=CATEGORY,
             description="Puts the edit into the scene. Outside the edited region every pixel stays "
-            "exactly as it was, and the picture keeps its exact size.",
+            "exactly as it was, and the picture keeps its exact size and its transparency.",
             search_aliases=["paste back", "stitch", "blend", "keep background"],
-            inputs=[
-                io.Image.Input("scene", tooltip="The picture as it was."),
+            inputs=[  # the edit first: it is what a bypassed node passes on
                 io.Image.Input("edited", tooltip="The decoded edit, of the scene or of its crop."),
+                io.Image.Input("scene", tooltip="The picture as it was."),
                 io.Mask.Input("mask", tooltip="Your scribble, or the whole object's mask."),
                 io.Combo.Input(
                     "region",
@@ -81,5 +82,6 @@ class Composite(io.ComfyNode):
             feather=feather,
             crop=crop,
             color_match=color_match,
+            on_picture=step_callback(max(len(scene), len(edited), num_masks(mask))),
         )
         return io.NodeOutput(to_bhwc(picture), edited_region)

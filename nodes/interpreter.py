@@ -55,16 +55,16 @@ class MaskInterpreter(io.ComfyNode):
                     "the model first says what it understood. A question is always answered, and a "
                     "stock VLLM always speaks.",
                 ),
+                io.Image.Input(
+                    "subject",
+                    optional=True,
+                    tooltip="A second picture with an object to put into the scene: [pic2].",
+                ),
                 io.Mask.Input(
                     "mask",
                     optional=True,
                     tooltip="Your scribble, as rough as you like and of any size. Unconnected, the "
                     "instruction is about the whole picture.",
-                ),
-                io.Image.Input(
-                    "subject",
-                    optional=True,
-                    tooltip="A second picture with an object to put into the scene: [pic2].",
                 ),
             ],
             outputs=[
@@ -123,6 +123,6 @@ class MaskInterpreter(io.ComfyNode):
             intent,
             "\n".join(replies),
             "\n".join(labels),
-            to_bhwc(intent.marked),
+            to_bhwc(intent.marked).to(scene.dtype),
             ui={"flexedit_reply": said},
         )

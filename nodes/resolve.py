@@ -115,7 +115,7 @@ class ResolveMask(io.ComfyNode):
         )
         return io.NodeOutput(
             resolved.mask,
-            to_bhwc(resolved.overlay),
+            to_bhwc(resolved.overlay).to(scene.dtype),
             json.dumps(resolved.report()),
             ui=show_candidates(scene, mask, method, resolved),
         )

@@ -15,6 +15,7 @@ from typing import Any
 
 from tools.comfyui.fetch import PACK
 from tools.comfyui.server import ComfyServer
+from tools.workflows import WIDGETS
 
 FILE = PACK / "tests" / "comfyui" / "object_info.json"
 SETTINGS = ("default", "max", "min", "options", "step")  # not words: those may be mended
@@ -69,18 +70,24 @@ def _node_breaks(node_id: str, old: Contract, new: Contract | None) -> Iterator[
     for group in (*GROUPS, "outputs"):
         before, after = old[node_id][group], new[group]
         names, now = ([one["name"] for one in group] for group in (before, after))
+        ordered, order = names, now
+        if group != "outputs":  # connections go by their names
+            ordered, order = (
+                [one["name"] for one in them if one["type"] in WIDGETS] for them in (before, after)
+            )
         where = f"{node_id}, {group}"
         if gone := [name for name in names if name not in now]:
             yield f"{where}: {', '.join(gone)} is gone. Bring it back; it may do nothing."
-        elif now[: len(names)] != names:
+        elif order[: len(ordered)] != ordered:
             yield (
-                f"{where}: the order was {', '.join(names)} and is {', '.join(now)}. Saved widget "
-                "values and links go by position: restore the order, put what is new at the end."
+                f"{where}: the order was {', '.join(ordered)} and is {', '.join(order)}. Saved "
+                "widget values and outputs go by position: restore it, put what is new at the end."
             )
         elif group == "required" and len(now) > len(names):
+            added = ", ".join(name for name in now if name not in names)
             yield (
-                f"{where}: {', '.join(now[len(names) :])} is new, but saved graphs lack it. Make "
-                "it optional, with a default that does what was done without it."
+                f"{where}: {added} is new, but saved graphs lack it. Make it optional, with a "
+                "default that does what was done without it."
             )
         for one in before:
             for other in after:

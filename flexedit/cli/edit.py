@@ -147,7 +147,7 @@ def _edit(
 ) -> Report:
     """Files in ``folder`` → the file ``out``; ``settings`` are those of `setting_options`."""
     from .. import masks
-    from ..files import load_mask, load_picture, write_picture
+    from ..files import color_profile, load_mask, load_picture, write_picture
     from ..masks import compositing
     from ..request import EditRequest
 
@@ -172,7 +172,9 @@ def _edit(
         picture, _ = compositing.put_edit(
             scene, picture, mask, crop=crop, region=CROP_REGION, feather=CROP_FEATHER
         )
-    write_picture(picture[0], out)
+    elif scene.shape[0] == 4:
+        picture = compositing.with_alpha(picture, scene[None, 3:], request.mask)
+    write_picture(picture[0], out, color_profile(folder / job.scene))
     return {"out": str(out), "reply": result.replies[0], "label": result.labels[0]}
 
 

@@ -6,9 +6,10 @@ B batch, H × W the scene's size, S the side of a crop in pixels
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -17,12 +18,14 @@ from ..errors import FlexEditError
 from . import regions
 from .prepare import (
     EMPTY,
+    check_mask,
+    check_picture,
     common_batch,
     extent,
     fit,
     num_masks,
+    opaque,
     prepare_mask,
-    prepare_picture,
     resize,
     unpad,
 )
@@ -57,25 +60,65 @@ class Crop:
             return False
         return self.mask.shape[-2:] != shape or not same_masks(mask, self.mask)
 
-    def inner(self, index: int) -> tuple[int, int]:
+    def box(self, row: int) -> Box:
+        """Of a picture; one box serves a whole batch."""
+        return self.boxes[row if len(self.boxes) > 1 else 0]
+
+    def inner(self, row: int) -> tuple[int, int]:
         """Height and width of a box within its S × S crop; right and bottom of it is padding."""
-        left, top, right, bottom = self.boxes[index]
+        left, top, right, bottom = self.box(row)
         scale = self.size / max(right - left, bottom - top)
         return max(1, round((bottom - top) * scale)), max(1, round((right - left) * scale))
 
 
-def cut(scene: Tensor, mask: Tensor, size: int, context: float) -> tuple[Tensor, Tensor, Crop]:
-    """scene (B, 3, H, W), mask (B, H, W) → crops (B, 3, S, S), their masks (B, S, S), the boxes.
+def cut(
+    scene: Tensor,
+    mask: Tensor,
+    size: int,
+    context: float,
+    on_picture: Callable[[int], None] | None = None,
+) -> tuple[Tensor, Tensor, Crop]:
+    """scene (B, C, H, W), mask (B, H, W) → crops (B, 3, S, S), their masks (B, S, S), the boxes.
 
     Each box is ``context`` times as large as the mask, shifted at a border rather than shrunk;
-    where the whole scene is narrower than the box, the crop repeats the scene's edge.
+    where the whole scene is narrower than the box, the crop repeats the scene's edge. Crops have
+    the scene's type, and no alpha: see `opaque`. ``on_picture(count)``: called after each of them.
     """
-    scene, fitting = _matched(scene, mask)
-    boxes = tuple(bounding_crop(fitting, context, minimum=1))
+    scene = check_picture(scene, "scene")
     height, width = scene.shape[2:]
+    batch = common_batch({"scene": scene.shape[0], "mask": num_masks(mask)})
+    fitting = prepare_mask(mask, height, width, num_masks(mask))
+    boxes = tuple(bounding_crop(fitting, context, minimum=1))
     crop = Crop(boxes, size, height, width, mask)
-    shapes = extract(fitting.unsqueeze(1), crop, mode="bilinear", padding="constant")
-    return extract(scene, crop), shapes[:, 0], crop
+    crops, shapes = scene.new_empty(batch, 3, size, size), fitting.new_empty(batch, size, size)
+    for row in range(batch):
+        left, top, right, bottom = crop.box(row)
+        seen = one_of(scene, row)[..., top:bottom, left:right]
+        crops[row] = _into_crop(opaque(seen), *crop.inner(row), size)[0]
+        drawn = one_of(fitting, row)[None, :, top:bottom, left:right]
+        shapes[row] = _into_crop(drawn, *crop.inner(row), size, "bilinear", "constant")[0, 0]
+        if on_picture is not None:
+            on_picture(row + 1)
+    return crops, shapes, crop
+
+
+def one_of(batch: Tensor, row: int) -> Tensor:
+    """(1, …) of a batch; a batch of one serves every row."""
+    row = min(row, batch.shape[0] - 1)
+    return batch[row : row + 1]
+
+
+def _into_crop(
+    part: Tensor,
+    height: int,
+    width: int,
+    size: int,
+    mode: str = "bicubic",
+    padding: str = "replicate",
+) -> Tensor:
+    """part (1, C, h, w) of a picture, scaled and padded to (1, C, S, S)"""
+    inner = resize(part, height, width, mode)
+    return F.pad(inner, (0, size - width, 0, size - height), mode=padding)
 
 
 def bounding_crop(mask: Tensor, context: float = 2.0, minimum: int = 64) -> list[Box]:
@@ -99,40 +142,10 @@ def bounding_crop(mask: Tensor, context: float = 2.0, minimum: int = 64) -> list
     return boxes
 
 
-def extract(
-    picture: Tensor, crop: Crop, mode: str = "bicubic", padding: str = "replicate"
-) -> Tensor:
-    """picture (B, C, H, W) → what its boxes show, scaled to (B, C, S, S)."""
-    crops = []
-    for index in range(picture.shape[0]):
-        number = index if len(crop.boxes) > 1 else 0
-        left, top, right, bottom = crop.boxes[number]
-        height, width = crop.inner(number)
-        inner = resize(picture[index : index + 1, :, top:bottom, left:right], height, width, mode)
-        crops.append(F.pad(inner, (0, crop.size - width, 0, crop.size - height), mode=padding))
-    return torch.cat(crops)
-
-
-def put_back(scene: Tensor, edited: Tensor, crop: Crop) -> Tensor:
-    """scene (B, C, H, W) with each edited crop (B, C, S, S) scaled back into its box."""
-    if (crop.height, crop.width) != tuple(scene.shape[2:]):
-        raise FlexEditError(
-            f"The crop was cut from a scene of {crop.width}×{crop.height} pixels, but this one has "
-            f"{scene.shape[3]}×{scene.shape[2]}. Connect the scene that the crop was cut from."
-        )
-    if len(crop.boxes) not in (1, scene.shape[0]):
-        raise FlexEditError(
-            f"The crop has {len(crop.boxes)} boxes for {scene.shape[0]} pictures. "
-            "Connect the scene that the crop was cut from."
-        )
-    edited = fit(edited, crop.size, crop.size)
-    result = scene.clone()
-    for row in range(scene.shape[0]):
-        index = row if len(crop.boxes) > 1 else 0
-        left, top, right, bottom = crop.boxes[index]
-        inner = unpad(edited[row : row + 1], *crop.inner(index))
-        result[row, :, top:bottom, left:right] = resize(inner, bottom - top, right - left)[0]
-    return result
+def _out_of_crop(edited: Tensor, crop: Crop, row: int) -> Tensor:
+    """edited (1, C, S, S) → (1, C, h, w) as large as its box"""
+    left, top, right, bottom = crop.box(row)
+    return resize(unpad(edited, *crop.inner(row)), bottom - top, right - left)
 
 
 def put_edit(
@@ -145,59 +158,114 @@ def put_edit(
     feather: int = 0,
     crop: Crop | None = None,
     color_match: bool = False,
+    on_picture: Callable[[int], None] | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """→ the scene with the edit inside its region (B, 3, H, W), and that region (B, H, W).
+    """→ the scene with the edit inside its region (B, C, H, W), and that region (B, H, W).
 
-    scene, edited, mask: any channels, each one picture or the same number; for an edit of another
-    size see `fit`. ``region``: one of REGIONS · ``grow``, ``feather`` in pixels · ``crop``: edited,
-    and a mask that is one (`Crop.holds`), are crops to be put back first ·
-    ``color_match``: give the edit the scene's colours first, see `match_colors`.
+    scene, edited, mask: each one picture or the same number; for an edit of another size see `fit`.
+    The result has the scene's type and channels (C is 4 with alpha, else 3); an edit is opaque.
+    ``region``: one of REGIONS · ``grow``, ``feather`` in pixels · ``crop``: edited, and a mask that
+    is one (`Crop.holds`), are crops to be put back first · ``color_match``: give the edit the
+    scene's colours first, see `match_colors` · ``on_picture(count)``: called after each picture.
     Outside the region every pixel keeps the scene's own value bit for bit.
     """
     if region not in REGIONS:
         raise FlexEditError(f"Unknown region {region!r}; choose one of {', '.join(REGIONS)}.")
-    scene = prepare_picture(scene, "scene")
-    edited = prepare_picture(edited, "edited picture").to(scene.device)
-    mask = mask.to(scene.device)
-    counts = {"scene": scene.shape[0], "edited": edited.shape[0], "mask": num_masks(mask)}
+    scene = check_picture(scene, "scene")
+    edited = check_picture(edited, "edited picture").to(scene.device)
+    mask = check_mask(mask).to(scene.device)
+    counts = {"scene": len(scene), "edited": len(edited), "mask": len(mask)}
     if crop is not None:
         counts["crop"] = len(crop.boxes)
     batch = common_batch(counts)
-    scene, edited = (x.expand(batch, -1, -1, -1) for x in (scene, edited))
     height, width = scene.shape[2:]
-    unedited, seen = scene, torch.ones_like(scene[:, 0])
-    if crop is None:
-        mask = prepare_mask(mask, height, width, batch)
-        edited = fit(edited, height, width)
-    else:
-        edited = put_back(scene, edited, crop)
-        unedited = put_back(scene, extract(scene, crop), crop)  # lost detail is not a change
-        seen = box_mask(crop, batch).to(scene)
-        if crop.holds(mask):
-            cropped = prepare_mask(mask, crop.size, crop.size, batch).unsqueeze(1)
-            mask = put_back(torch.zeros_like(scene[:, :1]), cropped, crop)[:, 0]
-        mask = prepare_mask(mask, height, width, batch)
-    if color_match:
-        edited = match_colors(edited, unedited, (mask == 0) & (seen > 0))
-    if region == "mask + connected change":
-        changed = regions.connected_change(unedited, edited, mask, seen=seen)
-        mask = torch.maximum(mask, changed)
-    mask = regions.grow(mask, grow)
-    if not mask.flatten(1).any(1).all():
+    if crop is not None and (crop.height, crop.width) != (height, width):
+        raise FlexEditError(
+            f"The crop was cut from a scene of {crop.width}×{crop.height} pixels, but this one has "
+            f"{width}×{height}. Connect the scene that the crop was cut from."
+        )
+    is_cropped = crop is not None and crop.holds(mask)
+    result = scene.expand(batch, 3 if scene.shape[1] == 1 else -1, -1, -1).clone()
+    found = result.new_zeros(batch, height, width, dtype=torch.float32)
+    for row in range(batch):
+        left, top, right, bottom = (0, 0, width, height) if crop is None else crop.box(row)
+        inside = np.s_[:, top:bottom, left:right]
+        before = opaque(one_of(scene, row)[(slice(None), *inside)])
+        after, unedited = opaque(one_of(edited, row)), before
+        drawn = one_of(mask, row)
+        if crop is None:
+            after = fit(after, height, width)
+        else:
+            after = _out_of_crop(fit(after, crop.size, crop.size), crop, row)
+            if color_match or region != "mask":  # detail that a crop loses is no change
+                shrunk = _into_crop(before, *crop.inner(row), crop.size)
+                unedited = _out_of_crop(shrunk, crop, row)
+            if is_cropped:
+                drawn = _mask_out_of_crop(drawn, crop, row)
+        where = prepare_mask(drawn, height, width)
+        if color_match:
+            after = match_colors(after, unedited, where[inside] == 0)
+        if region == "mask + connected change":
+            changed = regions.connected_change(unedited, after, where[inside])
+            where = where.clone()
+            where[inside] = torch.maximum(where[inside], changed)
+        weight = _soft_region(where, (left, top, right, bottom), grow, feather)
+        found[row][inside[1:]] = weight[0]
+        result[row][inside] = composite(result[row][inside][None], after, weight)[0]
+        if on_picture is not None:
+            on_picture(row + 1)
+    return result, found
+
+
+def _mask_out_of_crop(drawn: Tensor, crop: Crop, row: int) -> Tensor:
+    """drawn (1, S, S), of a crop → (1, H, W)"""
+    left, top, right, bottom = crop.box(row)
+    cropped = prepare_mask(drawn, crop.size, crop.size)[None]
+    whole = cropped.new_zeros(1, crop.height, crop.width)
+    whole[:, top:bottom, left:right] = _out_of_crop(cropped, crop, row)[0]
+    return whole
+
+
+def _soft_region(mask: Tensor, box: Box, grow: int, feather: int) -> Tensor:
+    """mask (1, H, W), grown and feathered within its box (1, h, w), at whose sides it ends"""
+    (left, top, right, bottom), margin = box, abs(grow) + 1  # what lies there counts
+    y, x = max(top - margin, 0), max(left - margin, 0)
+    around = mask[:, y : bottom + margin, x : right + margin]
+    grown = regions.grow(around, grow)
+    if grow < 0 and not grown.any():
         raise FlexEditError(
             f"Nothing of the region is left when it shrinks by {-grow} pixels. Let grow be larger."
         )
-    mask = regions.feather(mask * seen, feather)
-    return composite(scene, edited, mask), mask
+    inside = np.s_[:, top - y : bottom - y, left - x : right - x]
+    ended = torch.zeros_like(grown)
+    ended[inside] = grown[inside]
+    return regions.feather(ended, feather)[inside]
 
 
 def composite(scene: Tensor, edited: Tensor, region: Tensor) -> Tensor:
     """`edited` inside the region, the scene's own pixels bit for bit where the region is 0.
 
-    scene, edited (B, 3, H, W), region (B, H, W) in 0..1, blended between.
+    scene (B, 3 or 4, H, W), edited (B, 3, H, W), region (B, H, W) in 0..1, blended between; where
+    the scene is transparent, the edit is seen as far as the region has it.
     """
-    weight = region.to(scene).unsqueeze(1)
-    return torch.where(weight > 0, torch.lerp(scene, edited.to(scene), weight), scene)
+    weight = region.unsqueeze(1)
+    picture, share = scene.to(weight.dtype), weight
+    if scene.shape[1] == 4:
+        alpha = torch.lerp(picture[:, 3:], torch.ones_like(weight), weight)
+        share = weight / alpha.clamp_min(torch.finfo(weight.dtype).tiny)  # of what is seen
+    mixed = torch.lerp(picture[:, :3], edited.to(picture), share)
+    if scene.shape[1] == 4:
+        mixed = torch.cat([mixed, alpha], 1)
+    return torch.where(weight > 0, mixed.to(scene.dtype), scene)
+
+
+def with_alpha(picture: Tensor, alpha: Tensor, mask: Tensor | None) -> Tensor:
+    """picture (B, 3, H, W), edited as a whole, as transparent as its scene was: (B, 4, H, W); what
+    the mask (B, H, W) covers is seen. alpha (B, 1, H, W)
+    """
+    if mask is not None:
+        alpha = torch.maximum(alpha, mask.unsqueeze(1))
+    return torch.cat([picture, alpha], 1)
 
 
 def match_colors(edited: Tensor, scene: Tensor, same: Tensor) -> Tensor:
@@ -217,7 +285,7 @@ def _match_one(edited: Tensor, scene: Tensor, same: Tensor) -> Tensor:
         )
     # Fine detail is lost in an edit: it would make the edit look low in contrast.
     x, y = (F.avg_pool2d(picture, 5, 1, 2, count_include_pad=False) for picture in (edited, scene))
-    x, y = x[:, same], y[:, same]
+    x, y = (regions.sampled(picture, same) for picture in (x, y))
     gain = torch.ones_like(x[:, :1])
     offset = (y - x).median(1, keepdim=True).values
     for _ in range(3):
@@ -231,23 +299,7 @@ def _match_one(edited: Tensor, scene: Tensor, same: Tensor) -> Tensor:
     return (gain[..., None] * edited + offset[..., None]).clamp(0, 1)
 
 
-def box_mask(crop: Crop, batch: int) -> Tensor:
-    """1 inside each picture's box: (batch, H, W)"""
-    seen = torch.zeros(batch, crop.height, crop.width)
-    for row in range(batch):
-        left, top, right, bottom = crop.boxes[row if len(crop.boxes) > 1 else 0]
-        seen[row, top:bottom, left:right] = 1
-    return seen
-
-
 def same_masks(one: Tensor, other: Tensor) -> bool:
     """Whether masks (…, H, W) of one size are the same, whatever their leading dimensions."""
     one, other = (mask.reshape(-1, *mask.shape[-2:]) for mask in (one, other))
     return torch.equal(one.cpu(), other.cpu())
-
-
-def _matched(scene: Tensor, mask: Tensor) -> Sequence[Tensor]:
-    scene = prepare_picture(scene, "scene")
-    batch = common_batch({"scene": scene.shape[0], "mask": num_masks(mask)})
-    scene = scene.expand(batch, -1, -1, -1)
-    return scene, prepare_mask(mask, scene.shape[2], scene.shape[3], batch)

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..errors import FlexEditError
+from ..files import BACKDROP
 
 FAINT = 0.01  # of a soft mask: its far edges and noise
 EMPTY = "The mask is empty. Paint over the thing to edit, then queue again."
@@ -19,8 +20,10 @@ PADDED_TO = (4, 8)  # multiples to which we round a picture's sides up for its V
 CUT_TO = (4, 8, 16)  # to which ComfyUI rounds them down
 
 
-def prepare_picture(picture: Tensor, name: str) -> Tensor:
-    """Any picture (…, C, H, W) → (B, 3, H, W) float32 in 0..1; alpha is dropped, grey repeated."""
+def check_picture(picture: Tensor, name: str) -> Tensor:
+    """Any picture (…, C, H, W) of 1, 3 or 4 channels and finite numbers → (B, C, H, W), else raises
+    FlexEditError.
+    """
     if picture.dim() == 3:
         picture = picture.unsqueeze(0)
     if picture.dim() != 4 or picture.shape[1] not in (1, 3, 4) or 0 in picture.shape:
@@ -28,14 +31,29 @@ def prepare_picture(picture: Tensor, name: str) -> Tensor:
             f"The {name} has shape {tuple(picture.shape)}; "
             "expected a batch of grey, RGB or RGBA pictures."
         )
-    picture = picture.float()
-    if not torch.isfinite(picture).all():
+    if not torch.isfinite(torch.stack(picture.aminmax())).all():  # NaN is both
         raise FlexEditError(
             f"The {name} contains NaN or infinite pixels. Check the node or file that made it."
         )
-    channels = picture.shape[1]
-    picture = picture.expand(-1, 3, -1, -1) if channels == 1 else picture[:, :3]
-    return picture.clamp(0.0, 1.0)
+    return picture
+
+
+def prepare_picture(picture: Tensor, name: str) -> Tensor:
+    """Any picture (…, C, H, W) → (B, 3, H, W) float32 in 0..1, see `opaque`."""
+    return opaque(check_picture(picture, name))
+
+
+def opaque(picture: Tensor) -> Tensor:
+    """picture (B, C, H, W) → (B, 3, H, W) float32 in 0..1: grey is repeated, and what has alpha is
+    laid over BACKDROP, so that colours hidden by it count for nothing.
+    """
+    picture = picture.float()
+    low, high = picture.aminmax()
+    if low < 0 or high > 1:
+        picture = picture.clamp(0.0, 1.0)
+    if picture.shape[1] == 4:
+        return torch.lerp(picture.new_tensor(BACKDROP), picture[:, :3], picture[:, 3:])
+    return picture.expand(-1, 3, -1, -1)
 
 
 def common_batch(sizes: dict[str, int]) -> int:
@@ -54,12 +72,8 @@ def num_masks(mask: Tensor) -> int:
     return mask.shape[0] if mask.dim() > 2 else 1
 
 
-def prepare_mask(mask: Tensor, height: int, width: int, batch: int = 1) -> Tensor:
-    """Any mask (H, W), (B, H, W) or (B, 1, H, W) → (batch, height, width) float32 in 0..1.
-
-    What is below FAINT becomes 0, for a soft mask is to have an outside too. Raises FlexEditError
-    for an empty mask, NaN, or a batch that cannot be matched.
-    """
+def check_mask(mask: Tensor) -> Tensor:
+    """Any mask (H, W), (B, H, W) or (B, 1, H, W) → (B, H, W), else raises FlexEditError."""
     if mask.dim() == 4 and mask.shape[1] == 1:
         mask = mask[:, 0]
     elif mask.dim() == 2:
@@ -68,8 +82,18 @@ def prepare_mask(mask: Tensor, height: int, width: int, batch: int = 1) -> Tenso
         raise FlexEditError(
             f"The mask has shape {tuple(mask.shape)}; expected (H, W), (B, H, W) or (B, 1, H, W)."
         )
-    mask = mask.float()
-    if not torch.isfinite(mask).all():
+    return mask
+
+
+def prepare_mask(mask: Tensor, height: int, width: int, batch: int = 1) -> Tensor:
+    """Any mask (H, W), (B, H, W) or (B, 1, H, W) → (batch, height, width) float32 in 0..1.
+
+    What is below FAINT becomes 0, for a soft mask is to have an outside too. Raises FlexEditError
+    for an empty mask, NaN, or a batch that cannot be matched.
+    """
+    mask = check_mask(mask).float()
+    low, high = mask.aminmax()
+    if not torch.isfinite(torch.stack([low, high])).all():
         raise FlexEditError(
             "The mask contains NaN or infinite values. Check the node that made it."
         )
@@ -78,8 +102,9 @@ def prepare_mask(mask: Tensor, height: int, width: int, batch: int = 1) -> Tenso
             f"There are {mask.shape[0]} masks for {batch} pictures. "
             "Give one mask, or one for every picture."
         )
-    mask = mask.clamp(0.0, 1.0)
-    mask = mask * (mask >= FAINT)
+    if low < 0 or high > 1:
+        mask = mask.clamp(0.0, 1.0)
+    mask = mask.masked_fill(mask < FAINT, 0.0)
     if mask.shape[1:] != (height, width):
         mask = (
             F.interpolate(

@@ -6,42 +6,50 @@ masks float (B, H, W) with 1 = edit.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import scipy
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from .prepare import extent
+
+ENOUGH = 2**17  # pixels, to tell a median
 MAX_SHIFT = 0.05  # of a channel: what a VAE may do to a picture's colours as a whole
 
 
 def connected_change(
-    scene: Tensor,
-    edited: Tensor,
-    mask: Tensor,
-    threshold: float = 0.07,
-    seen: Tensor | None = None,
+    scene: Tensor, edited: Tensor, mask: Tensor, threshold: float = 0.07
 ) -> Tensor:
     """The area that really changed and is connected to the mask, (B, H, W) of 0 and 1.
 
     scene, edited (B, 3, H, W), mask (B, H, W); `threshold` is the change of a pixel and its
     neighbours, on average, that counts. What was added and outgrows the mask belongs to it, changes
     elsewhere do not. The fine detail that a VAE loses averages out, and the shift of colours that
-    it gives to the whole picture is not a change; `seen` (B, H, W): where there is an edit at all.
+    it gives to the whole picture is not a change.
     """
-    moved = edited.float() - scene.float()
-    outside = mask == 0 if seen is None else (mask == 0) & (seen > 0)
-    shift = torch.stack(
-        [_color_shift(one[:, out]) for one, out in zip(moved, outside, strict=True)]
-    )
-    around = F.avg_pool2d(moved - shift.view(-1, 3, 1, 1), 3, 1, 1).abs().amax(1)
-    regions = []
-    for changed, seed in zip((around > threshold).numpy(force=True), _support(mask), strict=True):
-        changed = scipy.ndimage.binary_opening(changed, np.ones((3, 3)))
-        labels, _ = scipy.ndimage.label(changed | seed, np.ones((3, 3)))
-        touched = np.unique(labels[seed])
-        regions.append(changed & np.isin(labels, touched[touched > 0]))
-    return torch.from_numpy(np.stack(regions)).to(mask)
+    found = []
+    for before, after, drawn in zip(scene, edited, mask, strict=True):
+        moved = after.float() - before.float()
+        moved -= _color_shift(sampled(moved, drawn == 0))[:, None, None]
+        around = F.avg_pool2d(moved, 3, 1, 1).abs().amax(0)
+        changed = _opened((around > threshold).numpy(force=True))
+        seed = _support(drawn)
+        labels, count = scipy.ndimage.label(changed | seed, np.ones((3, 3)))
+        touched = np.zeros(count + 1, bool)
+        touched[labels[seed]] = True
+        found.append(changed & touched[labels])
+    return torch.from_numpy(np.stack(found)).to(mask)
+
+
+def sampled(picture: Tensor, where: Tensor) -> Tensor:
+    """picture (C, H, W), where (H, W) bool → the pixels there (C, N), evenly spread if they are
+    very many: statistics do not need them all.
+    """
+    places = where.flatten().nonzero()[:, 0]
+    return picture.flatten(1)[:, places[:: 1 + len(places) // ENOUGH]]
 
 
 def _color_shift(moved: Tensor) -> Tensor:
@@ -52,23 +60,44 @@ def _color_shift(moved: Tensor) -> Tensor:
     return shift if shift.abs().amax() <= MAX_SHIFT else torch.zeros_like(shift)
 
 
+def _opened(mask: np.ndarray) -> np.ndarray:
+    """mask (H, W) bool, where a square of 3 × 3 fits into it"""
+    for join in (np.logical_and, np.logical_or):
+        padded = np.pad(mask, 1)
+        rows = join(join(padded[:-2], padded[1:-1]), padded[2:])
+        mask = join(join(rows[:, :-2], rows[:, 1:-1]), rows[:, 2:])
+    return mask
+
+
 def grow(mask: Tensor, pixels: int) -> Tensor:
     """mask (B, H, W) grown by a disc of `pixels` (shrunk where negative), 0 and 1."""
     if pixels == 0:
         return mask
-    support = _support(mask)
-    grown = [
-        _distance(~one) <= pixels if pixels > 0 else _distance(one) > -pixels for one in support
-    ]
-    return torch.from_numpy(np.stack(grown)).to(mask)
+    return _by_row(mask, max(pixels, 0) + 1, lambda one: _grown(one, pixels))
+
+
+def _grown(one: np.ndarray, pixels: int) -> np.ndarray:
+    return _distance(~one) <= pixels if pixels > 0 else _distance(one) > -pixels
 
 
 def feather(mask: Tensor, pixels: int) -> Tensor:
     """mask (B, H, W) fading to 0 over `pixels` inside its border; outside it stays 0."""
     if pixels <= 0:
         return mask
-    ramp = [np.minimum(_distance(one) / (pixels + 1), 1) for one in _support(mask)]
-    return mask * torch.from_numpy(np.stack(ramp)).to(mask)
+    return mask * _by_row(mask, 1, lambda one: np.minimum(_distance(one) / (pixels + 1), 1))
+
+
+def _by_row(mask: Tensor, margin: int, change: Callable[[np.ndarray], np.ndarray]) -> Tensor:
+    """What ``change`` makes of the support of each mask (B, H, W), 0 farther than ``margin`` from
+    it. It is shown no more than that: the pixels around a mask decide about all within.
+    """
+    changed = torch.zeros_like(mask)
+    for row, one in enumerate(_support(mask)):
+        if one.any():
+            spans = (extent(one, axis) for axis in (1, 0))
+            part = tuple(slice(max(low - margin, 0), high + margin) for low, high in spans)
+            changed[row][part] = torch.from_numpy(change(one[part])).to(mask)
+    return changed
 
 
 def _support(mask: Tensor) -> np.ndarray:

@@ -45,17 +45,21 @@ def test_the_template_browser_lists_what_we_ship(comfy):
     assert sorted(listed) == workflows.NAMES
 
 
+def show(page: Editor, graph: dict) -> None:
+    for node in graph["nodes"]:
+        if node["type"] == "LoadImage":
+            page.comfy.upload_image(scene(), node["widgets_values"][0])
+    page.evaluate("app.refreshComboInNodes()")  # a page that was open before does not know them
+    page.load(graph)
+    page.wait(f"app.graph.nodes.length === {len(graph['nodes'])}")
+
+
 @pytest.mark.parametrize("renderer", RENDERERS)
 @pytest.mark.parametrize("name", workflows.NAMES)
 def test_the_page_opens_it_as_it_is(name, renderer, page):
     template = page.comfy.get(f"api/workflow_templates/flexedit/{name}.json").json()
-    for node in template["nodes"]:
-        if node["type"] == "LoadImage":
-            page.comfy.upload_image(scene(), node["widgets_values"][0])
-    page.evaluate("app.refreshComboInNodes()")  # a page that was open before does not know them
     page.render(renderer)
-    page.load(template)
-    page.wait(f"app.graph.nodes.length === {len(template['nodes'])}")
+    show(page, template)
     assert page.evaluate(UNKNOWN) == []
     assert page.evaluate(CHANGED, template) == []
     if page.version < (1, 47) or not name.startswith("scribble_to_"):  # newer ones miss models
@@ -87,3 +91,43 @@ def test_the_page_complains_of_a_node_that_it_does_not_know(page):
     assert page.evaluate(UNKNOWN) == ["NoSuchNode"]
     page.until(lambda: num_complaints(page) == 1)
     page.close_report()
+
+
+SENT = "app.graphToPrompt().then(({ output }) => output)"
+BYPASS = """(kind) => {
+  for (const node of app.graph.nodes) if (node.type === kind) node.mode = LiteGraph.BYPASS ?? 4;
+}"""
+
+
+def as_it_was_saved(graph: dict) -> dict:
+    """A graph from when Composite's first input was the scene."""
+    (composite,) = (node for node in graph["nodes"] if node["type"] == "FlexEditComposite")
+    composite["inputs"][:2] = reversed(composite["inputs"][:2])
+    for link in graph["links"]:
+        if link[3] == composite["id"] and link[4] < 2:
+            link[4] = 1 - link[4]
+    return graph
+
+
+@pytest.mark.parametrize("saved", [lambda graph: graph, as_it_was_saved], ids=["today", "before"])
+def test_a_bypassed_composite_gives_the_decoded_edit(saved, page):
+    graph = saved(workflows.browser_workflow("edit_one_picture"))
+    wanted = workflows.api_workflow("edit_one_picture")
+    composite = workflows.node_of(wanted, "FlexEditComposite")
+    show(page, graph)
+    inputs = page.evaluate(SENT)[composite]["inputs"]
+    for name in ("scene", "edited", "mask"):
+        assert inputs[name] == wanted[composite]["inputs"][name]
+    page.evaluate(BYPASS, "FlexEditComposite")
+    sent = page.evaluate(SENT)
+    source, _ = sent[workflows.node_of(sent, "SaveImage")]["inputs"]["images"]
+    assert sent[source]["class_type"] == "VAEDecode"
+
+
+def test_a_bypassed_interpreter_shows_the_scene(page):
+    show(page, workflows.browser_workflow("insert_a_subject"))
+    page.evaluate(BYPASS, "FlexEditMaskInterpreter")
+    sent = page.evaluate(SENT)
+    where = sent[workflows.node_of(sent, "FlexEditFreeShapeMask")]
+    shown = sent[workflows.node_of(sent, "PreviewImage")]["inputs"]["images"]
+    assert shown == where["inputs"]["image"]

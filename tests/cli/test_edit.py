@@ -44,6 +44,23 @@ def edit(tiny: Path, scene: Path, *arguments: object) -> int:
 # What it does
 
 
+@pytest.mark.parametrize("crop", [["--crop"], []])
+def test_a_transparent_scene_stays_so_and_what_it_hides_changes_nothing(crop, tiny, scene, mask):
+    results, profile = [], b"\0" * 16 + b"RGB " + b"\0" * 108
+    for hidden in (0, 255):
+        picture = np.full((60, 90, 4), 255, np.uint8)
+        picture[..., 1], picture[20:, 60:] = 40, (hidden, hidden, hidden, 0)
+        Image.fromarray(picture).save(scene, icc_profile=profile)
+        assert edit(tiny, scene, "--mask", mask, *crop) == 0
+        edited = Image.open(scene.with_name("out.png"))
+        assert edited.mode == "RGBA" and edited.info["icc_profile"] == profile
+        results.append(np.asarray(edited))
+        assert (results[-1][50:, 80:, 3] == 0).all()
+        assert not crop or (results[-1][50:, 80:] == picture[50:, 80:]).all()
+    seen = results[0][..., 3] > 0
+    assert (results[0][seen] == results[1][seen]).all() and not seen.all()
+
+
 def test_standard_output_is_one_json_object_and_nothing_else(tiny, scene, mask):
     out = scene.with_name("out.png")
     files = ["--scene", scene, "--mask", mask, "--model", tiny, "--out", out]

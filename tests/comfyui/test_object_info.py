@@ -10,6 +10,7 @@ import copy
 import pytest
 
 from tools import object_info
+from tools.workflows import WIDGETS
 
 
 @pytest.fixture
@@ -47,7 +48,7 @@ def composite(change):
             "grow: default was 0 and is 7",
         ),
         (
-            composite(lambda required, **_: required[0].update(type="LATENT")),
+            composite(lambda required, **_: required[1].update(type="LATENT")),
             "scene: type was 'IMAGE' and is 'LATENT'",
         ),
         (
@@ -61,6 +62,44 @@ def test_what_breaks_saved_graphs_is_named_with_what_to_do(change, message, old)
     change(new)
     (broken,) = object_info.breaks(old, new)
     assert message in broken
+
+
+def test_connections_are_found_by_name_wherever_they_are(old):
+    new = copy.deepcopy(old)
+    new[COMPOSITE]["required"][:2] = reversed(new[COMPOSITE]["required"][:2])
+    assert object_info.breaks(old, new) == []
+
+
+def passed_on(node: dict, index: int) -> str | None:
+    """What a bypassed node gives at an output, as the page does it: the connection at the output's
+    place if it has its type, else the first of that type.
+    """
+    inputs = [*node["required"], *node["optional"]]
+    connections = [one for one in inputs if one["type"] not in WIDGETS]
+    kind = node["outputs"][index]["type"]
+    fitting = [one["name"] for one in connections if one["type"] == kind]
+    here = connections[index]["name"] if index < len(connections) else None
+    return here if here in fitting else next(iter(fitting), None)
+
+
+@pytest.mark.parametrize(
+    ("node", "output", "wanted"),
+    [
+        ("Composite", "image", "edited"),
+        ("Composite", "region", "mask"),
+        ("MaskInterpreter", "marked scene", "scene"),
+        ("Crop", "cropped", "scene"),
+        ("Crop", "cropped mask", "mask"),
+        ("ResolveMask", "mask", "mask"),
+        ("ResolveMask", "overlay", "scene"),
+        ("FreeShapeMask", "mask", "mask"),
+        ("ReadPaintedMask", "mask", None),
+    ],
+)
+def test_a_bypassed_node_passes_on_what_it_would_have_worked_on(node, output, wanted, old):
+    found = old[f"FlexEdit{node}"]
+    names = [one["name"] for one in found["outputs"]]
+    assert passed_on(found, names.index(output)) == wanted
 
 
 def test_adding_breaks_nothing(old):

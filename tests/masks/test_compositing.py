@@ -23,6 +23,60 @@ def test_outside_the_mask_the_scene_stays_bit_for_bit():
     assert (after[~outside] == 1).all()
 
 
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
+@pytest.mark.parametrize("cropped", [False, True])
+def test_a_scene_keeps_its_type_and_its_values_whatever_they_are(dtype, cropped):
+    levels = torch.arange(-128, 128).reshape(1, 1, 16, 16).expand(1, 3, 16, 16) / 100
+    before = levels.to(getattr(torch, dtype))
+    mask = torch.zeros(1, 16, 16)
+    mask[:, 4:8, 4:8] = 1
+    edited, _, crop = compositing.cut(before, mask, 8, 1.0)
+    assert edited.dtype == before.dtype
+    after, region = compositing.put_edit(
+        before, 1 - edited if cropped else 1 - before, mask, crop=crop if cropped else None
+    )
+    outside = (region == 0).unsqueeze(1).expand_as(before)
+    assert after.dtype == before.dtype and region.dtype == torch.float32
+    assert torch.equal(after[outside], before[outside]) and outside.sum() == 240 * 3
+
+
+def transparent(hidden: float) -> torch.Tensor:
+    """A scene (1, 4, 40, 60) that fades to the right, ``hidden`` where nothing of it is seen"""
+    alpha = torch.linspace(1.5, -0.5, 60).clamp(0, 1).expand(1, 1, 40, 60)
+    return torch.cat([torch.where(alpha == 0, hidden, scene()), alpha], 1)
+
+
+@pytest.mark.parametrize("region", compositing.REGIONS)
+@pytest.mark.parametrize("cropped", [False, True])
+def test_transparency_is_kept_and_what_it_hides_is_never_seen(region, cropped):
+    mask, results = circle(shape_width=0.8, shape_height=0.8), []
+    for hidden in (0.0, 1.0):
+        before = transparent(hidden)
+        edit, _, crop = compositing.cut(before, mask, 32, 1.2)
+        assert edit.shape[1] == 3
+        after, where = compositing.put_edit(
+            before,
+            0.5 * edit if cropped else torch.full_like(before[:, :3], 0.2),
+            mask,
+            region=region,
+            feather=6,
+            crop=crop if cropped else None,
+            color_match=True,
+        )
+        outside = (where == 0).unsqueeze(1).expand_as(before)
+        assert torch.equal(after[outside], before[outside]) and not outside.all()
+        assert (after[:, 3][where == 1] == 1).all() and (where == 1).any()
+        results.append(torch.where(after[:, 3:] > 0, after, 0))
+    assert torch.equal(*results)
+
+
+def test_an_edit_that_is_seen_through_shows_no_hidden_colour_at_its_soft_border():
+    hidden = torch.tensor([1.0, 0.0, 1.0, 0.0]).view(1, 4, 1, 1).expand(1, 4, 4, 4)
+    edited, region = torch.full((1, 3, 4, 4), 0.25), torch.full((1, 4, 4), 0.5)
+    after = compositing.composite(hidden, edited, region)
+    assert torch.equal(after[:, :3], edited) and (after[:, 3] == 0.5).all()
+
+
 @pytest.mark.parametrize("size", [(40, 60), (33, 57), (1, 1), (7, 64)])
 def test_a_decode_with_the_vaes_padding_is_cut_back_to_the_scenes_size(size):
     before = scene(*size)
@@ -71,7 +125,7 @@ def test_a_crop_put_back_unedited_changes_next_to_nothing(size, side):
     picture, cropped, crop = compositing.cut(smooth, mask, side, context=2.0)
     assert picture.shape == (1, 3, side, side) and cropped.shape == (1, side, side)
     assert cropped.max() > 0  # a thin mask fades when it is scaled down
-    back = compositing.put_back(smooth, picture, crop)
+    back, _ = compositing.put_edit(smooth, picture, torch.ones(1, *size), crop=crop)
     assert (back - smooth).abs().max() < 0.1
 
 
@@ -81,7 +135,8 @@ def test_a_crop_of_the_boxes_own_size_comes_back_bit_for_bit():
     _, _, crop = compositing.cut(before, mask, 32, context=2.0)
     left, _, right, _ = crop.boxes[0]
     picture, _, crop = compositing.cut(before, mask, right - left, context=2.0)
-    assert torch.equal(compositing.put_back(before, picture, crop), before)
+    back, _ = compositing.put_edit(before, picture, torch.ones(1, 100, 100), crop=crop)
+    assert torch.equal(back, before)
 
 
 def test_each_picture_of_a_batch_has_a_box_of_its_own():
