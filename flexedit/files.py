@@ -31,7 +31,7 @@ WHITE = 2**16 - 1  # of 16 bits
 BACKDROP = 128 / 255  # of what is transparent: a mask painted over this grey in white still shows
 OPAQUE = ("JPEG", "MPO", "PPM")  # formats without transparency that Pillow writes nevertheless
 LOSSLESS = {"lossless": True, "exact": True}  # exact: also in colours that alpha hides
-SAVED_AS = {  # formats that would else lose more than they must
+SAVED_AS: dict[str, dict[str, Any]] = {  # formats that would else lose more than they must
     "AVIF": {"quality": 100, "subsampling": "4:4:4"},
     "JPEG": {"quality": 95, "subsampling": 0},
     "WEBP": LOSSLESS,

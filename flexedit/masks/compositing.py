@@ -190,7 +190,7 @@ def put_edit(
     for row in range(batch):
         left, top, right, bottom = (0, 0, width, height) if crop is None else crop.box(row)
         inside = np.s_[:, top:bottom, left:right]
-        before = opaque(one_of(scene, row)[(slice(None), *inside)])
+        before = opaque(one_of(scene, row)[0][inside][None])
         after, unedited = opaque(one_of(edited, row)), before
         drawn = one_of(mask, row)
         if crop is None:
