@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
@@ -13,16 +14,22 @@ from PIL import Image, ImageOps
 from .. import masks
 from ..errors import FlexEditError
 from ..models.preprocess import CLIP_MEAN
+from .order import WINDOW, Draw, Pattern
 from .readers import reader_from
 from .readers.index import INDEX, PAINT
-from .readers.reader import Reader
+from .readers.reader import Reader, Row
 from .sample import Sample
+from .sayings import segment_instruction
 from .world.objects import paint_color
+from .world.words import caption, pick
 from .world.world import FULL_MASK, choose_kind
 
 __all__ = ["INDEX", "Edits"]
 
 Box = tuple[int, int, int, int]  # left, top, right, bottom
+
+MAX_BAD = 100  # rows of a data set that may be of no use
+SHOWN = 20  # of which a message says why
 
 
 class Edits:
@@ -31,9 +38,14 @@ class Edits:
     Every sample is a square of ``size`` pixels a side, cut so that the mask is in it; the subject
     is whole. A row without a mask gets another scribble over its object each time: one of the
     kinds, a random walk, or the object itself.
+
+    The place of a bad row is taken by the next good one, which says so in ``skipped``; more than
+    ``max_bad`` in a row stop. Readers that do not expect bad rows let none pass.
     """
 
-    def __init__(self, source: str | Path | Reader, size: int, seed: int = 0) -> None:
+    def __init__(
+        self, source: str | Path | Reader, size: int, seed: int = 0, max_bad: int = MAX_BAD
+    ) -> None:
         """source: a folder with an index, another data set as `reader_from` reads it, or a reader.
 
         Raises FlexEditError for what is no data set.
@@ -41,26 +53,58 @@ class Edits:
         self.reader = reader_from(str(source)) if isinstance(source, str | Path) else source
         self.size, self.seed = size, seed
         self.rows = self.reader.rows
+        self.max_bad = max_bad if self.reader.skips else 0
+        self.pattern = Pattern([1], [len(self.rows)], seed)
+
+    @property
+    def origin(self) -> tuple[Sequence[Path], str]:
+        """Files and words that tell this data from other data"""
+        return self.reader.files, self.reader.identity
 
     def __getitem__(self, index: int) -> Sample:
+        return self.draw(self.pattern[index], index)
+
+    def draw(self, draw: Draw, index: int) -> Sample:
+        """The sample of a draw; ``index`` is what its dice are thrown by."""
         rng = np.random.default_rng([self.seed, index])
-        return square_sample(self._read(index), self.size, rng)
-
-    def _read(self, index: int) -> Sample:
-        """The row whose turn it is; if it is of no use and may be passed over, the next that is."""
-        turn, place = divmod(index, len(self.rows))
-        rows = np.roll(order(self.seed, turn, len(self.rows)), -place)
-        for row in (self.rows[number] for number in rows):
+        skipped: dict[str, str] = {}
+        for row in self._candidates(draw):
             try:
-                return self.reader.read(row)
+                sample = square_sample(self.reader.read(row), self.size, rng)
             except FlexEditError as error:
-                problem = FlexEditError(f"{row.where}: {error}")
-                if not self.reader.skips:
+                skipped[row.where] = str(error)
+                if len(skipped) > self.max_bad:
                     break
-        raise problem
+            else:
+                return replace(sample, source=self.reader.name, skipped=tuple(skipped.items()))
+        raise FlexEditError(said_of(skipped))
+
+    def _candidates(self, draw: Draw) -> Iterator[Row]:
+        """The row whose turn it is, then those that stand in for it."""
+        lane = draw.stretch(len(self.rows)) if self.reader.streams else range(len(self.rows))
+        number = draw.place if self.reader.streams else draw.number
+        turn, place = divmod(number, len(lane))
+        for step in range(len(lane)):
+            nth = (place + step) % len(lane)
+            if self.reader.streams:
+                window = lane[nth - nth % WINDOW :][:WINDOW]
+                self.reader.expect(window)
+                nth = order(self.seed + window.start, turn, len(window))[nth % WINDOW]
+                yield self.rows[window[nth]]
+            else:
+                yield self.rows[order(self.seed, turn, len(lane))[nth]]
 
 
-@lru_cache(maxsize=2)
+def said_of(bad: Mapping[str, str]) -> str:
+    """A sentence on bad rows, why by where."""
+    shown = [f"{where}: {why}" for where, why in list(bad.items())[:SHOWN]]
+    if len(bad) == 1:
+        return shown[0]
+    more = f" … and {len(bad) - SHOWN} more" if len(bad) > SHOWN else ""
+    return f"{len(bad)} bad rows: {'; '.join(shown)}{more}."
+
+
+@lru_cache(maxsize=64)
 def order(seed: int, turn: int, count: int) -> np.ndarray:
     """In which order a turn walks through the rows."""
     return np.random.default_rng([seed, turn, count]).permutation(count)
@@ -71,8 +115,7 @@ def square_sample(sample: Sample, size: int, rng: np.random.Generator) -> Sample
     segment, a target.
     """
     meant = sample.object_mask if sample.mask is None else sample.mask
-    assert meant is not None
-    box = square(meant, rng)
+    box = square(np.ones(sample.scene.shape[:2], bool) if meant is None else meant, rng)
 
     def share(mask: np.ndarray | None) -> np.ndarray | None:
         return None if mask is None else shrink_mask(mask, box, size)
@@ -80,15 +123,15 @@ def square_sample(sample: Sample, size: int, rng: np.random.Generator) -> Sample
     scene = shrink(sample.scene, box, size)
     object_mask, region = certain(share(sample.object_mask)), certain(share(sample.region))
     mask, kind, rotation = share(sample.mask), sample.kind, sample.rotation
-    if mask is None:
+    if mask is None and object_mask is not None:
         kind, mask = choose_kind(rng), object_mask
         if kind != FULL_MASK:
             others = [certain(share(other)) & ~object_mask for other in sample.others]
             mask, rotation = masks.turned_scribble(kind, object_mask, rng, others)
     target = None if sample.target is None else shrink(sample.target, box, size)
     if target is None and sample.task == "segment":
-        target, region = scene.copy(), object_mask
-        target[object_mask] = paint_color(PAINT)
+        region = np.zeros(scene.shape[:2], bool) if object_mask is None else object_mask
+        sample, target = segmented(sample, scene, region, rng)
     return replace(
         sample,
         scene=scene,
@@ -101,6 +144,29 @@ def square_sample(sample: Sample, size: int, rng: np.random.Generator) -> Sample
         object_mask=object_mask,
         others=(),
     )
+
+
+def segmented(
+    sample: Sample, scene: np.ndarray, object_mask: np.ndarray, rng: np.random.Generator
+) -> tuple[Sample, np.ndarray]:
+    """Segmentation as an edit: what is to be said, and the scene with its object painted.
+
+    Of a sample with an expression it is one of our colours, laid over it by half as SmartEdit does,
+    and asked for in one of several ways and languages; else all of it is red, as it says itself.
+    """
+    color, opacity = PAINT, 1.0
+    if sample.expression is not None:
+        color, opacity = pick(tuple(masks.COLORS), rng), 0.5
+        words = segment_instruction(sample.expression, color, rng)
+        sample = replace(
+            sample,
+            instruction=f"{sample.instruction} {words}".strip(),
+            caption=caption("segment", old=sample.label or sample.expression, color=color),
+        )
+    target = scene.copy()
+    painted = opacity * paint_color(color) + (1 - opacity) * target[object_mask]
+    target[object_mask] = np.rint(painted).astype(np.uint8)
+    return sample, target
 
 
 def square(mask: np.ndarray, rng: np.random.Generator) -> Box:

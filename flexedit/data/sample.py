@@ -47,6 +47,11 @@ class Sample:
     result_classes: np.ndarray | None = None  # the same of the target
     subject_classes: np.ndarray | None = None  # the same of the subject
     name: str = ""  # unique in its source
+    source: str = ""  # the data set of a mixture that it is from
+    # what a reader leaves to `Edits`, which draws a colour and words for it: whom to segment. None:
+    # the instruction says it all; "": the mask alone does
+    expression: str | None = None
+    skipped: tuple[tuple[str, str], ...] = ()  # bad rows whose place it has, and why they are bad
 
 
 def request_of(samples: Sequence[Sample]) -> EditRequest:

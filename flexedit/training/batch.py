@@ -6,6 +6,7 @@ shared by several processes, sees the same data.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
@@ -15,13 +16,14 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from ..data.edits import said_of
 from ..data.sample import Sample, known, pictures, request_of, stack
 from ..errors import FlexEditError
 from ..request import EditRequest
 
 
 class Samples(Protocol):
-    """An endless sequence of samples: `World`, `Edits`."""
+    """An endless sequence of samples: `World`, `Edits`, `Mixture`."""
 
     def __getitem__(self, index: int) -> Sample: ...
 
@@ -29,7 +31,8 @@ class Samples(Protocol):
 @dataclass(frozen=True)
 class Batch:
     """request · captions and replies per row · target (B, 3, H, W), the scene for questions ·
-    has_target (B,), 0 for questions · region (B, H, W), where the target differs ·
+    has_target (B,), 0 for questions and captions · has_caption (B,), 0 for questions ·
+    region (B, H, W), where the target differs ·
     object_mask (B, H, W) · classes, result_classes, subject_classes (B, H, W) of scene, target and
     the request's subject, 0 background
 
@@ -41,6 +44,7 @@ class Batch:
     replies: tuple[str, ...]
     target: Tensor
     has_target: Tensor
+    has_caption: Tensor
     region: Tensor
     object_mask: Tensor
     classes: Tensor
@@ -66,6 +70,7 @@ def collate(samples: Sequence[Sample]) -> Batch:
         replies=tuple(sample.reply for sample in samples),
         target=pictures(known(sample.target, sample.scene) for sample in samples),
         has_target=torch.tensor([float(sample.target is not None) for sample in samples]),
+        has_caption=torch.tensor([float(sample.task != "ask") for sample in samples]),
         region=stack(known(sample.region, nothing) for sample in samples).float(),
         object_mask=stack(known(sample.object_mask, nothing) for sample in samples).float(),
         classes=stack(shown).long(),
@@ -103,7 +108,8 @@ def loader(
 ) -> Iterator[Batch]:
     """Batches of the global size ``batch_size`` (this process's share of each), in order.
 
-    Raises the FlexEditError of a sample that cannot be made.
+    Raises the FlexEditError of a sample that cannot be made, and one for more bad rows than the
+    samples' ``max_bad``.
     """
     assert batch_size % ranks == 0
     share = batch_size // ranks
@@ -115,14 +121,28 @@ def loader(
         num_workers=num_workers,
         persistent_workers=num_workers > 0,
     )
-    return _or_error(iter(batches))  # now: its making draws a number from torch's generator
+    # made now: its making draws a number from torch's generator
+    return _without_errors(iter(batches), getattr(samples, "max_bad", 0))
 
 
-def _or_error(batches: Iterator[Batch | FlexEditError]) -> Iterator[Batch]:
-    for batch in batches:
-        if isinstance(batch, FlexEditError):
-            raise batch
-        yield batch
+def _without_errors(batches: Iterator[Batch | FlexEditError], max_bad: int) -> Iterator[Batch]:
+    """The batches, and at the end a warning with what was bad in them."""
+    bad: dict[str, str] = {}
+    try:
+        for batch in batches:
+            if isinstance(batch, FlexEditError):
+                raise batch
+            for sample in batch.samples:
+                bad |= {f"{sample.source}, {where}": why for where, why in sample.skipped}
+            if len(bad) > max_bad:
+                raise FlexEditError(
+                    f"More than {max_bad} rows could not be used. {said_of(bad)} Mend the data, "
+                    "or raise max_bad."
+                )
+            yield batch
+    finally:
+        if bad:
+            logging.getLogger(__name__).warning("rows that were passed over: %s", said_of(bad))
 
 
 def _collate_or_error(samples: Sequence[Any]) -> Batch | FlexEditError:

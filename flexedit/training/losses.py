@@ -16,9 +16,9 @@ from .batch import Batch
 MARGIN = 2
 
 
-def alignment(e: Tensor, target: Tensor, has_target: Tensor) -> Tensor:
+def alignment(e: Tensor, target: Tensor, has_caption: Tensor) -> Tensor:
     """Stage 1: distance of e (B, Q, D) to CLIP's text embedding of the caption; 0 for questions."""
-    return (e - target).square().mean((1, 2)) * has_target
+    return (e - target).square().mean((1, 2)) * has_caption
 
 
 def region_weight(region: Tensor, height: int, width: int, weight: float) -> Tensor:

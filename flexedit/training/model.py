@@ -149,7 +149,7 @@ class TrainingModel(Trainee):
         embeds, scores = self.embed(batch, draw)
         if self.recipe.stage == "align":
             target = self.text(batch.captions)
-            loss = losses.alignment(embeds.text.e, target, batch.has_target)
+            loss = losses.alignment(embeds.text.e, target, batch.has_caption)
             return scores | {"align": self.recipe.align * loss}
         return scores | self.diffusion(embeds, batch, draw)
 

@@ -3,13 +3,27 @@
 from __future__ import annotations
 
 from importlib import import_module
+from pathlib import Path
 
 from .reader import Reader
 
-# A data set is written NAME:PATHS; flexedit/data/readers/NAME.py has the class that reads it.
+# A data set is written NAME:PATHS; MODULE.CLASS reads it. What is in brackets may be left out.
 DATA_SETS = {
-    "coco": ("ANNOTATIONS.json,PICTURES,EDITS.jsonl", "Coco"),
-    "magicbrush": ("FOLDER", "MagicBrush"),
+    "coco": ("ANNOTATIONS.json,PICTURES,EDITS.jsonl", "coco.Coco"),
+    "coco-instances": ("ANNOTATIONS.json,PICTURES", "instances.Instances"),
+    "refcoco": ("REFS.p,INSTANCES.json,PICTURES[,SPLIT]", "refcoco.RefCoco"),
+    "grefcoco": ("GREFS.json,INSTANCES.json,PICTURES[,SPLIT]", "refcoco.GRefCoco"),
+    "coco-stuff": ("MAPS,PICTURES,LABELS.txt", "stuff.CocoStuff"),
+    "magicbrush": ("FOLDER", "magicbrush.MagicBrush"),
+    "reasonseg": ("JSONS,PICTURES,MASKS", "reasonseg.ReasonSeg"),
+    "reasonedit": ("PAIRS.json[,PICTURES]", "pairs.ReasonEdit"),
+    "ipr2pr": ("FOLDER", "ipr2pr.IPr2Pr"),
+    "instructpix2pix": ("FOLDER", "instructpix2pix.reader_of"),
+    "mimicit": ("INSTRUCTIONS.json,PICTURES", "mimicit.MimicIt"),
+    "llava": ("CONVERSATIONS.json,PICTURES", "llava.LlavaInstruct"),
+    "cc12m": ("FOLDER", "cc12m.Cc12m"),
+    "advancededit": ("PAIRS.json[,PICTURES]", "pairs.AdvancedEdit"),
+    "jsonl": ("FILE.jsonl", "index.Index"),
 }
 USAGE = " or ".join(f"{name}:{paths}" for name, (paths, _) in DATA_SETS.items())
 
@@ -19,11 +33,13 @@ def data_set(text: str) -> Reader | None:
     name, _, where = text.partition(":")
     if name not in DATA_SETS:
         return None
-    usage, kind = DATA_SETS[name]
-    paths = where.split(",", usage.count(","))
-    if not all(paths) or len(paths) <= usage.count(","):
+    usage, made_by = DATA_SETS[name]
+    needed, allowed = usage.partition("[")[0].count(",") + 1, usage.count(",") + 1
+    paths = where.split(",", allowed - 1)
+    if not all(paths) or len(paths) < needed:
         return None
-    reader: Reader = getattr(import_module(f".{name}", __package__), kind)(*paths)
+    module, kind = made_by.split(".")
+    reader: Reader = getattr(import_module(f".{module}", __package__), kind)(*paths)
     return reader
 
 
@@ -32,3 +48,16 @@ def reader_from(text: str) -> Reader:
     from .index import Index
 
     return data_set(text) or Index(text)
+
+
+def placed(text: str, folder: Path) -> str:
+    """What ``--data`` has, with paths that start in ``folder``."""
+    name, colon, where = text.partition(":")
+    if name not in DATA_SETS:
+        return str(folder / text)
+    kinds = DATA_SETS[name][0].replace("[", "").replace("]", "").split(",")
+    paths = [
+        path if kind == "SPLIT" or "://" in path else str(folder / path)
+        for kind, path in zip(kinds, where.split(",", len(kinds) - 1), strict=False)
+    ]
+    return name + colon + ",".join(paths)

@@ -28,7 +28,7 @@ from ...prompts import BACKGROUND, naming_reply
 from ...validation import STRICT
 from ..sample import Sample
 from .annotations import Annotations
-from .reader import Row, check_sizes, edited_region
+from .reader import Reader, Row, check_sizes, edited_region
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -62,7 +62,7 @@ class Edit:
         return "multi" if self.subject else "single"
 
 
-class Coco:
+class Coco(Reader):
     """``annotations``, a COCO instances JSON of ``pictures``, and the ``edits`` file (JSONL)."""
 
     name = "coco"
@@ -70,7 +70,10 @@ class Coco:
 
     def __init__(self, annotations: str | Path, pictures: str | Path, edits: str | Path) -> None:
         self.annotations, self.pictures, self.edits = map(Path, (annotations, pictures, edits))
-        self.files = (self.annotations, self.edits)
+
+    @property
+    def files(self) -> Sequence[Path]:
+        return self.annotations, self.edits
 
     @cached_property
     def rows(self) -> Sequence[Row]:

@@ -17,14 +17,14 @@ from ... import files, prompts
 from ...errors import FlexEditError
 from ..record import Record
 from ..sample import Sample
-from .reader import Row
+from .reader import Reader, Row
 
 INDEX = "index.jsonl"
 PAINT = "red"  # as prompts.SEGMENT_INSTRUCTION says
 MASKS = ("mask", "object_mask", "region")
 
 
-class Index:
+class Index(Reader):
     """A folder with an index."""
 
     name = "own"
@@ -32,7 +32,10 @@ class Index:
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
-        self.files = (self.folder / INDEX,)
+
+    @property
+    def files(self) -> Sequence[Path]:
+        return (self.folder / INDEX,)
 
     @cached_property
     def rows(self) -> Sequence[Row]:
@@ -63,9 +66,6 @@ class Index:
             Row(files.line_of(self.files[0], number), (number,), record, record.operation)
             for number, record in records.items()
         ]
-
-    def describe(self) -> dict[str, Any]:
-        return {"rows": len(self.rows)}
 
     def read(self, row: Row) -> Sample:
         record: Record = row.content

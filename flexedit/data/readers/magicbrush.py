@@ -23,7 +23,7 @@ from ...errors import FlexEditError
 from ...files import read_picture
 from ...prompts import BACKGROUND, GENERIC_REPLY, naming_reply
 from ..sample import Sample
-from .reader import CHANGED, Row, edited_region
+from .reader import CHANGED, Reader, Row, edited_region
 
 TEXTS = ("img_id", "turn_index", "instruction")
 PICTURES = ("source_img", "mask_img", "target_img")
@@ -62,11 +62,10 @@ class Turn:
     result_label: str
 
 
-class MagicBrush:
+class MagicBrush(Reader):
     """A folder with parquet files of ``osunlp/MagicBrush``, or one of them."""
 
     name = "magicbrush"
-    skips = True
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)

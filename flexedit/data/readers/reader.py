@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from scipy import ndimage
@@ -27,25 +28,38 @@ class Row:
     group: str = "single"  # multi: with a subject
 
 
-class Reader(Protocol):
+class Reader(ABC):
     """A data set: its rows at once, their pictures when they are asked for."""
 
     name: str
-    skips: bool  # whether rows of no use are to be expected, and passed over
-
-    @property
-    def rows(self) -> Sequence[Row]:
-        """Raises FlexEditError for a data set that cannot be read."""
+    skips = True  # whether rows of no use are to be expected, and passed over
+    streams = False  # whether rows are best read one after the other
 
     @property
     def files(self) -> Sequence[Path]:
-        """What the rows are read from."""
+        """What the rows are read from, if that is not too much to be hashed"""
+        return ()
+
+    @property
+    @abstractmethod
+    def rows(self) -> Sequence[Row]:
+        """Raises FlexEditError for a data set that cannot be read."""
+
+    @abstractmethod
+    def read(self, row: Row) -> Sample:
+        """Pictures in their own size. Raises FlexEditError for a row of no use."""
+
+    def expect(self, window: range) -> None:  # noqa: B027
+        """Told to a stream: these rows are read next, in any order"""
+
+    @property
+    def identity(self) -> str:
+        """What tells this data from other data, beside ``files``"""
+        return ""
 
     def describe(self) -> dict[str, Any]:
         """What a benchmark shall say about where its cases are from."""
-
-    def read(self, row: Row) -> Sample:
-        """Pictures in their own size. Raises FlexEditError for a row of no use."""
+        return {"rows": len(self.rows)}
 
 
 def check_sizes(scene: tuple[int, ...], target: tuple[int, ...]) -> None:
