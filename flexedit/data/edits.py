@@ -29,6 +29,8 @@ __all__ = ["INDEX", "Edits"]
 Box = tuple[int, int, int, int]  # left, top, right, bottom
 
 MAX_BAD = 100  # rows of a data set that may be of no use
+# what a row of a data set raises that lacks something, or has it in another form
+MALFORMED = (LookupError, TypeError, ValueError, AttributeError)
 SHOWN = 20  # of which a message says why
 
 
@@ -68,19 +70,21 @@ class Edits:
         """The sample of a draw; ``index`` is what its dice are thrown by."""
         rng = np.random.default_rng([self.seed, index])
         skipped: dict[str, str] = {}
-        for row in self._candidates(draw):
+        for row, turn in self._candidates(draw):
             try:
-                sample = square_sample(self.reader.read(row), self.size, rng)
-            except FlexEditError as error:
-                skipped[row.where] = str(error)
+                sample = square_sample(self.reader.read(row, turn), self.size, rng)
+            except (FlexEditError, *MALFORMED) as error:
+                if not self.reader.skips and isinstance(error, MALFORMED):
+                    raise
+                skipped[row.where] = str(error) if isinstance(error, FlexEditError) else repr(error)
                 if len(skipped) > self.max_bad:
                     break
             else:
                 return replace(sample, source=self.reader.name, skipped=tuple(skipped.items()))
         raise FlexEditError(said_of(skipped))
 
-    def _candidates(self, draw: Draw) -> Iterator[Row]:
-        """The row whose turn it is, then those that stand in for it."""
+    def _candidates(self, draw: Draw) -> Iterator[tuple[Row, int]]:
+        """The row whose turn it is, and which turn that is; then those that stand in for it."""
         lane = draw.stretch(len(self.rows)) if self.reader.streams else range(len(self.rows))
         number = draw.place if self.reader.streams else draw.number
         turn, place = divmod(number, len(lane))
@@ -90,9 +94,9 @@ class Edits:
                 window = lane[nth - nth % WINDOW :][:WINDOW]
                 self.reader.expect(window)
                 nth = order(self.seed + window.start, turn, len(window))[nth % WINDOW]
-                yield self.rows[window[nth]]
+                yield self.rows[window[nth]], turn
             else:
-                yield self.rows[order(self.seed, turn, len(lane))[nth]]
+                yield self.rows[order(self.seed, turn, len(lane))[nth]], turn
 
 
 def said_of(bad: Mapping[str, str]) -> str:

@@ -214,7 +214,7 @@ def test_a_question_needs_no_target(edits):
     [
         ({"scene": None}, "index.jsonl, line 2: missing setting scene"),
         ({"scene": "none.png"}, "none.png"),
-        ({"mask": None}, "line 2: there is neither a mask nor an object_mask"),
+        ({"task": "segment", "mask": None}, "line 2: to segment needs a mask or an object_mask"),
         ({"target": None}, "line 2: an edit needs an instruction and a target"),
         ({"instruction": "  "}, "an edit needs an instruction and a target"),
         ({"instruction": 7}, "line 2: instruction is 7; expected str"),

@@ -152,9 +152,7 @@ def test_bad_rows_are_passed_over_counted_and_named_at_the_end(spoilt, caplog):
 def test_too_many_bad_rows_stop_with_the_list(spoilt):
     pytest.importorskip("datasets")
     edits = Edits(f"instructpix2pix:{spoilt}", SIZE, max_bad=2)
-    with pytest.raises(
-        FlexEditError, match=r"ore than 2 rows.*bad\.parquet, row|3 bad rows"
-    ):
+    with pytest.raises(FlexEditError, match=r"ore than 2 rows.*bad\.parquet, row|3 bad rows"):
         read(edits, 40, range(6), num_workers=1)
 
 

@@ -21,7 +21,7 @@ DATA_SETS = {
     "instructpix2pix": ("FOLDER", "instructpix2pix.reader_of"),
     "mimicit": ("INSTRUCTIONS.json,PICTURES", "mimicit.MimicIt"),
     "llava": ("CONVERSATIONS.json,PICTURES", "llava.LlavaInstruct"),
-    "cc12m": ("FOLDER", "cc12m.Cc12m"),
+    "cc12m": ("FOLDER or FILE.tsv", "cc12m.reader_of"),
     "advancededit": ("PAIRS.json[,PICTURES]", "pairs.AdvancedEdit"),
     "jsonl": ("FILE.jsonl", "index.Index"),
 }

@@ -100,7 +100,7 @@ class Coco(Reader):
     def describe(self) -> dict[str, Any]:
         return {"annotations": self.annotations.name, "edits": self.edits.name}
 
-    def read(self, row: Row) -> Sample:
+    def read(self, row: Row, turn: int = 0) -> Sample:
         edit: Edit = row.content
         name, annotation, category = self._look_up(edit)
         picture = read_picture(self.pictures / name, upright=True)

@@ -25,17 +25,19 @@ MASKS = ("mask", "object_mask", "region")
 
 
 class Index(Reader):
-    """A folder with an index."""
+    """A folder with an index, or any JSONL file like it."""
 
     name = "own"
     skips = False
 
-    def __init__(self, folder: str | Path) -> None:
-        self.folder = Path(folder)
+    def __init__(self, place: str | Path) -> None:
+        path = Path(place)
+        self.index = path if path.suffix == ".jsonl" else path / INDEX
+        self.folder = self.index.parent
 
     @property
     def files(self) -> Sequence[Path]:
-        return (self.folder / INDEX,)
+        return (self.index,)
 
     @cached_property
     def rows(self) -> Sequence[Row]:
@@ -44,7 +46,7 @@ class Index(Reader):
         Raises FlexEditError for a missing or empty index, for a row that is not complete, and for
         a picture that is missing, unreadable, or of another size than its scene.
         """
-        records = files.read_records(Record, self.folder / INDEX)
+        records = files.read_records(Record, self.index)
         for number, record in records.items():
             if problem := complaint(record):
                 raise FlexEditError(f"{files.line_of(self.files[0], number)}: {problem}")
@@ -67,7 +69,7 @@ class Index(Reader):
             for number, record in records.items()
         ]
 
-    def read(self, row: Row) -> Sample:
+    def read(self, row: Row, turn: int = 0) -> Sample:
         record: Record = row.content
         scene = self._picture(record.scene)
         mask, object_mask, region = (
@@ -75,7 +77,7 @@ class Index(Reader):
             for path in (record.mask, record.object_mask, record.region)
         )
         meant = object_mask if mask is None else mask
-        if meant is None or not meant.any():
+        if meant is not None and not meant.any():
             file = self.folder / (record.mask or record.object_mask)
             raise FlexEditError(f"{file} is empty: there is nothing white in it.")
         instruction = caption = record.instruction or prompts.default_instruction(record.task)
@@ -121,8 +123,8 @@ def complaint(record: Record) -> str:
     """Why nothing can be learned from a record, "" if something can."""
     if record.complaint:
         return record.complaint
-    if not (record.mask or record.object_mask):
-        return "there is neither a mask nor an object_mask. Give one of them."
+    if record.task == "segment" and not (record.mask or record.object_mask):
+        return "to segment needs a mask or an object_mask."
     if record.task == "edit" and not (record.instruction.strip() and record.target):
         return "an edit needs an instruction and a target."
     if record.task == "segment" and not (record.target or record.object_mask):

@@ -12,13 +12,10 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from ...errors import FlexEditError
 from ...files import read_json, read_picture
-from ...prompts import GENERIC_REPLY
 from ..sample import Sample
-from .reader import Reader, Row, check_sizes
+from .reader import Reader, Row, pair
 from .shards import Cells, ShardReader, Shards, picture_of
 
 SEEDS = "seeds.json"
@@ -57,13 +54,13 @@ class Folders(Reader):
             if name in kept
         ]
 
-    def read(self, row: Row) -> Sample:
+    def read(self, row: Row, turn: int = 0) -> Sample:
         name, seed = row.content
         prompt = read_json(self.folder / name / "prompt.json")
         scene, target = (
             read_picture(self.folder / name / f"{seed}_{side}.jpg", upright=True) for side in (0, 1)
         )
-        return pair(scene, target, prompt["edit"], f"{name}-{seed}")
+        return pair(scene, target, str(prompt["edit"]), name=f"{name}-{seed}")
 
 
 class Parquet(ShardReader):
@@ -75,19 +72,4 @@ class Parquet(ShardReader):
 
     def sample(self, cells: Cells, row: Row) -> Sample:
         scene, target = (picture_of(cells[name]) for name in ("original_image", "edited_image"))
-        return pair(scene, target, cells["edit_prompt"], row.where)
-
-
-def pair(scene: np.ndarray, target: np.ndarray, instruction: str, name: str) -> Sample:
-    """An edit of a whole picture. Raises FlexEditError for two sizes, and for no instruction."""
-    check_sizes(scene.shape[:2], target.shape[:2])
-    if not (instruction or "").strip():
-        raise FlexEditError("the instruction is empty")
-    return Sample(
-        scene=scene,
-        target=target,
-        instruction=instruction.strip(),
-        caption=instruction.strip(),
-        reply=GENERIC_REPLY,
-        name=name,
-    )
+        return pair(scene, target, cells["edit_prompt"], name=row.where)

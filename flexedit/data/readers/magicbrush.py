@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import io
 import re
+from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ from scipy import ndimage
 from ...errors import FlexEditError
 from ...files import read_picture
 from ...prompts import BACKGROUND, GENERIC_REPLY, naming_reply
+from ..order import LANES, WINDOW
 from ..sample import Sample
 from .reader import CHANGED, Reader, Row, edited_region
 
@@ -66,9 +69,11 @@ class MagicBrush(Reader):
     """A folder with parquet files of ``osunlp/MagicBrush``, or one of them."""
 
     name = "magicbrush"
+    streams = True
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
+        self._kept: OrderedDict[str, dict[str, Any]] = OrderedDict()  # pictures of some rows
 
     @property
     def files(self) -> Sequence[Path]:
@@ -89,24 +94,40 @@ class MagicBrush(Reader):
         clear = [row for row in self.rows if row.operation]
         return {"rows": len(self.rows), "rows_with_a_clear_operation": len(clear)}
 
-    def read(self, row: Row) -> Sample:
-        turn = row.content
-        with parquet(turn.file) as opened:
-            table = opened.read_row_group(turn.row_group, columns=list(PICTURES))
-            cells = table.slice(turn.offset, 1).to_pylist()[0]
+    def expect(self, window: range) -> None:
+        rows = [self.rows[index] for index in window]
+        if rows[0].where not in self._kept:
+            self._keep(rows)
+
+    def _keep(self, rows: Sequence[Row]) -> None:
+        """Reads pictures, of rows that lie together at once."""
+        groups = groupby(rows, lambda row: (row.content.file, row.content.row_group))
+        for (file, row_group), together in groups:
+            with parquet(file) as opened:
+                table = opened.read_row_group(row_group, columns=list(PICTURES))
+                for row in together:
+                    self._kept[row.where] = table.slice(row.content.offset, 1).to_pylist()[0]
+        while len(self._kept) > LANES * WINDOW:
+            self._kept.popitem(last=False)
+
+    def read(self, row: Row, turn: int = 0) -> Sample:
+        told: Turn = row.content
+        if row.where not in self._kept:
+            self._keep([row])
+        cells = self._kept[row.where]
         scene = picture_in(cells["source_img"])
         target = picture_in(cells["target_img"], size=scene.shape[:2])
         object_mask = masked(picture_in(cells["mask_img"], "RGBA", scene.shape[:2]), scene)
         return Sample(
             scene=scene,
-            instruction=turn.instruction,
-            operation=turn.operation,
+            instruction=told.instruction,
+            operation=told.operation,
             target=target,
             region=edited_region(scene, target, object_mask),
-            caption=turn.instruction,
-            reply=naming_reply(turn.label) if turn.label else GENERIC_REPLY,
-            label=turn.label,
-            result_label=turn.result_label,
+            caption=told.instruction,
+            reply=naming_reply(told.label) if told.label else GENERIC_REPLY,
+            label=told.label,
+            result_label=told.result_label,
             object_mask=object_mask,
             name=row.where,
         )

@@ -9,9 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 from scipy import ndimage
 
 from ...errors import FlexEditError
+from ...files import read_mask_file, same_shape
+from ...prompts import GENERIC_REPLY, naming_reply
 from ..sample import Sample
 
 CHANGED = 0.08  # of the full range: less, in a pixel or on average around it, is noise
@@ -46,8 +49,11 @@ class Reader(ABC):
         """Raises FlexEditError for a data set that cannot be read."""
 
     @abstractmethod
-    def read(self, row: Row) -> Sample:
-        """Pictures in their own size. Raises FlexEditError for a row of no use."""
+    def read(self, row: Row, turn: int = 0) -> Sample:
+        """Pictures in their own size; of several sayings another one each turn.
+
+        Raises FlexEditError for a row of no use.
+        """
 
     def expect(self, window: range) -> None:  # noqa: B027
         """Told to a stream: these rows are read next, in any order"""
@@ -60,6 +66,85 @@ class Reader(ABC):
     def describe(self) -> dict[str, Any]:
         """What a benchmark shall say about where its cases are from."""
         return {"rows": len(self.rows)}
+
+
+def segmentation(
+    scene: np.ndarray, object_mask: np.ndarray | None, label: str, expression: str, **known: Any
+) -> Sample:
+    """A sample whose object is to be painted; expression: what names it, "" if its mask does"""
+    return Sample(
+        scene=scene,
+        object_mask=object_mask,
+        instruction=known.pop("instruction", ""),
+        task="segment",
+        operation="segment",
+        label=label,
+        reply=known.pop("reply", naming_reply(label) if label else GENERIC_REPLY),
+        expression=expression,
+        **known,
+    )
+
+
+def question(scene: np.ndarray, instruction: str, reply: str, **known: Any) -> Sample:
+    """A sample that is answered in words. Raises FlexEditError where there are none."""
+    if not (instruction.strip() and reply.strip()):
+        raise FlexEditError("the question or its answer is empty")
+    return Sample(
+        scene=scene,
+        instruction=instruction.strip(),
+        caption=instruction.strip(),
+        reply=reply.strip(),
+        task="ask",
+        operation="ask",
+        **known,
+    )
+
+
+def pair(scene: np.ndarray, target: np.ndarray, instruction: str, **known: Any) -> Sample:
+    """An edit, by default of a whole picture. A scene and a target of the same proportions are
+    brought to the size of the smaller.
+
+    Raises FlexEditError for other sizes, and for no instruction.
+    """
+    instruction = (instruction or "").strip()
+    if not instruction:
+        raise FlexEditError("the instruction is empty")
+    sizes = sorted((scene.shape[:2], target.shape[:2]))
+    if not same_shape(*sizes):
+        check_sizes(scene.shape[:2], target.shape[:2])
+    return Sample(
+        scene=resized(scene, sizes[0]),
+        target=resized(target, sizes[0]),
+        instruction=instruction,
+        caption=known.pop("caption", instruction),
+        reply=known.pop("reply", GENERIC_REPLY),
+        **known,
+    )
+
+
+def resized(array: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """A picture (H, W, 3) uint8 or a mask (H, W) bool in another size (height, width)"""
+    if array.shape[:2] == size:
+        return array
+    if array.dtype == bool:
+        shares = Image.fromarray(array.astype(np.float32))
+        return np.asarray(shares.resize(size[::-1], Image.Resampling.BOX)) > 0.5
+    image = Image.fromarray(array).resize(size[::-1], Image.Resampling.LANCZOS)
+    return np.asarray(image)
+
+
+def mask_over(file: Path, scene: np.ndarray) -> np.ndarray:
+    """A picture of a mask as (H, W) bool of its scene.
+
+    Raises FlexEditError for one of another shape, and for one that is empty.
+    """
+    mask = read_mask_file(file) > 0.5
+    if not same_shape(mask.shape, scene.shape[:2]):
+        check_sizes(scene.shape[:2], mask.shape)
+    mask = resized(mask, scene.shape[:2])
+    if not mask.any():
+        raise FlexEditError(f"{file} is empty: there is nothing white in it")
+    return mask
 
 
 def check_sizes(scene: tuple[int, ...], target: tuple[int, ...]) -> None:

@@ -162,7 +162,7 @@ class ShardReader(Reader):
     def expect(self, window: range) -> None:
         self.rows.load(window)
 
-    def read(self, row: Row) -> Sample:
+    def read(self, row: Row, turn: int = 0) -> Sample:
         return self.sample(self.rows.cells(row.content), row)
 
     @abstractmethod
