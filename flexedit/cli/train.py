@@ -10,6 +10,8 @@ import click
 
 from .arguments import PATH, POSITIVE, TRAINING_SEED, Report, finite, together
 
+MIXTURES = (".yaml", ".yml")
+
 common_options = together(
     click.option("--seed", type=TRAINING_SEED, default=0, help="of samples and noise"),
     click.option("--threads", type=POSITIVE, help="CPU threads"),
@@ -47,7 +49,12 @@ def mini(out: Path, stages: str | None, start: Path | None, seed: int, **limits:
 
 
 @train.command()
-@click.option("--data", type=PATH, required=True, help="a folder with an index.jsonl")
+@click.option(
+    "--data",
+    type=PATH,
+    required=True,
+    help="a folder with an index.jsonl, NAME:PATHS or a mixture's YAML",
+)
 @click.option("--model", type=PATH, help="a folder to continue from; default: flexedit-mini")
 @click.option("--out", type=PATH, required=True)
 @click.option("--stages", default="joint", help="align, joint or align,joint")
@@ -85,10 +92,12 @@ def own(
     """Train any model on your own edits."""
     from ..data.readers import reader_from
 
-    reader = reader_from(str(data))
-    _ = reader.rows  # read now: a mistake in them is told before torch is imported
+    source: Any = str(data)
+    if data.suffix not in MIXTURES:
+        source = reader_from(source)
+        _ = source.rows  # read now: a mistake in them is told before torch is imported
 
-    from ..data.edits import Edits
+    from ..data.mixture import samples_from
     from ..model_folder import ModelFolder
     from ..training.own import OwnTraining, own_recipe
 
@@ -97,8 +106,8 @@ def own(
     start = ModelFolder(model) if model else ModelFolder.embedded()
     recipe = own_recipe(stages.split(","), **settings)
     size, seed = start.config.sampling.size, settings["seed"]
-    edits = Edits(reader, size, seed)
-    shown = Edits(show, size, seed) if show else edits
+    edits = samples_from(source, size, seed)
+    shown = samples_from(str(show), size, seed) if show else edits
     finished = OwnTraining(out, start, edits, shown, recipe).run(max_seconds=seconds)
     return {"out": str(out / "model" if finished else out), "finished": finished}
 

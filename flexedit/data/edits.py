@@ -53,7 +53,7 @@ class Edits:
         Raises FlexEditError for what is no data set.
         """
         self.reader = reader_from(str(source)) if isinstance(source, str | Path) else source
-        self.size, self.seed = size, seed
+        self.name, self.size, self.seed = self.reader.name, size, seed
         self.rows = self.reader.rows
         self.max_bad = max_bad if self.reader.skips else 0
         self.pattern = Pattern([1], [len(self.rows)], seed)
@@ -80,7 +80,7 @@ class Edits:
                 if len(skipped) > self.max_bad:
                     break
             else:
-                return replace(sample, source=self.reader.name, skipped=tuple(skipped.items()))
+                return replace(sample, source=self.name, skipped=tuple(skipped.items()))
         raise FlexEditError(said_of(skipped))
 
     def _candidates(self, draw: Draw) -> Iterator[tuple[Row, int]]:

@@ -17,6 +17,7 @@ folder.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import field
 from pathlib import Path
@@ -30,6 +31,7 @@ from ..validation import STRICT, validated
 from .edits import MAX_BAD, Edits
 from .order import Pattern
 from .readers import placed
+from .readers.reader import Reader
 from .sample import Sample
 
 WEIGHTS = {"segment": 65.0, "edit": 22.0, "ask": 10.0, "own": 3.0}
@@ -80,6 +82,11 @@ class Mixture:
             Edits(placed(part.source, folder), size, seed + number, config.max_bad)
             for number, part in enumerate(config.data)
         ]
+        names: Counter[str] = Counter()
+        for part in self.parts:
+            names[part.name] += 1
+            if (again := names[part.name]) > 1:
+                part.name += f" {again}"
         sizes = [len(part.rows) for part in self.parts]
         self.weights = parts_weights(config, sizes)
         self.pattern = Pattern(self.weights, sizes, seed)
@@ -119,14 +126,14 @@ def parts_weights(config: MixtureConfig, sizes: Sequence[int]) -> list[float]:
     return weights
 
 
-def samples_from(data: str, size: int, seed: int = 0) -> Edits | Mixture:
+def samples_from(data: str | Reader, size: int, seed: int = 0) -> Edits | Mixture:
     """What ``--data`` means: a mixture's YAML file, or a data set.
 
     Raises FlexEditError for neither.
     """
-    path = Path(data)
-    if path.suffix not in (".yaml", ".yml"):
+    if isinstance(data, Reader) or not data.endswith((".yaml", ".yml")):
         return Edits(data, size, seed)
+    path = Path(data)
     try:
         content: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:

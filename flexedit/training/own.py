@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from ..data.edits import Edits
+from ..data.mixture import Mixture
 from ..errors import FlexEditError
 from ..files import fingerprint
 from ..model_folder import CONFIG_FILE, WEIGHTS_FILE, ModelFolder
@@ -49,8 +50,8 @@ class OwnTraining(Training):
         self,
         folder: Path,
         start: ModelFolder,
-        data: Edits,
-        shown: Edits,
+        data: Edits | Mixture,
+        shown: Edits | Mixture,
         recipe: Mapping[str, StageRecipe],
     ) -> None:
         """Raises FlexEditError for `align` of a model without a VLLM."""
@@ -59,7 +60,8 @@ class OwnTraining(Training):
                 f"{start.path.name} has neither a VLLM nor a Q-Former to align. Train joint only."
             )
         files = [start.path / name for name in (CONFIG_FILE, WEIGHTS_FILE)]
-        origin = fingerprint([*files, *data.reader.files], " ".join(recipe))
+        data_files, words = data.origin
+        origin = fingerprint([*files, *data_files], " ".join(filter(None, [*recipe, words])))
         super().__init__(folder, recipe, {ORIGIN: origin})
         self.start, self.data, self.shown = start, data, shown
         self.stages = [
@@ -77,7 +79,7 @@ class OwnTraining(Training):
                 "Choose another --out, or delete it."
             )
 
-    def samples(self, name: str) -> Edits:
+    def samples(self, name: str) -> Edits | Mixture:
         return self.data
 
     def learn(self, name: str) -> bool:
