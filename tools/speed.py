@@ -5,34 +5,41 @@
 
 from __future__ import annotations
 
+import io
+import json
 import re
 import statistics
 import subprocess
 import sys
+import tarfile
 import tempfile
 import time
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Callable
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image
 
 from flexedit import masks, prompts
 from flexedit.benchmark.build import build
 from flexedit.benchmark.run import overhead, run
 from flexedit.benchmark.systems import FlexEdit
+from flexedit.data.mixture import samples_from
 from flexedit.data.world import World, write
 from flexedit.masks.strokes import Stroke, rasterise
 from flexedit.model_folder import ModelFolder
 from flexedit.models.vllm import VLLM
 from flexedit.pipeline import FlexEditPipeline
-from flexedit.training.batch import collate
+from flexedit.training.batch import collate, loader
 from tools.comfyui import inside
 from tools.comfyui.server import ComfyServer
 from tools.sd15 import make_sd15_folder
 
 PAIRS = 10
+DRAWN = 50_000  # samples of shards
 
 
 def guider() -> None:
@@ -187,6 +194,62 @@ def world() -> None:
     report("drawing a row of the world / an edit of one step", ratio, 0.25)
 
 
+def shards() -> None:
+    """A loader of JPEG shards at 256 × 256 on one core, and what memory it takes over 50,000
+    samples: half of them pairs from parquet, half captions from tars.
+    """
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as folder:
+        write_shards(Path(folder), 2000)
+        parts = [
+            {"source": "instructpix2pix:pairs", "group": "edit"},
+            {"source": "cc12m:captions", "group": "edit"},
+        ]
+        mixture = Path(folder) / "mixture.yaml"
+        mixture.write_text(json.dumps({"data": parts}))
+        batches = loader(samples_from(str(mixture), 256), 50, 0, DRAWN // 50)
+        deque(islice(batches, DRAWN // 500), 0)
+        memory, began = resident(), time.process_time()
+        deque(batches, 0)
+        rate = 0.9 * DRAWN / (time.process_time() - began)
+        report("samples of 256 × 256 from shards a second of a core", rate, 60, at_least=True)
+        growth = resident() / memory
+        report(f"memory after {DRAWN} samples / after the first tenth", growth, 1.05)
+
+
+def write_shards(folder: Path, count: int) -> None:
+    """Pairs as InstructPix2Pix's parquet, captions as CC12M's tars, of smooth noise."""
+    import pyarrow
+    from pyarrow import parquet
+
+    rng = np.random.default_rng(0)
+    for name in ("pairs", "captions"):
+        (folder / name).mkdir()
+    files = []
+    for _ in range(count):
+        cells = rng.integers(0, 255, (16, 16, 3), dtype=np.uint8)
+        file = io.BytesIO()
+        Image.fromarray(cells).resize((256, 256)).save(file, "JPEG", quality=90)
+        files.append(file.getvalue())
+    pictures = [{"bytes": data, "path": None} for data in files]
+    columns = {"original_image": pictures, "edited_image": pictures[::-1]}
+    table = pyarrow.table(columns | {"edit_prompt": ["make it so"] * count})
+    parquet.write_table(table, folder / "pairs" / "0.parquet", row_group_size=100)
+    with tarfile.open(folder / "captions" / "00000.tar", "w") as archive:
+        for number, data in enumerate(files):
+            for ending, content in (("jpg", data), ("txt", b"a picture")):
+                member = tarfile.TarInfo(f"{number:09d}.{ending}")
+                member.size = len(content)
+                archive.addfile(member, io.BytesIO(content))
+
+
+def resident() -> int:
+    """Bytes of memory that this process has now"""
+    import psutil
+
+    return int(psutil.Process().memory_info().rss)
+
+
 def startup() -> None:
     """What the pack adds to ComfyUI's start."""
     began = time.perf_counter()
@@ -219,7 +282,7 @@ def report(what: str, figure: float, bar: float, note: str = "", *, at_least: bo
     print(f"{what}: {figure:.3f} (bar {sign} {bar:g}){verdict} {note}", flush=True)
 
 
-ALL = (free_shapes, strokes, world, startup, benchmark, direct, edit, imports, guider)
+ALL = (free_shapes, strokes, world, shards, startup, benchmark, direct, edit, imports, guider)
 BENCHMARKS = {run.__name__: run for run in ALL}
 
 
