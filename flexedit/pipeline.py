@@ -133,7 +133,7 @@ class FlexEditPipeline:
         self,
         request: EditRequest,
         *,
-        reply: ReplyMode = "direct",
+        reply: ReplyMode | None = None,
         seed: int | Sequence[int] = 0,
         num_steps: int | None = None,
         edit_cfg: float | None = None,
@@ -146,7 +146,7 @@ class FlexEditPipeline:
         ``seed``: of the whole batch, or one per row.
         """
         advice = self.config.sampling
-        intent = self.interpret(request, reply)
+        intent = self.interpret(request, reply or advice.reply)
         branches = self.condition(self.embed(intent), subject_strength)
         start = sampling.noise(tuple(branches.positive.scene_latent.shape), seed)
         latent = sampling.sample(

@@ -15,7 +15,7 @@ from torch import Tensor
 from . import masks, prompts
 from .errors import FlexEditError
 from .masks import common_batch, prepare_picture
-from .prompts import TASKS
+from .prompts import TASKS, PromptConfig
 
 MAX_INSTRUCTION = 4000  # characters; a VLLM's context is finite
 
@@ -109,9 +109,11 @@ class EditRequest:
             subject = subject.expand(size, -1, -1, -1)
         return cls(scene, mask, (instruction,) * size, (task,) * size, subject)
 
-    def prompts(self, positional: Sequence[str] | None = None) -> list[str]:
+    def prompts(
+        self, positional: Sequence[str] | None = None, form: PromptConfig | None = None
+    ) -> list[str]:
         """What the VLLM is asked for each row; ``positional``: each row's phrase, by default
-        prompts.POSITIONAL.
+        prompts.POSITIONAL; ``form``: how it was taught to be asked, by default FlexEdit's.
         """
         phrases = positional or [prompts.POSITIONAL] * self.batch_size
         return [
@@ -121,6 +123,7 @@ class EditRequest:
                 with_subject=has_subject,
                 with_mask=has_mask,
                 positional=phrase,
+                form=form,
             )
             for instruction, task, has_subject, has_mask, phrase in zip(
                 self.instructions,

@@ -2,6 +2,8 @@ import pytest
 
 from flexedit import prompts
 from flexedit.data.world import CLASSES
+from flexedit.errors import FlexEditError
+from flexedit.systems import preset
 
 
 def test_a_prompt_shows_the_marked_scene_and_points_at_the_mask():
@@ -13,6 +15,45 @@ def test_a_subject_is_the_second_picture():
     text = prompts.prompt("add this", with_subject=True)
     assert text.count(prompts.IMAGE) == 2
     assert text.index("[pic1] <image>") < text.index("[pic2] <image>") < text.index("add this")
+
+
+def form_of(system):
+    return preset(system, {"name": "mine", "sources": {}}).vllm.prompt
+
+
+def test_smartedit_is_asked_as_it_was_trained():
+    text = prompts.prompt("remove the cup", form=form_of("smartedit"))
+    assert text == (
+        "A chat between a curious user and an artificial intelligence assistant. The assistant can "
+        "generate <img>. The assistant needs to conduct the image to image translation task based "
+        "on given image and text information. The assistant gives helpful, detailed, and polite "
+        "answers to the user's questions. USER: Please generate an image that corresponds to the "
+        'previous image and text description "<im_start> <image> <im_end>remove the cup". '
+        "ASSISTANT:"
+    )
+
+
+def test_mgie_is_asked_as_it_was_trained():
+    text = prompts.prompt("make it red", form=form_of("mgie"))
+    assert text == (
+        "A chat between a curious user and an artificial intelligence assistant. The assistant "
+        "gives helpful, detailed, and polite answers to the user's questions. USER: what will this "
+        "image be like if 'make it red'\n<im_start><image><im_end> ASSISTANT:"
+    )
+
+
+@pytest.mark.parametrize("system", ["smartedit", "mgie"])
+def test_what_a_person_types_fills_no_place_of_a_template(system):
+    words = "write {pictures} and {question} on {instruction}"
+    assert words in prompts.prompt(words, form=form_of(system))
+
+
+@pytest.mark.parametrize(
+    ("setting", "text"), [("chat", "USER:"), ("edit", "{pictures}"), ("scene", "[pic1]")]
+)
+def test_a_template_without_its_place_is_refused(setting, text):
+    with pytest.raises(FlexEditError, match=rf"prompt\.{setting} must have .* in it, once"):
+        prompts.PromptConfig(**{setting: text})
 
 
 @pytest.mark.parametrize(

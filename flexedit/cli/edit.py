@@ -27,7 +27,11 @@ request_options = together(
 )
 # what a whole batch shares
 setting_options = together(
-    click.option("--reply", type=click.Choice(("direct", "generate")), default="direct"),
+    click.option(
+        "--reply",
+        type=click.Choice(("direct", "generate")),
+        help="default: as the model recommends",
+    ),
     click.option("--steps", type=int, help="default: what the model recommends"),
     click.option("--edit-cfg", type=float, callback=finite),
     click.option("--scene-cfg", type=float, callback=finite),

@@ -142,7 +142,7 @@ class ModelFolder:
         wanted = self.config.vllm
         if wanted is None:
             return Instruction()
-        vllm = load_vllm(self.part("vllm"), wanted, dtype)
+        vllm = load_vllm(self.part("vllm"), wanted, dtype, self.config.fit)
         bridge_reads = getattr(self.config.bridge, "hidden_width", vllm.width)
         self._check("VLLM's hidden width", vllm.width, "bridge.hidden_width", bridge_reads)
         tensors, lora = self.tensors("vllm"), wanted.lora
@@ -191,7 +191,7 @@ class ModelFolder:
         return text
 
     def load_clip(self, dtype: torch.dtype = torch.float32) -> ImageEncoder:
-        clip = load_image_encoder(self.part("clip"), dtype)
+        clip = load_image_encoder(self.part("clip"), dtype, self.config.fit)
         if self.config.adapter is not None:
             width, reads = clip.visual_projection.out_features, self.config.adapter.clip_width
             self._check("CLIP's projection width", width, "adapter.clip_width", reads)

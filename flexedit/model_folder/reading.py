@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 from .. import packages
 from ..errors import FlexEditError
 from ..models.clip import ImageEncoder, TextEncoder
-from ..models.preprocess import Preprocess
+from ..models.preprocess import Fit, Preprocess
 from ..models.vllm import VLLM, VLLMS
 from ..models.vllm.base import VLLMConfig
 from ..models.vllm.chat import Chat
@@ -31,10 +31,13 @@ COMPLAINTS = (ImportError, KeyError, OSError, RuntimeError, SafetensorError, Typ
 
 @packages.needed("transformers")
 def load_vllm(
-    folder: Path, config: VLLMConfig | None = None, dtype: torch.dtype = torch.float32
+    folder: Path,
+    config: VLLMConfig | None = None,
+    dtype: torch.dtype = torch.float32,
+    fit: Fit = "padded",
 ) -> VLLM:
-    """Any transformers LLaVA-class folder, to be spoken to in FlexEdit's own prompt; the edit
-    tokens that ``config`` asks for are added, untrained.
+    """Any transformers LLaVA-class folder, to be spoken to as ``config`` says; the edit tokens that
+    it asks for are added, untrained.
     """
     from transformers import AutoModelForImageTextToText
 
@@ -45,7 +48,7 @@ def load_vllm(
             f"{folder} holds a {type(model).__name__}; FlexEdit reads LLaVA 1.5's class only "
             "(model_type llava). Choose such a folder."
         )
-    preprocess = Preprocess.from_folder(folder, model.config.vision_config.image_size)
+    preprocess = Preprocess.from_folder(folder, model.config.vision_config.image_size, fit)
     return VLLM(model, tokenizer, preprocess, config).eval()
 
 
@@ -73,11 +76,13 @@ def load_stock_vllm(folder: Path, dtype: torch.dtype = torch.float32) -> VLLM:
 
 
 @packages.needed("transformers")
-def load_image_encoder(folder: Path, dtype: torch.dtype = torch.float32) -> ImageEncoder:
+def load_image_encoder(
+    folder: Path, dtype: torch.dtype = torch.float32, fit: Fit = "padded"
+) -> ImageEncoder:
     from transformers import CLIPVisionModelWithProjection
 
     model = load_pretrained(CLIPVisionModelWithProjection, folder, dtype)
-    preprocess = Preprocess.from_folder(folder, model.config.image_size)
+    preprocess = Preprocess.from_folder(folder, model.config.image_size, fit)
     return ImageEncoder(model.vision_model, model.visual_projection, preprocess).eval()
 
 

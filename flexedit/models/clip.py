@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from .parts import PictureTokens
-from .preprocess import Preprocess
+from .preprocess import Fit, Preprocess
 
 
 def project_tokens(states: Tensor, vision_model: nn.Module, projection: nn.Module) -> Tensor:
@@ -26,10 +26,10 @@ def project_tokens(states: Tensor, vision_model: nn.Module, projection: nn.Modul
 
 
 def picture_tokens(
-    vision_model: Any, projection: nn.Module, see: Callable[[], Tensor]
+    vision_model: Any, projection: nn.Module, fit: Fit, see: Callable[[], Tensor]
 ) -> PictureTokens:
     """What a CLIP tower, transformers' or ComfyUI's, makes of pictures. ``see()`` runs it and gives
-    the last hidden states (B, T, D_vision), CLS first.
+    the last hidden states (B, T, D_vision), CLS first; fit: how it is shown pictures.
     """
     before_last: list[Tensor] = []
     hook = vision_model.encoder.layers[-1].register_forward_pre_hook(
@@ -41,7 +41,7 @@ def picture_tokens(
         hook.remove()
     side = math.isqrt(states.shape[1] - 1)
     projected = project_tokens(states, vision_model, projection)
-    return PictureTokens(projected, before_last[0][:, 1:], (side, side))
+    return PictureTokens(projected, before_last[0][:, 1:], (side, side), fit)
 
 
 class ImageEncoder(nn.Module):
@@ -67,6 +67,7 @@ class ImageEncoder(nn.Module):
         return picture_tokens(
             self.vision_model,
             self.visual_projection,
+            self.preprocess.fit,
             lambda: self.vision_model(pixel_values=pixels).last_hidden_state,
         )
 

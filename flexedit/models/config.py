@@ -22,6 +22,7 @@ from .adapters import ADAPTERS
 from .bridges import BRIDGES
 from .diffusion.sampling import DiffusionConfig
 from .interactions import INTERACTIONS
+from .preprocess import Fit
 from .vllm import VLLMS
 
 FORMAT = 2  # of flexedit.json
@@ -56,6 +57,7 @@ class SamplingConfig:
     edit_cfg: float = 7.5
     scene_cfg: float = 1.5
     size: int = 512  # the side, in pixels, that the model was trained at
+    reply: Literal["direct", "generate"] = "direct"
 
     def size_hint(self, height: int, width: int) -> str:
         """What to tell who edits a picture far larger than the model learned from, or nothing."""
@@ -107,9 +109,9 @@ class SystemConfig:
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     vae_input: Literal["marked", "clean"] = "marked"
     mark_alpha: float = 0.5
-    licences: dict[str, str] = field(
-        default_factory=dict
-    )  # of what it was made of, a sentence each
+    fit: Fit = "padded"  # how pictures become the squares that VLLM and CLIP see
+    # of what it was made of, a sentence each
+    licences: dict[str, str] = field(default_factory=dict)
     format: Literal[2] = 2
 
     def __post_init__(self) -> None:

@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 
 from ..errors import FlexEditError
+from .preprocess import Fit
 
 
 @dataclass(frozen=True)
@@ -39,12 +40,14 @@ class Text:
 @dataclass(frozen=True)
 class PictureTokens:
     """A picture as CLIP sees it: all tokens in text space, CLS first (B, T, D_clip) · raw: the
-    patches before the last layer, as LLaVA reads them (B, P, D_vision) · grid: rows and columns.
+    patches before the last layer, as LLaVA reads them (B, P, D_vision) · grid: rows and columns ·
+    fit: how the picture became the square that CLIP sees.
     """
 
     projected: Tensor
     raw: Tensor
     grid: tuple[int, int]
+    fit: Fit = "padded"
 
 
 @dataclass(frozen=True)

@@ -57,7 +57,7 @@ class TrainingModel(Trainee):
         config = self.config = folder.config
         self.vllm: VLLM | None = None
         if config.vllm is not None:
-            self.vllm = load_vllm(folder.part("vllm"), config.vllm, vllm_dtype)
+            self.vllm = load_vllm(folder.part("vllm"), config.vllm, vllm_dtype, config.fit)
         self.bridge = build_bridge(folder)
         self.text: TextEncoder | TextEncoders
         self.text = getattr(self.bridge, "text", None) or folder.load_text()
@@ -181,9 +181,9 @@ class TrainingModel(Trainee):
             for drawn, ask, reply in zip(draw.generic, asks, batch.replies, strict=True)
         ]
         hidden, loss = vllm.score(
-            request.prompts(draw.phrases),
+            request.prompts(draw.phrases, vllm.prompt),
             vllm.pictures(marked, request.subject, request.has_subject),
-            prompts.training_replies(batch.replies, generic),
+            prompts.training_replies(batch.replies, generic, vllm.prompt.reply),
             edit_tokens=[not ask for ask in asks],
             forced=generic,
             with_loss="vllm" in self.recipe.parts,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import comfy.clip_vision
@@ -16,7 +17,7 @@ from ...flexedit.model_folder import ModelFolder, check_shapes
 from ...flexedit.model_folder.weights import read_weights
 from ...flexedit.models.clip import picture_tokens
 from ...flexedit.models.parts import PictureTokens
-from ...flexedit.models.preprocess import Preprocess
+from ...flexedit.models.preprocess import Fit, Preprocess
 from ...flexedit.packages import needed
 from .lazy import Lazy
 from .parts import precision_dtype
@@ -63,10 +64,11 @@ def load_clip_vision(folder: ModelFolder, precision: str) -> FolderClipVision:
 def tokens(
     clip_vision: comfy.clip_vision.ClipVisionModel,
     pictures: Tensor,
+    fit: Fit = "padded",
     width: int | None = None,
     vision_width: int | None = None,
 ) -> PictureTokens:
-    """pictures (B, 3, H, W) as CLIP sees them, on the CPU.
+    """pictures (B, 3, H, W) as CLIP sees them, fitted so, on the CPU.
 
     The widths that are read, of projected tokens and of raw patches, where they are; another CLIP
     than the one that the reader was trained with is refused.
@@ -80,12 +82,13 @@ def tokens(
     preprocess = preprocess or Preprocess(getattr(clip_vision, "image_size", 224))
     model_management.load_model_gpu(clip_vision.patcher)
     model = clip_vision.model
+    preprocess = replace(preprocess, fit=fit)
     pixels = preprocess(pictures.to(clip_vision.load_device)).float()
     seen = picture_tokens(
-        model.vision_model, model.visual_projection, lambda: model.vision_model(pixels)[0]
+        model.vision_model, model.visual_projection, fit, lambda: model.vision_model(pixels)[0]
     )
     projected, raw = (one.to("cpu", torch.float32) for one in (seen.projected, seen.raw))
-    return PictureTokens(projected, raw, seen.grid)
+    return replace(seen, projected=projected, raw=raw)
 
 
 def refuse(has: str, wanted: int | None) -> None:

@@ -62,6 +62,7 @@ class Parts:
         seen = clip.tokens(
             self.clip_vision,
             picture,
+            self.config.fit,
             adapter and adapter.clip_width,
             interaction and interaction.vision_width,
         )

@@ -1,7 +1,11 @@
 import json
+from dataclasses import replace
 
 import pytest
 import torch
+import torch.nn.functional as F
+from PIL import Image
+from transformers import CLIPImageProcessor
 
 from flexedit.errors import FlexEditError
 from flexedit.models.preprocess import CLIP_MEAN, CLIP_STD, Preprocess
@@ -37,6 +41,27 @@ def test_a_wide_picture_is_centred_between_margins_of_the_mean():
     seen = SHOW(torch.ones(1, 3, 8, 16))  # 8 × 16 → 16 × 32, margins of 8
     assert (seen[:, :, :8] == 0).all() and (seen[:, :, 24:] == 0).all()
     assert (seen[:, :, 8:24] > 1).all()
+
+
+def by_clips_own_processor(picture, **settings):
+    pixels = (picture[0].movedim(0, -1) * 255).round().byte().numpy()
+    processor = CLIPImageProcessor(do_normalize=False, **settings)
+    return processor(Image.fromarray(pixels), return_tensors="pt")["pixel_values"]
+
+
+@pytest.mark.parametrize("size", [(48, 64), (91, 50), (32, 32)])
+def test_a_picture_is_squashed_or_cropped_as_released_models_saw_it(size):
+    coarse = torch.rand(1, 3, 6, 5, generator=torch.Generator().manual_seed(0))
+    picture = F.interpolate(coarse, size, mode="bilinear")
+    squashed = by_clips_own_processor(
+        picture, size={"height": 32, "width": 32}, do_center_crop=False
+    )
+    cropped = by_clips_own_processor(
+        picture, size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}
+    )
+    for fit, wanted in (("squashed", squashed), ("cropped", cropped)):
+        seen = replace(RAW, fit=fit)(picture)
+        assert (seen - wanted).abs().amax() < 0.02  # theirs is of 8 bits
 
 
 def test_proportions_are_kept():

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from ...validation import STRICT
 from ..diffusion.decoupled import attention
 from ..parts import Part, PictureTokens, check_heads
+from ..preprocess import Fit, window
 
 NUM_BLOCKS = 2
 NARROWING = 2  # of attention between edit and picture
@@ -116,19 +117,18 @@ class BIM(Part):
             t, picture = block(t, picture, t0, positions)
         t = self.norm(t + self.last(t + t0, picture + positions, picture))
         rows, _ = scene.grid
-        seen = at_latent(rearrange(picture, "b (r c) v -> b v r c", r=rows), size)
+        seen = at_latent(rearrange(picture, "b (r c) v -> b v r c", r=rows), size, scene.fit)
         return e + SHARE * self.to_edit(t), self.to_residual(seen)
 
 
-def at_latent(seen: Tensor, size: tuple[int, int]) -> Tensor:
-    """What CLIP saw at each latent pixel: seen (B, V, r, c), of a picture padded to a square around
-    its middle → (B, V, h, w), bilinear.
+def at_latent(seen: Tensor, size: tuple[int, int], fit: Fit = "padded") -> Tensor:
+    """What CLIP saw at each latent pixel of a picture that was fitted so: seen (B, V, r, c) →
+    (B, V, h, w), bilinear; beside a crop its border goes on.
     """
-    height, width = size
-    longer = max(size)
-    inside = torch.tensor([[width / longer, 0, 0], [0, height / longer, 0]], device=seen.device)
+    tall, wide = window(*size, fit)
+    inside = torch.tensor([[1 / wide, 0, 0], [0, 1 / tall, 0]], device=seen.device)
     where = F.affine_grid(
-        inside.expand(len(seen), -1, -1), [len(seen), 1, height, width], align_corners=False
+        inside.expand(len(seen), -1, -1), [len(seen), 1, *size], align_corners=False
     )
     sampled = F.grid_sample(seen.float(), where, padding_mode="border", align_corners=False)
     return sampled.to(seen.dtype)

@@ -20,12 +20,14 @@ from torch import Tensor, nn
 
 from ... import prompts
 from ...errors import FlexEditError
+from ...prompts import PromptConfig
 from ...request import EditRequest
 from ...validation import STRICT
 from ..parts import Reading
 from ..preprocess import Preprocess
 from .chat import MAX_PICTURE_TOKENS, Chat
 from .families import num_image_tokens
+from .ids import prompt_ids, reply_ids
 from .questions import read_by_questions
 
 IGNORED = -100
@@ -61,6 +63,7 @@ class VLLMConfig:
     edit_token: str = "<img_{}>"  # how they are spelled, by their number
     hidden_state: Literal["at", "before"] = "at"  # the state at a token, or the one predicting it
     lora: LoRAConfig | None = field(default_factory=LoRAConfig)  # None: only the tokens are trained
+    prompt: PromptConfig = field(default_factory=PromptConfig)
     type: Literal["llava"] = "llava"
 
     def __post_init__(self) -> None:
@@ -102,6 +105,7 @@ class VLLM(nn.Module):
         self.model, self.tokenizer, self.chat = model, tokenizer, chat
         self.preprocess = preprocess
         self.hidden_state = config.hidden_state if config else "at"
+        self.prompt = config.prompt if config else PromptConfig()
         self.tied = False
         names = config.edit_tokens if config else []
         if names:
@@ -124,7 +128,7 @@ class VLLM(nn.Module):
     @property
     def longest_answer(self) -> int:
         """In tokens: a reply is one sentence, a stock model may say several."""
-        return 256 if self.chat else 64
+        return 256 if self.chat else self.prompt.longest_reply
 
     def memory_required(self, num_rows: int, num_pictures: int) -> int:
         """About how many bytes it takes to read a request with so many rows, of so many pictures"""
@@ -155,7 +159,7 @@ class VLLM(nn.Module):
                 return self.answer(questions, pictures, max_new_tokens, on_token)
 
             return read_by_questions(ask, request, marked, self.longest_answer)
-        texts = request.prompts()
+        texts = request.prompts(form=self.prompt)
         pixels = self.pictures(marked, request.subject, request.has_subject)
         pixels = pixels.to(next(self.parameters()).device)
         asks = "ask" in request.tasks
@@ -202,12 +206,11 @@ class VLLM(nn.Module):
         """
         rows, labels = [], []
         for index, text in enumerate(prompt_texts):
-            ids = self._expand(self.tokenizer(text)["input_ids"])
+            ids = self._expand(prompt_ids(self.tokenizer, text, self.prompt))
             reply: list[int] = []
             num_spoken = 0
             if replies is not None:
-                said = " " + replies[index] if replies[index] else ""
-                reply = self.tokenizer(said, add_special_tokens=False)["input_ids"]
+                reply = reply_ids(self.tokenizer, replies[index], self.prompt)
                 has_edit = edit_tokens is None or edit_tokens[index]
                 closing = [self.tokenizer.eos_token_id] if end else []
                 num_spoken = 0 if forced is not None and forced[index] else len(reply) + 1
@@ -295,11 +298,11 @@ class VLLM(nn.Module):
 
     @torch.no_grad()
     def direct(self, prompt_texts: Sequence[str], pixels: Tensor) -> Tensor:
-        """The fast path: one prefill of prompt, generic reply and edit tokens → H (B, N, D)"""
+        """The fast path: one prefill of prompt, forced reply and edit tokens → H (B, N, D)"""
         self._require_edit_tokens()
-        generic = [prompts.GENERIC_REPLY] * len(prompt_texts)
+        forced = [self.prompt.reply] * len(prompt_texts)
         with torch.inference_mode():  # a tenth faster than without gradients
-            sequences = self.tokenize(prompt_texts, generic)
+            sequences = self.tokenize(prompt_texts, forced)
             hidden = self.edit_states(sequences, self.states(sequences, pixels))
         return hidden.clone()  # a tensor that a loss may go on from
 
@@ -390,6 +393,7 @@ class VLLM(nn.Module):
             **inputs,
             max_new_tokens=max_new_tokens,
             do_sample=False,
+            no_repeat_ngram_size=self.prompt.no_repeat,
             pad_token_id=self.tokenizer.pad_token_id,
             stopping_criteria=[Watch(length, on_token)] if on_token else None,
             **options,

@@ -104,6 +104,20 @@ def test_the_padding_that_clip_saw_is_not_in_the_residual():
     torch.testing.assert_close(at_latent(square, (9, 9)), wanted, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("size", [(4, 8), (9, 5)])
+def test_a_squashed_picture_is_stretched_back_whole(size):
+    square = torch.randn(1, 3, 4, 4)
+    wanted = F.interpolate(square, size, mode="bilinear")
+    seen = at_latent(square, size, "squashed")
+    torch.testing.assert_close(seen, wanted, atol=1e-5, rtol=1e-5)
+
+
+def test_beside_a_crop_its_border_goes_on():
+    columns = torch.arange(4.0).expand(1, 1, 4, 4)
+    seen = at_latent(columns, (4, 8), "cropped")[0, 0, 0]
+    torch.testing.assert_close(seen, torch.tensor([0.0, 0, 0, 1, 2, 3, 3, 3]), atol=1e-5, rtol=0)
+
+
 def test_heads_that_do_not_divide_its_width_are_refused():
     with pytest.raises(FlexEditError, match=r"interaction.vision_width 8 .*num_heads 3"):
         BIM.Config(width=6, vision_width=16, channels=5, num_heads=3)
