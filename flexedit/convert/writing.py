@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ..errors import FlexEditError
 from ..model_folder import WEIGHTS_FILE, copy_part
-from .sources import Shape, Source, copy_licences
+from .sources import Shape, Source, Weights, copy_licences
 
 SHARD = 2 * 10**9  # bytes of one file of weights
 NOTE = "conversion.json"  # in an unfinished folder: what it is made of
@@ -33,6 +33,12 @@ class Planned:
 
 
 Plan = Mapping[str, Planned]
+
+
+def planned(weights: Weights, name: str) -> Planned:
+    """A tensor as it is; it counts as used. Raises FlexEditError if it is not there."""
+    weights.use([name])
+    return Planned(weights.shape(name), lambda: weights.take(name))
 
 
 @contextmanager
@@ -97,17 +103,17 @@ def shared_out(plan: Plan, dtype: torch.dtype) -> list[list[str]]:
     """The names of each shard, in order."""
     groups: list[list[str]] = [[]]
     size = 0
-    for name, planned in plan.items():
-        size += planned_bytes(planned, dtype)
+    for name, tensor in plan.items():
+        size += planned_bytes(tensor, dtype)
         if size > SHARD and groups[-1]:
             groups.append([])
-            size = planned_bytes(planned, dtype)
+            size = planned_bytes(tensor, dtype)
         groups[-1].append(name)
     return groups
 
 
-def planned_bytes(planned: Planned, dtype: torch.dtype) -> int:
-    return torch.Size(planned.shape).numel() * dtype.itemsize
+def planned_bytes(tensor: Planned, dtype: torch.dtype) -> int:
+    return torch.Size(tensor.shape).numel() * dtype.itemsize
 
 
 def write_tensors(
@@ -117,9 +123,9 @@ def write_tensors(
     if file.is_file():
         return
     tensors = {}
-    for name, planned in plan.items():
-        tensor = planned.make()
-        assert tuple(tensor.shape) == planned.shape, (name, tensor.shape, planned.shape)
+    for name, one in plan.items():
+        tensor = one.make()
+        assert tuple(tensor.shape) == one.shape, (name, tensor.shape, one.shape)
         # a copy of its own: what is mapped, or a view of one large buffer, is let go
         tensors[name] = tensor.detach().to(dtype=dtype, copy=True).contiguous()
     made = file.with_suffix(".part")
