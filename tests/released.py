@@ -13,8 +13,13 @@ import sentencepiece
 import torch
 from diffusers import UNet2DConditionModel
 from torch import Tensor
+from transformers import CLIPConfig, CLIPVisionConfig, CLIPVisionModel
 
+from flexedit.convert.llava import LLaVA
+from flexedit.convert.sources import Weights
+from flexedit.model_folder.weights import portable_name
 from flexedit.prompts import GENERIC_REPLY
+from flexedit.systems import preset
 from flexedit.training.pretrain.parts import build_clip, build_vae
 from tests.tiny import TEXTS, TINY
 
@@ -363,3 +368,47 @@ def write_mgie(folder: Path, with_emb: bool = True) -> Release:
     for name, tensors in files.items():
         torch.save({key: tensor.half() for key, tensor in tensors.items()}, options["mgie"] / name)
     return Release(options, files | {"llava": language})
+
+
+# --- full sizes, on the meta device ---
+
+
+def on_meta(*shape: int) -> Tensor:
+    return torch.empty(shape, device="meta")
+
+
+class FullLLaVA(LLaVA):
+    """LLaVA-1.1 as it is once its folder has been read."""
+
+    def __init__(self, sizes: Sizes) -> None:
+        self.weights, self.base = Weights.of(llava(sizes, on_meta), "llava"), None
+        self.num_pieces = sizes.num_pieces
+        self.config = {
+            "hidden_size": sizes.llm,
+            "intermediate_size": sizes.inner,
+            "num_hidden_layers": sizes.layers,
+            "num_attention_heads": sizes.heads,
+        }
+
+
+def full_unet(system: str) -> dict[str, Tensor]:
+    with torch.device("meta"):
+        config = preset(system, {"name": "full", "sources": {}}).unet
+        return UNet2DConditionModel.from_config(config).state_dict()
+
+
+def full_clip(folder: Path) -> dict[str, Tensor]:
+    """CLIP ViT-L/14's tower; its config goes to a folder."""
+    vision = CLIPVisionConfig(
+        hidden_size=1024,
+        intermediate_size=4096,
+        num_hidden_layers=24,
+        num_attention_heads=16,
+        image_size=224,
+        patch_size=14,
+    )
+    CLIPConfig(vision_config=vision.to_dict()).save_pretrained(folder)
+    with torch.device("meta"):
+        tower = CLIPVisionModel(vision).state_dict()
+    says = {"model_type": "clip_vision_model"}
+    return {portable_name(name, says): tensor for name, tensor in tower.items()}

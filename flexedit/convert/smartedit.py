@@ -111,14 +111,8 @@ def convert_smartedit(
         language = LLaVA(theirs)
         check_rows(files, language)
         config = system_config(out.name, smartedit, files, settings or {})
-        trained = {
-            **{name: planned(files["unet"], name) for name in files["unet"]},
-            **qformer_plan(files["qformer"]),
-            **bim_plan(files["bim"]),
-            **lora_plan(files["llm"]),
-            **token_plan(files, language.num_pieces),
-            "null.edit": here(load_text_encoder(clip)([""])[0].detach()),
-        }
+        null = here(load_text_encoder(clip)([""])[0].detach())
+        trained = trained_plan(files, language.num_pieces) | {"null.edit": null}
         check_trained(config, trained, language.config, str(smartedit))
         plan = vllm_plan(language_plan(files, language), projector(files), clip_tower(clip))
         finish(files, language)
@@ -189,14 +183,25 @@ def system_config(
     return preset("smartedit", own).override(settings)
 
 
-def renamed(weights: Weights, name: str, rules: tuple[tuple[str, str], ...]) -> str:
-    for pattern, text in rules:
-        name = re.sub(rf"(?<![a-z_]){pattern}", text, name)
-    return name
+def trained_plan(files: Mapping[str, Weights], num_pieces: int) -> dict[str, Planned]:
+    """By the checkpoint's names, all but e∅"""
+    return {
+        **{name: planned(files["unet"], name) for name in files["unet"]},
+        **qformer_plan(files["qformer"]),
+        **bim_plan(files["bim"]),
+        **lora_plan(files["llm"]),
+        **token_plan(files, num_pieces),
+    }
 
 
 def bim_plan(weights: Weights) -> dict[str, Planned]:
-    return {f"bim.{renamed(weights, name, BIM)}": planned(weights, name) for name in weights}
+    plan = {}
+    for name in weights:
+        ours = name
+        for pattern, text in BIM:
+            ours = re.sub(rf"(?<![a-z_]){pattern}", text, ours)
+        plan[f"bim.{ours}"] = planned(weights, name)
+    return plan
 
 
 def qformer_plan(weights: Weights) -> dict[str, Planned]:
