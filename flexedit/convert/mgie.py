@@ -76,11 +76,7 @@ def convert_mgie(
         language = LLaVA(theirs)
         check_rows(mllm, language)
         config = system_config(out.name, language.width, settings or {})
-        trained = {
-            **{f"unet.{name}": planned(unet, name) for name in unet},
-            **edit_head_plan(mllm),
-            **token_plan(mllm, language.num_pieces),
-        }
+        trained = trained_plan(mllm, unet, language.num_pieces)
         check_trained(config, trained, language.config, str(mgie))
         rows = {name: planned(mllm, name) for name in (EMBED, HEAD)}
         weight, bias = map(language.planned, PROJECTOR)
@@ -121,6 +117,15 @@ def system_config(name: str, width: int, settings: Mapping[str, Any]) -> SystemC
         "bridge": {"hidden_width": width},
     }
     return preset("mgie", own).override(settings)
+
+
+def trained_plan(mllm: Weights, unet: Weights, num_pieces: int) -> dict[str, Planned]:
+    """By the checkpoint's names"""
+    return {
+        **{f"unet.{name}": planned(unet, name) for name in unet},
+        **edit_head_plan(mllm),
+        **token_plan(mllm, num_pieces),
+    }
 
 
 def edit_head_plan(mllm: Weights) -> dict[str, Planned]:
