@@ -1,6 +1,8 @@
 """The workflows we ship: as the page saves them, and below api/ as the API takes them; and the
 subgraph blueprints, each one node that the page offers.
 
+The page shows a template by the name of its file, so a number in front of it says where it stands.
+
 python -m tools.workflows      writes the API twin of every workflow anew
 """
 
@@ -15,7 +17,8 @@ from tools.comfyui.fetch import PACK
 from tools.comfyui.server import ComfyServer, Prompt
 
 WORKFLOWS = PACK / "workflows"
-NAMES = sorted(path.stem for path in WORKFLOWS.glob("*.json"))
+TEMPLATES = {path.stem.lstrip("0123456789_"): path for path in sorted(WORKFLOWS.glob("*.json"))}
+NAMES = list(TEMPLATES)
 BLUEPRINTS = sorted((PACK / "subgraphs").glob("*.json"))
 
 WIDGETS = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO"}
@@ -24,7 +27,7 @@ INPUTS, OUTPUTS = -10, -20  # what a subgraph calls its own ends
 
 
 def browser_workflow(name: str) -> dict[str, Any]:
-    return json.loads((WORKFLOWS / f"{name}.json").read_text(encoding="utf-8"))
+    return json.loads(TEMPLATES[name].read_text(encoding="utf-8"))
 
 
 def api_workflow(name: str) -> dict[str, Any]:

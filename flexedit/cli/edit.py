@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from ..data.record import Record
     from ..pipeline import FlexEditPipeline
 
-# as in the template large_photo
+# of a square around a rough mask, and of what is put back
 CROP_CONTEXT, CROP_FEATHER, CROP_REGION = 2.0, 2, "mask + connected change"
 
 request_options = together(

@@ -42,7 +42,7 @@ def page(editor: Editor) -> Iterator[Editor]:
 
 def test_the_template_browser_lists_what_we_ship(comfy):
     listed = comfy.get("workflow_templates").json()["flexedit"]
-    assert sorted(listed) == workflows.NAMES
+    assert sorted(listed) == [path.stem for path in workflows.TEMPLATES.values()]
 
 
 def show(page: Editor, graph: dict) -> None:
@@ -57,7 +57,8 @@ def show(page: Editor, graph: dict) -> None:
 @pytest.mark.parametrize("renderer", RENDERERS)
 @pytest.mark.parametrize("name", workflows.NAMES)
 def test_the_page_opens_it_as_it_is(name, renderer, page):
-    template = page.comfy.get(f"api/workflow_templates/flexedit/{name}.json").json()
+    file = workflows.TEMPLATES[name].name
+    template = page.comfy.get(f"api/workflow_templates/flexedit/{file}").json()
     page.render(renderer)
     show(page, template)
     assert page.evaluate(UNKNOWN) == []

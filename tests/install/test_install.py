@@ -72,8 +72,9 @@ def test_comfyui_loads_the_archive(archive):
         ours = {name for name in comfy.object_info() if name.startswith("FlexEdit")}
         assert set(NODES) <= ours
         assert comfy.get("workflow_templates").json()["flexedit"]
-        assert set(comfy.get("workflow_templates").json()["flexedit"]) == set(workflows.NAMES)
-        for name in workflows.NAMES:
+        templates = {path.stem for path in workflows.TEMPLATES.values()}
+        assert set(comfy.get("workflow_templates").json()["flexedit"]) == templates
+        for name in templates:
             thumbnail = comfy.get(f"api/workflow_templates/flexedit/{name}.jpg")
             assert thumbnail.headers["Content-Type"] == "image/jpeg"
         offered = comfy.get("global_subgraphs").json().values()  # a newer core has its own

