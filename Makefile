@@ -40,6 +40,7 @@ lint: $(READY)
 	$(RUN) -m ruff format --check .
 	$(RUN) -m mypy flexedit
 	.venv/bin/lint-imports --no-logo --cache-dir .cache/imports
+	$(RUN) -m pytest -q tests/test_links.py
 	@if command -v npm > /dev/null \
 	  && node -e 'let [a, b] = process.versions.node.split("."); process.exit(+(20.19 > a + "." + b))' \
 	  && { npm ls > /dev/null 2>&1 || npm install --no-audit --no-fund --no-package-lock --silent; }; \
@@ -59,9 +60,13 @@ mini: $(READY)
 
 # Torch goes first: its index may differ, and what follows must take the pinned build as it is.
 $(READY): requirements.txt requirements-dev.txt tools/comfyui/cpu_torch.py
+	@echo "Making .venv: 3 GB of packages, which took 4 minutes when it was last tried from nothing;"
+	@echo "several GB more without TORCH_INDEX_URL=https://download.pytorch.org/whl/cpu."
 	$(PYTHON) -m venv .venv
+	@echo "1 of 2: PyTorch …"
 	$(RUN) -m pip install -q $(if $(TORCH_INDEX_URL),--index-url $(TORCH_INDEX_URL)) \
 	  $$(grep -E '^torch(vision)?==' requirements-dev.txt)
+	@echo "2 of 2: everything else …"
 	$(RUN) -m pip install -q -r requirements-dev.txt
 	packages=$$($(RUN) -c 'import sysconfig; print(sysconfig.get_path("purelib"))') && \
 	  cp tools/comfyui/cpu_torch.py "$$packages" && \

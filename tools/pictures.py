@@ -269,6 +269,7 @@ def take(editor: Editor, folder: Path, names: Iterable[str] = VIEWS) -> None:
         for name in names:
             view = VIEWS[name]
             show(editor, view)
+            editor.evaluate(UNTANGLE, view.kinds)
             for _ in range(2):  # what is shown may load once more
                 wait_for_all(editor, view)
                 editor.page.wait_for_timeout(1000)
@@ -314,7 +315,6 @@ def show(editor: Editor, view: View) -> None:
         target = [editor.node(view.until, "String(node.id)")] if view.until else []
         ended = editor.queue(lambda: editor.evaluate(QUEUE, target))
         assert ended["status"]["status_str"] == "success", ended["status"]
-    editor.evaluate(UNTANGLE, view.kinds)
 
 
 def wait_for_all(editor: Editor, view: View) -> None:
@@ -348,6 +348,17 @@ def arranged(graph: dict[str, Any], view: View) -> dict[str, Any]:
     return graph | {"groups": []}
 
 
+def bounds(editor: Editor, kinds: Sequence[str]) -> dict[str, float]:
+    """The part of the page with the nodes of these types, as playwright takes it."""
+    left, top, right, bottom = editor.evaluate(BOUNDS, list(kinds))
+    return {
+        "x": left - MARGIN,
+        "y": top - MARGIN,
+        "width": right - left + 2 * MARGIN,
+        "height": bottom - top + 2 * MARGIN,
+    }
+
+
 def save(editor: Editor, path: Path, kinds: Sequence[str]) -> None:
     """Writes what the page shows of the nodes of these types."""
     page = editor.page
@@ -356,14 +367,7 @@ def save(editor: Editor, path: Path, kinds: Sequence[str]) -> None:
     page.add_style_tag(content=f"{OVERLAYS} {{ visibility: hidden !important; }}")
     editor.evaluate(BRING, [list(kinds), MARGIN])
     page.wait_for_timeout(500)  # fonts, and what moves by itself
-    left, top, right, bottom = editor.evaluate(BOUNDS, list(kinds))
-    clip = {
-        "x": left - MARGIN,
-        "y": top - MARGIN,
-        "width": right - left + 2 * MARGIN,
-        "height": bottom - top + 2 * MARGIN,
-    }
-    shot = Image.open(BytesIO(page.screenshot(clip=clip))).convert("RGB")
+    shot = Image.open(BytesIO(page.screenshot(clip=bounds(editor, kinds)))).convert("RGB")
     for percent in range(100, 40, -5):
         size = (shot.width * percent // 100, shot.height * percent // 100)
         smaller = shot.resize(size, Image.Resampling.LANCZOS)

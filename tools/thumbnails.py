@@ -1,6 +1,6 @@
 """Draws the pictures that ComfyUI's template browser shows: what each workflow does, by running it.
 
-python -m tools.thumbnails [name …]      writes workflows/<name>.jpg
+python -m tools.thumbnails [name …]      writes workflows/….jpg
 
 Workflows of models that cannot be had here are run up to the mask, and show that. Their photographs
 are scikit-image's: coffee (CC0, Rachel Michetti), chelsea (CC0, Stéfan van der Walt) and rocket
@@ -16,19 +16,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFilter, ImageFont
+from PIL import Image, ImageDraw, ImageFont
 
 from flexedit.masks import strokes
 from flexedit.model_folder import EMBEDDED
 from flexedit.resolve.resolver import resolve
 from tools import workflows
 from tools.comfyui.server import ComfyServer
-from tools.demo import Demo, held_out
+from tools.demo import ACCENT, WHITE, Demo, chosen, ground, held_out, painted, tinted
 from tools.photographs import to_tensor
 
 SIDE, CARD, MARGIN = 400, 210, 14  # pixels; a card is one of the two pictures
-TOP, BOTTOM = (58, 63, 143), (20, 23, 47)  # of the ground behind them
-WHITE, ACCENT = (255, 255, 255), (94, 242, 224)
 
 
 @dataclass(frozen=True)
@@ -64,19 +62,19 @@ PHOTOS = {
         "rocket.jpg", (120, 0, 547, 427), ((0.5, 0.3), (0.51, 0.5), (0.5, 0.7)), "Qwen"
     ),
 }
-HELD_OUT = {  # the first of each operation, in pixels a side; not the best
-    "edit_one_picture": ("remove", 64),
-    "insert_a_subject": ("insert", 64),
-    "large_photo": ("remove", 192),
-    "what_does_my_scribble_mean": ("segment", 64),
+HELD_OUT = {  # scenes of the world, by operation and number
+    "edit_one_picture": ("remove", 10),
+    "insert_a_subject": ("insert", 4),
+    "what_does_my_scribble_mean": ("segment", 10),
 }
+SIZE = 64  # pixels a side that the embedded model edits at once
 
 
 def main(names: Sequence[str]) -> None:
     with ComfyServer() as comfy:
         for name in names or workflows.NAMES:
             cards = photo(name, PHOTOS[name]) if name in PHOTOS else held(comfy, name)
-            path = workflows.WORKFLOWS / f"{name}.jpg"
+            path = workflows.TEMPLATES[name].with_suffix(".jpg")
             thumbnail(*cards).save(path, quality=88, optimize=True)
             print(path)
 
@@ -90,51 +88,29 @@ def photo(name: str, photo: Photo) -> tuple[Image.Image, Image.Image, str]:
     drawn = strokes.rasterise(strokes.parse(photo.drawing()), scene.height, scene.width)
     mask = resolve(to_tensor(np.asarray(scene))[None], drawn, **settings).mask[0].numpy()
     opacity = Image.fromarray((mask * 255).round().astype(np.uint8))
-    return scribbled(scene, drawn.numpy() > 0), tinted(scene, opacity), photo.model
+    return painted(scene, drawn.numpy() > 0), tinted(scene, opacity), photo.model
 
 
 def held(comfy: ComfyServer, name: str) -> tuple[Image.Image, Image.Image, str]:
     """The scribble and the result, by the embedded model."""
-    operation, size = HELD_OUT[name]
-    sample = held_out(operation, 0, size)
-    demo = Demo(comfy, EMBEDDED, seed=0)
-    outputs = demo.run(name, sample, sample.instruction)
-    before = scribbled(Image.fromarray(sample.scene), sample.mask)
+    wish = held_out(*HELD_OUT[name], SIZE) if name in HELD_OUT else next(chosen(SIZE))
+    demo = Demo(comfy, EMBEDDED, 0, SIZE)
+    outputs = demo.run(name, wish)
+    before = painted(Image.fromarray(wish.scene), wish.mask)
     if name == "what_does_my_scribble_mean":
         mask = demo.picture(outputs["Its mask"]).convert("L").resize((CARD, CARD))
-        scene = Image.fromarray(sample.scene).resize((CARD, CARD), Image.Resampling.BICUBIC)
+        scene = Image.fromarray(wish.scene).resize((CARD, CARD), Image.Resampling.BICUBIC)
         return before, tinted(scene, mask), f"“{outputs['Its name']['text'][0]}”"
-    if sample.subject is not None:
-        subject = Image.fromarray(sample.subject)
+    if wish.subject is not None:
+        subject = Image.fromarray(wish.subject)
         before = large(before)
         before.paste(large(subject).resize((CARD // 3, CARD // 3)), (0, CARD - CARD // 3))
     return before, demo.picture(outputs["Save"]), ""
 
 
-def scribbled(scene: Image.Image, mask: np.ndarray) -> Image.Image:
-    """The scene with a scribble in white."""
-    opacity = Image.fromarray((mask * 225).astype(np.uint8))
-    return Image.composite(Image.new("RGB", scene.size, WHITE), scene, opacity)
-
-
-def tinted(scene: Image.Image, mask: Image.Image) -> Image.Image:
-    """The scene with a mask in colour, and its outline."""
-    fill = Image.composite(
-        Image.new("RGB", scene.size, ACCENT), scene, mask.point(lambda value: value * 0.45)
-    )
-    thick = max(3, scene.width // 60 * 2 + 1)
-    hard = mask.point(lambda value: 255 if value > 127 else 0)
-    rim = np.asarray(hard.filter(ImageFilter.MaxFilter(thick))) > np.asarray(hard)
-    return Image.composite(
-        Image.new("RGB", scene.size, ACCENT), fill, Image.fromarray((rim * 255).astype(np.uint8))
-    )
-
-
 def thumbnail(before: Image.Image, after: Image.Image, label: str) -> Image.Image:
     """One card behind the other, top left and bottom right."""
-    shade = np.linspace(0, 1, SIDE)[:, None, None]
-    ground = np.array(TOP) * (1 - shade) + np.array(BOTTOM) * shade
-    page = Image.fromarray(np.broadcast_to(ground, (SIDE, SIDE, 3)).astype(np.uint8))
+    page = ground(SIDE, SIDE)
     draw = ImageDraw.Draw(page)
     far = SIDE - MARGIN - CARD
     for card, at in ((before, MARGIN), (after, far)):
