@@ -149,7 +149,8 @@ class Demo:
                 inputs["image"] = self.comfy.upload_image(picture, f"{title}.png")
             if inputs.get("mask") == [ids.get("Where"), 0]:
                 inputs["mask"] = [ids["Scene"], 1]  # scribbled, not drawn by numbers
-        if whole := ids.get("The whole object"):  # its mask is shown, and no words
+        whole = ids.get("The whole object")
+        if whole and "Its mask" not in ids:  # the mask is to be shown, and no words
             prompt[ids["What is meant"]]["inputs"]["reply"] = "direct"
             ids["Its mask"] = "whole object"
             prompt["whole object"] = {

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tools import pictures
+from tools import animation, pictures
 from tools.comfyui.editor import Editor
 from tools.comfyui.fetch import PACK
 
@@ -43,3 +43,22 @@ def test_pictures_are_taken_from_the_page(editor: Editor, checked, tmp_path):
     names = ["resolver.png", "ksampler.png", "vllm-loader.png"]
     pictures.take(editor, tmp_path, names)
     assert checked == names == sorted((path.name for path in tmp_path.iterdir()), key=names.index)
+
+
+def test_the_animation_is_recorded_from_the_page(editor: Editor, tmp_path):
+    """It begins with an empty drawing, and ends with a scribble, the whole object and an edit."""
+    size = editor.page.viewport_size
+    editor.page.set_viewport_size(animation.LOOK["viewport"])
+    animation.record(editor, tmp_path / "edit.webp")
+    editor.page.set_viewport_size(size)
+    with Image.open(tmp_path / "edit.webp") as recorded:
+        assert recorded.n_frames > 20
+        first, last = (np.asarray(frame(recorded, at), float) for at in (0, recorded.n_frames - 1))
+    changed = np.abs(last - first).mean(2) > 20
+    thirds = np.array_split(changed, 3, axis=1)  # the drawing, the whole object, words and result
+    assert all(third.mean() > 0.002 for third in thirds)
+
+
+def frame(animation: Image.Image, index: int) -> Image.Image:
+    animation.seek(index)
+    return animation.convert("RGB")
