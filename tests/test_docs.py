@@ -4,9 +4,9 @@ import ast
 import json
 import re
 from functools import cache
-from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from flexedit.benchmark.judge import FACTS, FOLDER, WEIGHTS
 from flexedit.benchmark.report import as_markdown
@@ -14,11 +14,8 @@ from flexedit.files import fingerprint
 from studies.ablation.__main__ import PACKED
 from studies.ablation.tables import tables
 from studies.logs import read_logs
+from tests.pages import HELP, PAGES, ROOT
 
-ROOT = Path(__file__).resolve().parents[1]
-HELP = sorted((ROOT / "web" / "docs").glob("*.md"))  # a page for each node
-STUDIES = sorted((ROOT / "studies").glob("*/README.md"))
-PAGES = sorted([*(ROOT / "docs").glob("*.md"), *ROOT.glob("*.md"), *HELP]) + STUDIES
 TABLE = (ROOT / "docs" / "troubleshooting.md").read_text(encoding="utf-8")
 MESSAGES = re.findall(r"^\| `(.+?)` \|", TABLE, re.MULTILINE)
 
@@ -52,18 +49,13 @@ def test_troubleshooting_has_a_table_of_messages():
     assert len(MESSAGES) >= 15
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_relative_links_and_pictures_lead_somewhere(page):
-    text = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
-    links = re.findall(r"\]\(([^)\s]+)\)|(?:src|href)=\"([^\"]+)\"", text)
-    for link in filter(None, (one or other for one, other in links)):
-        if re.match(r"\w+:", link):
-            continue
-        path, _, anchor = link.partition("#")
-        target = (page.parent / path).resolve() if path else page
-        assert target.exists(), link
-        if anchor:
-            assert anchor in headings(target), link
+def test_the_readme_is_short_and_begins_with_a_small_animation():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert len(text.split()) <= 800
+    path = ROOT / re.findall(r"!\[.+?\]\((.+?)\)", text)[0]
+    assert path.stat().st_size < 3_000_000
+    with Image.open(path) as animation:
+        assert animation.n_frames > 10
 
 
 def test_every_node_has_a_page_of_help_with_a_picture():
@@ -106,9 +98,3 @@ def test_the_ablations_page_has_the_tables_that_its_logs_give():
     assert as_markdown("Ablation", tables(logs)).partition("\n")[2].strip() in page
     shipped = fingerprint([FOLDER / WEIGHTS, FOLDER / FACTS])
     assert {log.facts["judge"] for log in logs} == {shipped}
-
-
-def headings(page: Path) -> set[str]:
-    """The anchors that GitHub gives a page's headings."""
-    titles = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), re.MULTILINE)
-    return {re.sub(r"[^\w\- ]", "", title.lower()).strip().replace(" ", "-") for title in titles}
