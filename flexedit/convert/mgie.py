@@ -10,38 +10,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from ..errors import FlexEditError
 from ..model_folder import ModelFolder
-from ..models.config import SystemConfig
 from ..prompts import IMAGE
-from ..systems import preset
-from .check import check_edit_tokens, check_trained
-from .llava import (
-    EMBED,
-    HEAD,
-    PROJECTOR,
-    LLaVA,
-    clip_tower,
-    first_of,
-    llava_sources,
-    rows_of,
-    vllm_config,
-    vllm_plan,
-    write_vllm,
-)
-from .smartedit import CLIP, VAE, with_path
+from .llava import EMBED, HEAD, PROJECTOR, LLaVA, first_of, llava_sources, rows_of
+from .released import Converted, clip_and_vae, system_config, write_folder
 from .sources import Source, Weights, require
-from .writing import Planned, planned, take_over, unfinished, write_trained
+from .writing import Planned, planned, unfinished
 
 PLACE = "docs-assets.developer.apple.com/ml-research/models/mgie/mgie_7b.tar.gz"
-LICENCES = {
-    "MGIE": "CC-BY-NC: not for commercial use; Apple's weights are converted, not handed on",
-    "LLaVA-1.1": "for research only, under the terms of LLaMA, Vicuna and GPT-4",
-    "CLIP": "MIT",
-    "Stable Diffusion 1.5": "CreativeML OpenRAIL-M",
-}
+LICENCE = "CC-BY-NC: not for commercial use; convert them, do not hand them on"
 EDIT_HEAD = {  # theirs → ours
     "edit_head.llm2hid.": "mapper.enter.",
     "edit_head.mapper.": "mapper.transformer.",
@@ -68,34 +46,28 @@ def convert_mgie(
     """
     own = Source("--mgie", mgie, "MGIE's folder, with mllm.pt and unet.pt", PLACE)
     theirs = llava_sources(llava, llava_delta, llama)
-    others = [with_path(CLIP, clip), with_path(VAE, vae)]
+    others = clip_and_vae(clip, vae)
     require(own, *theirs, *others)
     assert mgie is not None and clip is not None and vae is not None
     mllm, unet = (Weights.read(mgie / name) for name in ("mllm.pt", "unet.pt"))
     with unfinished(out, [own, *theirs, *others]) as folder:
         language = LLaVA(theirs)
         check_rows(mllm, language)
-        config = system_config(out.name, language.width, settings or {})
-        trained = trained_plan(mllm, unet, language.num_pieces)
-        check_trained(config, trained, language.config, str(mgie))
-        rows = {name: planned(mllm, name) for name in (EMBED, HEAD)}
-        weight, bias = map(language.planned, PROJECTOR)
-        plan = vllm_plan(language.layers() | rows, (weight, bias), clip_tower(clip))
-        for weights in (mllm, unet):
-            weights.finish()
-        language.finish(ignored=r"model\.embed_tokens\.weight|lm_head\.weight")
+        config = system_config("mgie", out.name, LICENCE, language.width, settings or {})
         assert config.vllm is not None
-        # what it calls <im_patch> is where the picture is
-        added = [IMAGE, "<im_start>", "<im_end>", *config.vllm.edit_tokens]
-        num_pieces = language.num_pieces
-        whole = vllm_config(language.config, clip, num_pieces + len(added), num_pieces)
-        write_vllm(folder / "vllm", whole, plan, language, added, clip)
-        write_trained(folder, trained, config.name, torch.float16)
-        take_over(clip, folder / "clip")
-        take_over(vae / "vae" if (vae / "vae").is_dir() else vae, folder / "vae")
-        (folder / "flexedit.json").write_text(config.to_json(), encoding="utf-8")
-        if check:
-            check_edit_tokens(ModelFolder(folder))
+        weight, bias = map(language.planned, PROJECTOR)
+        made = Converted(
+            mgie,
+            config,
+            trained_plan(mllm, unet, language.num_pieces),
+            language_plan(mllm, language),
+            (weight, bias),
+            # what it calls <im_patch> is where the picture is
+            [IMAGE, "<im_start>", "<im_end>", *config.vllm.edit_tokens],
+            IMAGE,
+        )
+        finish(mllm, unet, language)
+        write_folder(folder, made, language, clip, vae, check)
     return ModelFolder(out)
 
 
@@ -109,14 +81,16 @@ def check_rows(mllm: Weights, llava: LLaVA) -> None:
             )
 
 
-def system_config(name: str, width: int, settings: Mapping[str, Any]) -> SystemConfig:
-    own = {
-        "name": name,
-        "sources": {part: {"folder": part} for part in ("vllm", "clip", "vae")},
-        "licences": LICENCES,
-        "bridge": {"hidden_width": width},
-    }
-    return preset("mgie", own).override(settings)
+def language_plan(mllm: Weights, llava: LLaVA) -> dict[str, Planned]:
+    """By LLaMA's names: layers from LLaVA, the rows of the vocabulary from MGIE."""
+    return llava.layers() | {name: planned(mllm, name) for name in (EMBED, HEAD)}
+
+
+def finish(mllm: Weights, unet: Weights, llava: LLaVA) -> None:
+    """Raises FlexEditError for tensors that nobody planned for, but rows that MGIE has."""
+    mllm.finish()
+    unet.finish()
+    llava.finish(ignored=r"model\.embed_tokens\.weight|lm_head\.weight")
 
 
 def trained_plan(mllm: Weights, unet: Weights, num_pieces: int) -> dict[str, Planned]:

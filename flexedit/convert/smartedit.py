@@ -12,56 +12,36 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from ..errors import FlexEditError
 from ..model_folder import ModelFolder, load_text_encoder
 from ..model_folder.weights import read_config
 from ..models.config import SystemConfig
 from ..prompts import IMAGE
-from ..systems import preset
-from .check import check_edit_tokens, check_trained
+from . import released
 from .llava import (
     EMBED,
     HEAD,
     NORM,
     LLaVA,
-    clip_tower,
     first_of,
     here,
     joined,
     llava_sources,
     rows_of,
-    vllm_config,
-    vllm_plan,
-    write_vllm,
     zeros,
 )
+from .released import Converted, clip_and_vae, write_folder
 from .sources import Source, Weights, require
-from .writing import Planned, planned, take_over, unfinished, write_trained
+from .writing import Planned, planned, unfinished
 
 PLACE = "huggingface.co/TencentARC/SmartEdit-7B (or -13B)"
-CLIP = Source(
-    "--clip", None, "CLIP ViT-L/14, both towers", "huggingface.co/openai/clip-vit-large-patch14"
-)
-VAE = Source(
-    "--vae",
-    None,
-    "Stable Diffusion 1.5's VAE, a diffusers folder",
-    "huggingface.co/stable-diffusion-v1-5/stable-diffusion-v1-5, folder vae",
-)
 FILES = {
     "llm": "LLM-*/adapter_model.bin",
     "qformer": "embeddings_qformer/checkpoint-*_embeddings_qformer.bin",
     "unet": "unet-*/adapter_model.bin",
     "bim": "modulate-*/adapter_model.bin",
 }
-LICENCES = {
-    "SmartEdit": "its repository names no licence: ask its makers before you pass this on",
-    "LLaVA-1.1": "for research only, under the terms of LLaMA, Vicuna and GPT-4",
-    "CLIP": "MIT",
-    "Stable Diffusion 1.5": "CreativeML OpenRAIL-M",
-}
+LICENCE = "none is named in its repository: ask its makers before you pass this on"
 LLM = "model.base_model.model."
 EMBED_ROWS = LLM + "embed_tokens.weight"
 # made anew; and a second copy of the embeddings, which its own code drops as well
@@ -103,7 +83,7 @@ def convert_smartedit(
     """
     own = Source("--smartedit", smartedit, "SmartEdit's folder", PLACE)
     theirs = llava_sources(llava, llava_delta, llama)
-    others = [with_path(CLIP, clip), with_path(VAE, vae)]
+    others = clip_and_vae(clip, vae)
     require(own, *theirs, *others)
     assert smartedit is not None and clip is not None and vae is not None
     files = {part: Weights.read(the_file(smartedit, FILES[part])) for part in FILES}
@@ -111,27 +91,20 @@ def convert_smartedit(
         language = LLaVA(theirs)
         check_rows(files, language)
         config = system_config(out.name, smartedit, files, settings or {})
-        null = here(load_text_encoder(clip)([""])[0].detach())
-        trained = trained_plan(files, language.num_pieces) | {"null.edit": null}
-        check_trained(config, trained, language.config, str(smartedit))
-        plan = vllm_plan(language_plan(files, language), projector(files), clip_tower(clip))
-        finish(files, language)
         assert config.vllm is not None
-        added = ["<img>", "<im_start>", "<im_end>", *config.vllm.edit_tokens, IMAGE]
-        rows = language.num_pieces + len(added)
-        whole = vllm_config(language.config, clip, rows, rows - 1)
-        write_vllm(folder / "vllm", whole, plan, language, added, clip)
-        write_trained(folder, trained, config.name, torch.float16)
-        take_over(clip, folder / "clip")
-        take_over(vae / "vae" if (vae / "vae").is_dir() else vae, folder / "vae")
-        (folder / "flexedit.json").write_text(config.to_json(), encoding="utf-8")
-        if check:
-            check_edit_tokens(ModelFolder(folder))
+        null = here(load_text_encoder(clip)([""])[0].detach())
+        made = Converted(
+            smartedit,
+            config,
+            trained_plan(files, language.num_pieces) | {"null.edit": null},
+            language_plan(files, language),
+            projector(files),
+            ["<img>", "<im_start>", "<im_end>", *config.vllm.edit_tokens, IMAGE],
+            IMAGE,
+        )
+        finish(files, language)
+        write_folder(folder, made, language, clip, vae, check)
     return ModelFolder(out)
-
-
-def with_path(source: Source, path: Path | None) -> Source:
-    return Source(source.option, path, source.what, source.where)
 
 
 def the_file(folder: Path, pattern: str) -> Path:
@@ -169,18 +142,13 @@ def system_config(
 ) -> SystemConfig:
     """The preset, with what the release says of LoRA and the width of its language model."""
     width = files["qformer"].shape(HEAD)[1]
-    own: dict[str, Any] = {
-        "name": name,
-        "sources": {part: {"folder": part} for part in ("vllm", "clip", "vae")},
-        "licences": LICENCES,
-        "bridge": {"hidden_width": width},
-    }
+    config = released.system_config("smartedit", name, LICENCE, width, settings)
     for place in (folder, the_file(folder, FILES["llm"]).parent):
         if (place / "adapter_config.json").is_file():
             says = read_config(place, "adapter_config.json")
             lora = {"rank": says.get("r", 8), "alpha": says.get("lora_alpha", 16)}
-            own["vllm"] = {"lora": lora}
-    return preset("smartedit", own).override(settings)
+            config = config.override({"vllm": {"lora": lora}})
+    return config
 
 
 def trained_plan(files: Mapping[str, Weights], num_pieces: int) -> dict[str, Planned]:

@@ -5,10 +5,17 @@ import torch
 from torch import Tensor
 
 from flexedit.convert.check import check_trained
-from flexedit.convert.llava import EMBED, HEAD, PROJECTOR, check_vllm, vllm_config, vllm_plan
-from flexedit.convert.mgie import check_rows, convert_mgie, system_config, trained_plan
+from flexedit.convert.llava import EMBED, PROJECTOR, check_vllm, vllm_config, vllm_plan
+from flexedit.convert.mgie import (
+    LICENCE,
+    check_rows,
+    convert_mgie,
+    finish,
+    language_plan,
+    trained_plan,
+)
+from flexedit.convert.released import system_config
 from flexedit.convert.sources import Weights
-from flexedit.convert.writing import planned
 from flexedit.models.parts import Reading
 from flexedit.pipeline import FlexEditPipeline
 from flexedit.request import EditRequest
@@ -103,7 +110,7 @@ def test_it_speaks_first_and_edits(converted):
     result = pipeline(request, num_steps=1)
     assert pipeline.config.sampling.reply == "generate" and result.replies != ("",)
     assert result.picture.shape == (1, 3, 40, 64) and result.picture.isfinite().all()
-    assert "CC-BY-NC" in pipeline.config.licences["MGIE"]
+    assert "CC-BY-NC" in pipeline.config.licences["its own weights"]
 
 
 @pytest.mark.parametrize("with_emb", [True, False])
@@ -113,11 +120,10 @@ def test_every_official_name_and_shape_has_its_place(with_emb, tmp_path):
     unet = Weights.of(released.full_unet("mgie"), "unet.pt")
     check_rows(mllm, language)
     trained = trained_plan(mllm, unet, 32000)
-    check_trained(system_config("full", 4096, {}), trained, language.config, "full")
-    rows = {name: planned(mllm, name) for name in (EMBED, HEAD)}
+    config = system_config("mgie", "full", LICENCE, 4096, {})
+    check_trained(config, trained, language.config, "full")
     weight, bias = map(language.planned, PROJECTOR)
     clip = released.full_clip(tmp_path)
-    plan = vllm_plan(language.layers() | rows, (weight, bias), clip)
+    plan = vllm_plan(language_plan(mllm, language), (weight, bias), clip)
     check_vllm(vllm_config(language.config, tmp_path, 32011, 32000), plan, "full")
-    mllm.finish()
-    unet.finish()
+    finish(mllm, unet, language)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from flexedit.cli import main
-from flexedit.convert import smartedit as conversion
+from flexedit.convert import released as conversion
 from flexedit.convert.mgie import convert_mgie
 from flexedit.convert.smartedit import convert_smartedit
 from flexedit.errors import FlexEditError
@@ -201,6 +201,18 @@ def test_two_systems_files_are_not_mixed(smartedit, mgie, tmp_path):
     shutil.copy(llm, other / "mllm.pt")
     refused(mgie, tmp_path, "mllm.pt lacks model.embed_tokens.weight", mgie=other)
     refused(mgie, tmp_path, "There is no file .*mllm.pt", mgie=smartedit.options["smartedit"])
+
+
+@pytest.mark.parametrize("added", [0, 3])
+def test_another_vocabulary_than_smartedits_is_refused(added, smartedit, tmp_path):
+    folder = shutil.copytree(smartedit.options["smartedit"], tmp_path / "smartedit")
+    file = folder / "LLM-15000" / "adapter_model.bin"
+    tensors = torch.load(file)
+    name = "model.base_model.model.embed_tokens.weight"
+    tensors[name] = tensors[name][: Sizes.num_pieces + added]
+    torch.save(tensors, file)
+    complaint = f"has a vocabulary of {Sizes.num_pieces + added} rows, SmartEdit one of 435"
+    refused(smartedit, tmp_path, complaint, smartedit=folder)
 
 
 def test_two_sizes_are_not_mixed(smartedit, tmp_path):

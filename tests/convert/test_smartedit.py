@@ -208,7 +208,7 @@ def test_it_edits_and_needs_none_of_its_sources(pipeline, release, tmp_path):
 
 
 def test_the_licences_are_kept(pipeline):
-    assert "names no licence" in pipeline.config.licences["SmartEdit"]
+    assert "ask its makers" in pipeline.config.licences["its own weights"]
 
 
 # --- full size, without memory ---
