@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import io
 import json
 import math
 import os
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 
@@ -37,6 +40,8 @@ SAVED_AS: dict[str, dict[str, Any]] = {  # formats that would else lose more tha
     "WEBP": LOSSLESS,
 }
 SAME_SHAPE = 0.02  # sides rounded to a VAE's ratio of 8 stretch a picture by no more
+LONGEST_NAME = 200  # bytes: systems take 255, and others put something before or behind it
+RESERVED = {"CON", "PRN", "AUX", "NUL"} | {f"{it}{n}" for it in ("COM", "LPT") for n in range(10)}
 SHORTS = ("PNG", "PPM")  # files whose integers have 16 bits, also where Pillow gives them 32
 
 
@@ -152,6 +157,33 @@ def color_profile(file: Path) -> bytes | None:
     except READING_ERRORS as error:
         raise FlexEditError(f"{file} cannot be read as a picture ({error}).") from error
     return profile if profile[16:20] == b"RGB " else None
+
+
+def unwritable(name: str) -> str:
+    """Why a picture cannot have this name on Linux, macOS or Windows, "" if it can."""
+    if Path(name).name != name or "/" in name or "\\" in name or name in (".", ".."):
+        return "give the name of a picture, no path."
+    if bad := re.search(r'[\x00-\x1f<>:"|?*]|[ .]$', name):
+        return f"give the name of a picture without {bad[0]!r}, which not all systems can write."
+    if len(name.encode()) > LONGEST_NAME:
+        return f"give the name of a picture of at most {LONGEST_NAME} bytes; it has {len(name)}."
+    stem, suffix = os.path.splitext(name)
+    if stem.partition(".")[0].rstrip().upper() in RESERVED:
+        return "give the name of a picture that Windows does not keep for a device."
+    if not writes(suffix.lower()):
+        return "give the name of a picture with an ending that says how to write it, like .png."
+    return ""
+
+
+@cache
+def writes(suffix: str) -> bool:
+    """Whether Pillow, as it is installed here, writes colours into files of this ending."""
+    picture_format = Image.registered_extensions().get(suffix)
+    try:
+        Image.new("RGB", (1, 1)).save(io.BytesIO(), picture_format or "")
+    except (KeyError, *READING_ERRORS):
+        return False
+    return True
 
 
 def load_picture(path: Path) -> Tensor:

@@ -1,97 +1,282 @@
-"""Many edits by one model, from a list: which are done, which failed, which are still to do.
+"""Many edits from a list: which are done, which failed, which are still to do.
 
-``results.jsonl`` gets a line when an edit is over, so that a batch which was stopped goes on where
-it was, and several processes can share one.
+``results.jsonl``, the journal, gets a line when an edit is over, so that a batch which was stopped
+goes on where it was, and several processes can share one. A picture gets its name last: until its
+line is written it lies in ``.partial``.
 """
 
 from __future__ import annotations
 
 import json
+import math
+import os
+import re
 import time
-from collections.abc import Callable, Mapping, Sequence
+import unicodedata
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from .data.record import Record
 from .errors import FlexEditError
-from .files import Ledger, line_of, read_records
+from .files import Ledger, fingerprint, line_of, read_records, unwritable
 
 RESULTS = "results.jsonl"
+PARTIAL = ".partial"
 GIVEN = ("scene", "instruction", "mask", "subject", "task", "seed", "out")  # what makes an edit
+LATEST = 100  # edits, that tell how fast it goes
+LOCK = re.compile(r"\.part-(\d+)-of-(\d+)\.lock")
+
+Part = tuple[int, int]  # the first, and every how many-th: (1, 1) is the whole list
+Row = dict[str, Any]
 
 
-def read_jobs(file: Path) -> list[Record]:
-    """Raises FlexEditError for a list that cannot be read, and for two pictures of one name."""
-    jobs: list[Record] = []
-    taken: dict[str, str] = {}
+# The list
+
+
+def read_jobs(file: Path, out: Path) -> list[Record]:
+    """Raises FlexEditError for a list that cannot be read, and for results in the folder ``out``
+    that could not be written or would overwrite something.
+    """
+    jobs: dict[str, Record] = {}
     for number, (line, job) in enumerate(read_records(Record, file).items(), 1):
         where = line_of(file, line)
-        out = job.out or f"{number:06d}_{Path(job.scene).stem}.png"
         if job.complaint:
             raise FlexEditError(f"{where}: {job.complaint}")
         if job.task == "ask":
             raise FlexEditError(f"{where}: task is 'ask'; choose one of edit, segment.")
         if not 0 <= job.seed < 2**63:
             raise FlexEditError(f"{where}: seed is {job.seed}; it must be in 0 … 2^63 - 1.")
-        if Path(out).name != out or out == RESULTS:
-            raise FlexEditError(f"{where}: out is {out!r}; give the name of a picture, no path.")
-        if out in taken:
-            raise FlexEditError(f"{where}: {taken[out]} writes {out} too. Name another picture.")
-        taken[out] = where
-        jobs.append(replace(job, out=out))
-    return jobs
+        jobs[where] = replace(job, out=job.out or usual_name(number, job.scene))
+    outs = {where: job.out for where, job in jobs.items()}
+    read = {where: [file.parent / name for name in pictures(job)] for where, job in jobs.items()}
+    check_outs(outs, read, out)
+    return list(jobs.values())
+
+
+def usual_name(number: int, scene: str) -> str:
+    """Of the result of a list's edit that names none."""
+    stem = re.sub(r'[\x00-\x1f<>:"/\\|?*]', "-", Path(scene).stem)[:60]
+    return f"{number:06d}_{stem}.png" if stem else f"{number:06d}.png"
+
+
+def pictures(job: Record) -> list[str]:
+    return [name for name in (job.scene, job.mask, *job.subjects) if name]
+
+
+def check_outs(outs: Mapping[str, str], inputs: Mapping[str, Sequence[Path]], folder: Path) -> None:
+    """Both by the line of the list. Raises FlexEditError for a name that some system cannot write,
+    for two that are one file on some system, and for what the list reads too.
+    """
+    taken: dict[str, str] = {}
+    read = {name: (path, where) for where in inputs for path in inputs[where] for name in of(path)}
+    for where, out in outs.items():
+        if complaint := unwritable(out):
+            raise FlexEditError(f"{where}: out is {out!r}; {complaint}")
+        same = unicodedata.normalize("NFC", out).casefold()
+        if same in taken:
+            other = f"{taken[same]} writes {outs[taken[same]]} too"
+            raise FlexEditError(f"{where}: out is {out!r}; {other}. Name another picture.")
+        taken[same] = where
+        for name in of(folder / out):
+            if name in read:
+                path, reader = read[name]
+                raise FlexEditError(
+                    f"{where}: out is {out!r}, which would overwrite {path}; {reader} reads that. "
+                    "Name another picture, or another --out."
+                )
+
+
+def of(path: Path) -> list[Any]:
+    """What tells whether two paths are one file, through links and letters' case."""
+    names: list[Any] = [os.path.realpath(path)]
+    with suppress(OSError):
+        stat = path.stat()
+        names.append((stat.st_dev, stat.st_ino))
+    return names
+
+
+# The journal
+
+
+class Journal:
+    """What became of the edits whose results go into a folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.partial = folder, folder / PARTIAL
+        self.ledger = Ledger(folder / RESULTS)
+
+    def rows(self) -> dict[str, list[Row]]:
+        """The journal's lines on each edit, by its ``out``."""
+        rows: dict[str, list[Row]] = {}
+        for row in self.ledger.rows():
+            if isinstance(out := row.get("out"), str):
+                rows.setdefault(out, []).append(row)
+        return rows
+
+    def add(self, row: Mapping[str, Any], files: Iterable[str] | None = None) -> None:
+        """A line. If it is about an edit that is done, then its results get their names."""
+        made = {name: whole_size(self.partial / name) for name in files or ()}
+        line = {**row} if files is None else {**row, "made": made}
+        self.ledger.add([line | {"at": round(time.time(), 3)}])
+        for name in made:
+            self._land(name)
+
+    def is_done(self, asked: Mapping[str, Any], row: Row) -> bool:
+        """Whether a line is of this edit, made of the same files, and its results are whole."""
+        if "contents" not in row:  # written before they were looked at
+            asked = {name: value for name, value in asked.items() if name != "contents"}
+        if "error" in row or not asked.items() <= row.items():
+            return False
+        made = row.get("made", {row["out"]: 1})
+        for name, size in made.items():  # killed between the line and the names
+            if (self.partial / name).is_file() and (self.partial / name).stat().st_size == size:
+                self._land(name)
+        files = {self.folder / name: size for name, size in made.items()}
+        return all(file.is_file() and file.stat().st_size >= files[file] for file in files)
+
+    def summary(self) -> Row:
+        """How far the edits are that the journal knows of, and how fast the latest went."""
+        last = [rows[-1] for rows in self.rows().values()]
+        over = [row for row in last if "error" in row or not row.keys() & {"sent", "lost"}]
+        done = [row for row in over if "error" not in row]
+        times = sorted(row["at"] for row in done if "at" in row)[-LATEST:]
+        runs = [row["run"]["edits"] for row in self.ledger.rows() if "run" in row]
+        by_server = Counter(row["server"] for row in done if "server" in row)
+        return {
+            "working": [f"{first}/{step}" for first, step in self.working()],
+            "edits": max([*runs, len(last)]),
+            "done": len(done),
+            "failed": len(over) - len(done),
+            "set_aside": [row["out"] for row in over if row.get("aside")],
+            "under_way": [row["out"] for row in last if "sent" in row],
+            "by_server": dict(by_server),
+            "lost": sum("lost" in row for row in self.ledger.rows()),
+            "per_minute": round(60 * (len(times) - 1) / (times[-1] - times[0]), 2)
+            if len(times) > 1 and times[-1] > times[0]
+            else None,
+        }
+
+    def _land(self, name: str) -> None:
+        (self.folder / name).parent.mkdir(parents=True, exist_ok=True)
+        os.replace(self.partial / name, self.folder / name)
+
+    @contextmanager
+    def claimed(self, part: Part) -> Iterator[None]:
+        """Raises FlexEditError while another process works at edits of this part."""
+        from filelock import FileLock
+
+        self.partial.mkdir(parents=True, exist_ok=True)
+        with FileLock(self.folder / ".claim.lock"):
+            for other in self.working():
+                if (part[0] - other[0]) % math.gcd(part[1], other[1]) == 0:
+                    raise FlexEditError(
+                        f"Another process works in {self.folder}, at part {other[0]}/{other[1]}. "
+                        "Wait for it, or give both a --part of their own, 1/2 and 2/2."
+                    )
+            lock = FileLock(self.folder / f".part-{part[0]}-of-{part[1]}.lock")
+            lock.acquire()
+        try:
+            yield
+        finally:
+            lock.release()
+            for folder in [*self.partial.glob("*/"), self.partial]:
+                with suppress(OSError):  # others' files are in it
+                    folder.rmdir()
+
+    def working(self) -> list[Part]:
+        """The parts that processes work at. Their locks go with them, however they end."""
+        from filelock import FileLock, Timeout
+
+        held = []
+        for file in self.folder.glob(".part-*.lock"):
+            if found := LOCK.fullmatch(file.name):
+                try:
+                    FileLock(file).acquire(timeout=0).lock.release()
+                except Timeout:
+                    held.append((int(found[1]), int(found[2])))
+        return held
+
+
+def whole_size(file: Path) -> int:
+    """A file's size, once all of it is on the disk."""
+    with file.open("rb+") as stream:
+        os.fsync(stream.fileno())
+        return os.fstat(stream.fileno()).st_size
+
+
+# Edits by one model
 
 
 @dataclass(frozen=True)
 class JobRun:
-    """jobs: what is to be done · out: where pictures and results go · settings: all else that a
-    picture depends on, as JSON.
+    """jobs: what is to be done · folder: what their paths are from · out: where pictures and
+    results go · settings: all else that a picture depends on, as JSON.
     """
 
     jobs: Sequence[Record]
+    folder: Path
     out: Path
     settings: Mapping[str, Any]
+    part: Part = (1, 1)
 
-    @property
-    def ledger(self) -> Ledger:
-        return Ledger(self.out / RESULTS)
-
-    def run(self, edit: Callable[[Record, Path], dict[str, Any]]) -> dict[str, int]:
-        """Calls ``edit(job, path of its picture)`` for what is not done yet; what that returns goes
-        into the results, and so does a FlexEditError, which ends no other edit.
+    def run(
+        self, edits: Callable[[Sequence[Record], Path], Iterable[tuple[Record, Row]]]
+    ) -> dict[str, int]:
+        """Hands what is not done yet to ``edits(jobs, folder for their pictures)``, and writes what
+        it gives back for each into the journal: an edit with an ``error`` is to be tried again.
 
         Returns how many were done now, how many failed, and how many were done before.
         """
         from tqdm import tqdm
 
-        self.out.mkdir(parents=True, exist_ok=True)
-        done = self.done()
-        left = [job for job in self.jobs if job.out not in done]
-        failed = 0
-        for job in tqdm(left, desc=self.out.name, unit="edit"):
-            began = time.monotonic()
-            try:
-                result = edit(job, self.out / job.out)
-            except (FlexEditError, OSError) as error:
-                result, failed = {"error": str(error)}, failed + 1
-            seconds = round(time.monotonic() - began, 3)
-            self.ledger.add([self.asked(job) | result | {"seconds": seconds}])
+        journal = Journal(self.out)
+        with journal.claimed(self.part):
+            asked = {job.out: self.asked(job) for job in self.jobs}
+            rows = journal.rows()
+            left = [
+                job
+                for job in self.jobs
+                if not journal.is_done(asked[job.out], rows.get(job.out, [{"error": ""}])[-1])
+            ]
+            failed = 0
+            over = edits(left, journal.partial)
+            for job, result in tqdm(over, desc=self.out.name, unit="edit", total=len(left)):
+                failed += "error" in result
+                journal.add(asked[job.out] | result, None if "error" in result else [job.out])
         return {"done": len(left) - failed, "failed": failed, "before": len(self.jobs) - len(left)}
 
-    def asked(self, job: Record) -> dict[str, Any]:
-        """What a line of the results says about an edit whatever became of it."""
+    def asked(self, job: Record) -> Row:
+        """What a line of the journal says about an edit whatever became of it."""
         given = {name: getattr(job, name) for name in GIVEN}
-        return json.loads(json.dumps({**given, "settings": self.settings}))
+        contents = {name: content(self.folder / name) for name in pictures(job)}
+        return json.loads(json.dumps({**given, "contents": contents, "settings": self.settings}))
 
-    def done(self) -> set[str]:
-        """Pictures that are there, made of the same job with the same settings."""
-        last = {out: row for row in self.ledger.rows() if isinstance(out := row.get("out"), str)}
-        return {
-            job.out
-            for job in self.jobs
-            if (row := last.get(job.out))
-            and "error" not in row
-            and self.asked(job).items() <= row.items()
-            and (self.out / job.out).is_file()
-        }
+
+def content(path: Path) -> str:
+    """16 hex digits that change with any byte of a file, "" if there is none."""
+    return fingerprint([path]) if path.is_file() else ""
+
+
+def one_by_one(
+    edit: Callable[[Record, Path], Row],
+) -> Callable[[Sequence[Record], Path], Iterator[tuple[Record, Row]]]:
+    """``edit(job, path of its picture)`` for all of them. A FlexEditError ends no other edit."""
+
+    def edits(jobs: Sequence[Record], folder: Path) -> Iterator[tuple[Record, Row]]:
+        for job in jobs:
+            yield job, timed(edit, job, folder / job.out)
+
+    return edits
+
+
+def timed(edit: Callable[[Record, Path], Row], job: Record, path: Path) -> Row:
+    began = time.monotonic()
+    try:
+        result = edit(job, path)
+    except (FlexEditError, OSError) as error:
+        result = {"error": str(error)}
+    return result | {"seconds": round(time.monotonic() - began, 3)}

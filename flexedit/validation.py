@@ -45,11 +45,21 @@ def validated(kind: type[T], data: Any, where: str) -> T:
         return TypeAdapter(kind).validate_json(text)
     except PydanticSerializationError as error:
         raise FlexEditError(
-            f"{where}: a text in it is no valid Unicode; look for \\ud800 … \\udfff and write the "
+            f"{where}: {no_text(data)} is no valid Unicode; look for \\ud800 … \\udfff and write the "
             "whole character."
         ) from error
     except ValidationError as error:
         raise FlexEditError(f"{where}: {complaint(error.errors(), data)}.") from error
+
+
+def no_text(data: Any) -> str:
+    """The setting whose text has half a character"""
+    for name, value in data.items() if isinstance(data, dict) else ():
+        try:
+            to_json(value, fallback=repr)
+        except PydanticSerializationError:
+            return str(name)
+    return "a text in it"
 
 
 def complaint(errors: Sequence[ErrorDetails], data: Any) -> str:

@@ -10,7 +10,7 @@ from PIL import Image
 
 from flexedit.cli import main
 from flexedit.errors import FlexEditError
-from flexedit.jobs import RESULTS, read_jobs
+from flexedit.jobs import PARTIAL, RESULTS, Journal, read_jobs
 from flexedit.pipeline import FlexEditPipeline
 
 ROW = {"scene": "a.png", "mask": "mask.png", "instruction": "remove it"}
@@ -168,11 +168,91 @@ def test_a_picture_too_large_for_the_model_is_noted(folder, run):
         ([ROW | {"out": "../a.png"}], "out is '../a.png'; give the name of a picture, no path"),
         ([ROW | {"out": RESULTS}], "give the name of a picture"),
         ([ROW | {"out": "a.png"}, ROW | {"out": "a.png"}], "line 2: .*line 1 writes a.png too"),
+        ([ROW | {"out": "a.png"}, ROW | {"out": "A.png"}], "line 2: .*line 1 writes a.png too"),
+        ([ROW, ROW | {"instruction": "\ud83d"}], "line 2: instruction is no valid Unicode"),
+        ([ROW, ROW | {"out": "\ud83d.png"}], "line 2: out is no valid Unicode"),
     ],
 )
 def test_a_list_that_cannot_be_edited_is_refused(rows, complaint, folder):
     with pytest.raises(FlexEditError, match=complaint):
-        read_jobs(write_list(folder, *rows))
+        read_jobs(write_list(folder, *rows), folder / "out")
+
+
+@pytest.mark.parametrize(
+    "out",
+    ["..", "a.txt", "a", ".png", "a\0.png", "x" * 300 + ".png", "C:a.png", "a\\b.png", "nul.png"],
+)
+def test_a_name_that_some_system_cannot_write_is_refused_with_its_line(out, folder, run, capsys):
+    write_list(folder, ROW | {"out": "good.png"}, ROW | {"out": out})
+    assert run() == 2
+    assert "line 2: out is " in capsys.readouterr().err
+    assert not (folder / "out").exists()
+
+
+def test_what_the_list_reads_is_not_overwritten_through_links_either(folder, run, capsys):
+    write_list(folder, ROW | {"out": "b.png"}, ROW | {"scene": "b.png", "out": "c.png"})
+    (folder / "out").symlink_to(folder)
+    before = (folder / "b.png").read_bytes()
+    assert run() == 2
+    said = capsys.readouterr().err
+    assert "line 1: out is 'b.png', which would overwrite" in said and "line 2 reads that" in said
+    assert (folder / "b.png").read_bytes() == before and not (folder / RESULTS).exists()
+
+
+def test_changed_files_and_broken_results_are_made_anew(folder, run, capsys):
+    def done() -> str:
+        assert run() == 0
+        return capsys.readouterr().out.split("\n")[1]
+
+    write_list(folder, ROW, ROW | {"scene": "b.png", "mask": None})
+    assert done() == "done: 2" and done() == "done: 0"
+    shutil.copy(folder / "a.png", folder / "b.png")
+    assert done() == "done: 1"
+    result = folder / "out" / "000001_a.png"
+    for content in (b"", result.read_bytes()[:-9]):
+        result.write_bytes(content)
+        assert done() == "done: 1" and done() == "done: 0"
+
+
+def test_results_of_before_files_were_looked_at_still_count(folder, run, capsys):
+    write_list(folder, ROW)
+    assert run() == 0
+    rows = [{**row} for row in results(folder)]
+    for row in rows:
+        del row["contents"], row["made"], row["at"]
+    text = "".join(json.dumps(row) + "\n" for row in rows)
+    (folder / "out" / RESULTS).write_text(text, encoding="utf-8")
+    assert run() == 0 and "before: 1" in capsys.readouterr().out
+
+
+def test_a_result_whose_line_was_written_gets_its_name_after_a_kill(folder, run, capsys):
+    write_list(folder, ROW)
+    assert run() == 0
+    partial = folder / "out" / PARTIAL / "000001_a.png"
+    partial.parent.mkdir()
+    (folder / "out" / "000001_a.png").rename(partial)
+    assert run() == 0 and "before: 1" in capsys.readouterr().out
+    assert (folder / "out" / "000001_a.png").is_file() and not partial.parent.exists()
+
+
+def test_two_batches_into_one_folder_do_nothing_twice(folder, run, capsys):
+    write_list(folder, ROW, ROW | {"seed": 1})
+    with Journal(folder / "out").claimed((1, 2)):
+        assert run() == 2
+        assert "Another process works in" in capsys.readouterr().err
+        assert run("--part", "1/2") == 2 and run("--part", "2/2") == 0
+    assert run() == 0 and len(results(folder)) == 2
+
+
+def test_ray_makes_what_a_plain_run_makes(folder, run):
+    write_list(folder, *(ROW | {"seed": seed} for seed in range(3)), ROW | {"scene": "none.png"})
+    assert run() == 2
+    plain = [pixels(folder / "out" / f"{number:06d}_a.png") for number in (1, 2, 3)]
+    shutil.rmtree(folder / "out")
+    assert run("--engine", "ray", "--workers", 1) == 2
+    assert sorted("error" in row for row in results(folder)) == [False, False, False, True]
+    for number, picture in enumerate(plain, 1):
+        assert np.array_equal(pixels(folder / "out" / f"{number:06d}_a.png"), picture)
 
 
 @pytest.mark.parametrize("part", ["0/2", "3/2", "2", "a/b"])

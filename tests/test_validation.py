@@ -99,7 +99,7 @@ def test_missing_settings_are_named_together():
 
 
 def test_text_that_is_no_unicode_is_an_error_too():
-    with pytest.raises(FlexEditError, match=r"^house\.json: a text in it is no valid Unicode"):
+    with pytest.raises(FlexEditError, match=r"^house\.json: name is no valid Unicode"):
         validated(Room, ROOM | {"name": "\ud800"}, "house.json")
 
 

@@ -17,10 +17,11 @@ from .. import __version__
 from ..errors import FlexEditError
 from ..packages import needed
 from .arguments import AS_JSON
+from .batch import batch, status
 from .bench import bench
 from .convert import convert
 from .data import data
-from .edit import batch, edit, interpret
+from .edit import edit, interpret
 from .mask import mask
 from .messages import NO_MEMORY, lacks_memory, warn
 from .model import assemble, info
@@ -28,7 +29,7 @@ from .train import train
 
 root = click.Group(
     help=__doc__,
-    commands=[edit, batch, interpret, mask, info, train, assemble, convert, data, bench],
+    commands=[edit, batch, status, interpret, mask, info, train, assemble, convert, data, bench],
     no_args_is_help=False,
     context_settings={"help_option_names": ["-h", "--help"], "show_default": True},
 )

@@ -1,4 +1,4 @@
-"""``edit``, ``batch`` and ``interpret``: what a model does to pictures, and says about them."""
+"""``edit`` and ``interpret``: what a model does to pictures, and says about them."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import click
 
 from .. import prompts
 from ..errors import FlexEditError
-from .arguments import PATH, SEED, Report, finite, model_options, part, together
-from .messages import NO_MEMORY, lacks_memory, progress, warn
+from .arguments import PATH, SEED, Report, finite, model_options, together
+from .messages import progress, warn
 
 if TYPE_CHECKING:
     from ..data.record import Record
@@ -59,48 +59,7 @@ def edit(scene: Path, mask: Path | None, subject: Path | None, out: Path, **opti
 
     words = {name: options.pop(name) for name in ("instruction", "task", "seed")}
     job = Record(str(scene), mask=str(mask or ""), subject=str(subject or ""), **words)
-    return _edit(_pipeline(options), job, Path(), out, options, warn, progress)
-
-
-@click.command()
-@click.option("--list", "file", type=PATH, required=True, help="JSONL, an edit a line")
-@setting_options
-@model_options
-@click.option(
-    "--part",
-    type=part,
-    default="1/1",
-    metavar="I/N",
-    help="only every N-th edit, from the I-th",
-)
-@click.option("--out", type=PATH, required=True, help="folder of pictures and results")
-def batch(file: Path, part: tuple[int, int], out: Path, **options: Any) -> Report:
-    """Edit many pictures, resumably."""
-    from ..jobs import RESULTS, JobRun, read_jobs
-
-    first, step = part
-    jobs = read_jobs(file)[first - 1 :: step]
-    pipeline = _pipeline(options)
-    pipeline.load()  # what is wrong with it is wrong with every edit
-    from ..benchmark.editors import described
-
-    def edit(job: Record, out: Path) -> Report:
-        notes: list[str] = []
-        try:
-            report = _edit(pipeline, job, file.parent, out, options, notes.append)
-        except (MemoryError, RuntimeError) as error:
-            if not lacks_memory(error):
-                raise
-            raise FlexEditError(NO_MEMORY) from error
-        return {"reply": report["reply"], "label": report["label"], "notes": notes}
-
-    counts = JobRun(jobs, out, options | described(pipeline)).run(edit)
-    if counts["failed"]:
-        raise FlexEditError(
-            f"{counts['failed']} of {len(jobs)} edits failed; {out / RESULTS} says why. "
-            "Run the same again to try them once more."
-        )
-    return {"out": str(out), **counts}
+    return make_edit(make_pipeline(options), job, Path(), out, options, warn, progress)
 
 
 @click.command()
@@ -116,7 +75,7 @@ def interpret(
     from ..masks import read_painted
     from ..request import EditRequest
 
-    pipeline, seen = _pipeline(model), load_picture(scene)
+    pipeline, seen = make_pipeline(model), load_picture(scene)
     drawn = load_mask(mask) if mask else None
     request = EditRequest.create(seen, instruction, drawn, task="ask")
     reading = pipeline.interpret(request).reading
@@ -140,7 +99,7 @@ def _require_pictures(*files: Path | None) -> None:
         read_picture(file, mode=None)
 
 
-def _edit(
+def make_edit(
     pipeline: FlexEditPipeline,
     job: Record,
     folder: Path,
@@ -182,7 +141,7 @@ def _edit(
     return {"out": str(out), "reply": result.replies[0], "label": result.labels[0]}
 
 
-def _pipeline(options: dict[str, Any]) -> FlexEditPipeline:
+def make_pipeline(options: dict[str, Any]) -> FlexEditPipeline:
     """Takes what is of `model_options` out of the options."""
     from ..pipeline import FlexEditPipeline
 

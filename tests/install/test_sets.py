@@ -34,6 +34,7 @@ SETS = {
         "pydantic==2.8.0",
         "PyYAML==6.0.1",
         "click==8.1.0",
+        "filelock==3.12.0",
         "PyYAML==6.0.1",
         "numpy==1.26.4",  # which the oldest scipy needs
     ],

@@ -1,0 +1,120 @@
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flexedit.errors import FlexEditError
+from flexedit.farm.graph import Graph, complaints, differing, read_graph_jobs, uploads
+from tests.farm.servers import GRAPH, INFO, png
+from tools.comfyui.fetch import PACK
+
+
+@pytest.fixture
+def graph() -> Graph:
+    return Graph(copy.deepcopy(GRAPH), "graph.json")
+
+
+def write_list(folder: Path, *rows: dict[str, Any]) -> Path:
+    (folder / "a.png").write_bytes(png(0))
+    file = folder / "edits.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return file
+
+
+def test_a_slot_is_a_title_a_titled_nodes_input_or_the_only_input_of_its_name(graph):
+    assert graph.slot("scene") == ("1", "image")
+    assert graph.slot("Edit.steps") == ("2", "steps")
+    assert graph.slot("instruction") == ("2", "instruction")
+    graph.nodes["4"] = {"class_type": "PrimitiveInt", "inputs": {"value": 1}}
+    graph.nodes["4"]["_meta"] = {"title": "Seed"}
+    assert graph.slot("seed") == ("4", "value")
+
+
+@pytest.mark.parametrize(
+    ("slot", "complaint"),
+    [
+        ("mask", "where 'mask' goes is not clear; title a node Mask; there are Scene, Edit, Save"),
+        ("Edit.scene", "Edit has instruction, seed, steps"),
+        ("nothing.steps", "title a node"),
+    ],
+)
+def test_a_slot_that_the_graph_lacks_is_told_with_what_there_is(slot, complaint, graph):
+    with pytest.raises(FlexEditError, match=complaint):
+        graph.slot(slot)
+
+
+def test_two_inputs_of_one_name_are_both_named(graph):
+    graph.nodes["4"] = {"class_type": "Noise", "inputs": {"seed": 1}}
+    with pytest.raises(FlexEditError, match=r"it may be Edit.seed or Noise.seed: write which"):
+        graph.slot("seed")
+
+
+def test_a_list_fills_a_copy_of_the_graph(graph, tmp_path):
+    row = {"scene": "a.png", "instruction": "remove it", "Edit.seed": 7}
+    (job,) = read_graph_jobs(write_list(tmp_path, row), tmp_path / "out", graph)
+    assert job.out == "000001_a.png" and job.files == {("1", "image"): tmp_path / "a.png"}
+    filled = graph.filled(job.values)
+    assert filled["2"]["inputs"] == {
+        "scene": ["1", 0],
+        "instruction": "remove it",
+        "seed": 7,
+        "steps": 4,
+    }
+    assert graph.nodes == GRAPH
+
+
+def test_strokes_may_be_the_drawing_itself(tmp_path):
+    shipped = Graph.read(PACK / "workflows" / "api" / "edit_one_picture.json")
+    drawing = {"version": 1, "strokes": []}
+    row = {"scene": "a.png", "strokes": drawing, "instruction": "go", "Edit.seed": 1}
+    (job,) = read_graph_jobs(write_list(tmp_path, row), tmp_path / "out", shipped)
+    assert json.loads(job.values[shipped.slot("strokes")]) == drawing
+
+
+@pytest.mark.parametrize(
+    ("rows", "complaint"),
+    [
+        ([{"scene": "a.png", "mask": "a.png"}], "line 1: graph.json: where 'mask' goes"),
+        ([{"scene": "a.png"}, {"seed": 1}], "line 2: scene is missing, which other lines give"),
+        ([{"scene": 3}], "line 1: scene is 3; give a file's path"),
+        ([{"seed": [1, 2]}], r"line 1: seed is \[1, 2\]; give a text, a number"),
+        ([{"seed": 1, "Edit.seed": 2}], "line 1: 'Edit.seed' goes where another value goes"),
+        ([{"seed": 1, "out": "x.jpg"}, {"seed": 2, "out": "x.png"}], "line 1 writes that name"),
+        ([{"seed": 1, "out": "../x.png"}], "give the name of a picture, no path"),
+    ],
+)
+def test_a_line_that_the_graph_has_no_place_for_is_refused(rows, complaint, graph, tmp_path):
+    with pytest.raises(FlexEditError, match=complaint):
+        read_graph_jobs(write_list(tmp_path, *rows), tmp_path / "out", graph)
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("[]", "has no graph"),
+        ("{", "is not valid JSON"),
+        ('{"nodes": [], "links": []}', "File → Export"),
+        ('{"1": {"inputs": {}}}', "node 1 has no class_type"),
+        ('{"1": {"class_type": "A", "inputs": {"x": ["9", 0]}}}', "A.x comes from no node"),
+    ],
+)
+def test_what_is_no_graph_is_refused(text, complaint, tmp_path):
+    (tmp_path / "graph.json").write_text(text, encoding="utf-8")
+    with pytest.raises(FlexEditError, match=complaint):
+        Graph.read(tmp_path / "graph.json")
+
+
+def test_what_a_server_would_not_take_is_found_in_what_it_says_of_its_nodes(graph):
+    assert uploads(graph, INFO) == [("1", "image")] and complaints(graph, INFO, []) == []
+    assert complaints(graph, {"LoadImage": {}, "SaveImage": {}}, []) == [
+        "it has no node Edit: install the pack that has it"
+    ]
+    other = copy.deepcopy(INFO)
+    other["Edit"]["input"]["required"]["model"] = [["mini", "full"], {}]
+    assert complaints(graph, other, []) == ["Edit lacks its input model"]
+    assert differing(graph, INFO, other) == ["Edit"]
+    graph.nodes["2"]["inputs"]["model"] = "mine"
+    assert complaints(graph, other, []) == ["Edit.model is 'mine'; there it may be mini, full …"]
+    assert complaints(graph, other, [("2", "model")]) == []  # the list says it
