@@ -20,7 +20,7 @@ PYTEST := $(RUN) -m pytest -q -n $(WORKERS) --dist loadfile
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export SETS
 
-.PHONY: test test-fast test-installs demo lint bench mini benchmark
+.PHONY: test test-fast test-installs soak demo lint bench mini benchmark
 
 test: $(READY)
 	$(PYTEST) --durations=10 $(ARGS)
@@ -31,6 +31,10 @@ test-fast: $(READY)
 
 test-installs: $(READY)
 	$(RUN) -m pytest -q -m installs -rP tests/install/test_sets.py $(ARGS)
+
+# Hundreds of edits on real servers, some of which are killed.
+soak: $(READY)
+	$(RUN) -m pytest -q -m soak -rP $(ARGS)
 
 demo: $(READY)
 	$(RUN) -m tools.demo $(ARGS)

@@ -45,8 +45,8 @@ def validated(kind: type[T], data: Any, where: str) -> T:
         return TypeAdapter(kind).validate_json(text)
     except PydanticSerializationError as error:
         raise FlexEditError(
-            f"{where}: {no_text(data)} is no valid Unicode; look for \\ud800 … \\udfff and write the "
-            "whole character."
+            f"{where}: {no_text(data)} is no valid Unicode; look for \\ud800 … \\udfff and write "
+            "the whole character."
         ) from error
     except ValidationError as error:
         raise FlexEditError(f"{where}: {complaint(error.errors(), data)}.") from error

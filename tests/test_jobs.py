@@ -1,10 +1,14 @@
 import json
 import shutil
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 from PIL import Image
 
@@ -12,6 +16,7 @@ from flexedit.cli import main
 from flexedit.errors import FlexEditError
 from flexedit.jobs import PARTIAL, RESULTS, Journal, read_jobs
 from flexedit.pipeline import FlexEditPipeline
+from tools.comfyui.fetch import PACK
 
 ROW = {"scene": "a.png", "mask": "mask.png", "instruction": "remove it"}
 
@@ -244,15 +249,26 @@ def test_two_batches_into_one_folder_do_nothing_twice(folder, run, capsys):
     assert run() == 0 and len(results(folder)) == 2
 
 
-def test_ray_makes_what_a_plain_run_makes(folder, run):
-    write_list(folder, *(ROW | {"seed": seed} for seed in range(3)), ROW | {"scene": "none.png"})
+def test_ray_makes_what_a_plain_run_makes_though_a_worker_is_killed(folder, run, tiny):
+    write_list(folder, *(ROW | {"seed": seed} for seed in range(5)), ROW | {"scene": "none.png"})
     assert run() == 2
-    plain = [pixels(folder / "out" / f"{number:06d}_a.png") for number in (1, 2, 3)]
+    plain = {path.name: pixels(path) for path in (folder / "out").glob("*.png")}
     shutil.rmtree(folder / "out")
-    assert run("--engine", "ray", "--workers", 1) == 2
-    assert sorted("error" in row for row in results(folder)) == [False, False, False, True]
-    for number, picture in enumerate(plain, 1):
-        assert np.array_equal(pixels(folder / "out" / f"{number:06d}_a.png"), picture)
+    common = ("--list", folder / "edits.jsonl", "--model", tiny, "--device", "cpu", "--steps", 2)
+    ray = ("--engine", "ray", "--workers", 1, "--out", folder / "out")
+    command = [sys.executable, "-m", "flexedit", "batch", *common, *ray]
+    with subprocess.Popen([str(word) for word in command], cwd=PACK) as batch:
+        ledger = folder / "out" / RESULTS
+        while not (ledger.is_file() and ledger.read_bytes()) and batch.poll() is None:
+            time.sleep(0.02)
+        processes = psutil.Process(batch.pid).children(recursive=True)
+        (worker,) = (it for it in processes if "MapWorker" in " ".join(it.cmdline()))
+        worker.kill()
+    assert batch.returncode == 2
+    assert sorted(row["out"] for row in results(folder)) == [*sorted(plain), "000006_none.png"]
+    assert [row["out"] for row in results(folder) if "error" in row] == ["000006_none.png"]
+    for name, picture in plain.items():
+        assert np.array_equal(pixels(folder / "out" / name), picture)
 
 
 @pytest.mark.parametrize("part", ["0/2", "3/2", "2", "a/b"])

@@ -80,7 +80,7 @@ def batch(
     _refuse(context, "a batch without --server", *OF_SERVERS)
     if engine == "plain":
         _refuse(context, "a batch without --engine ray", "workers")
-    return _here(file, part, out, workers if engine == "ray" else 0, options)
+    return _here(context, file, part, out, workers if engine == "ray" else 0, options)
 
 
 def _refuse(context: click.Context, what: str, *names: str) -> None:
@@ -93,7 +93,12 @@ def _refuse(context: click.Context, what: str, *names: str) -> None:
 
 
 def _here(
-    file: Path, part: tuple[int, int], out: Path, workers: int, options: dict[str, Any]
+    context: click.Context,
+    file: Path,
+    part: tuple[int, int],
+    out: Path,
+    workers: int,
+    options: dict[str, Any],
 ) -> Report:
     """workers: processes of Ray's, 0 for none beside this one"""
     from ..farm import cluster
@@ -102,7 +107,7 @@ def _here(
     jobs = read_jobs(file, out)[part[0] - 1 :: part[1]]
     if workers:
         require("--engine ray (the extra farm)", "ray", "pyarrow", "pandas")
-        cluster.start(workers)
+        context.call_on_close(cluster.start(workers))
     settings, model = dict(options), options["model"]
     pipeline = make_pipeline(settings)
     device = pipeline.device.type
@@ -176,7 +181,7 @@ def _on_servers(
     connect: Callable[[str], Worker] = Client
     if several:
         require("A batch on several servers (the extra farm)", "ray", "aiohttp")
-        cluster.start(1)
+        context.call_on_close(cluster.start(1))
         connect = partial(cluster.ActorWorker, places=in_flight)
     jobs, answers, problems = _checked(template, file, part, out, urls)
     if dry_run:

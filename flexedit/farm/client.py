@@ -185,7 +185,7 @@ class Client:
             await asyncio.sleep(0.1)
         raise Lost("it forgot the edit")
 
-    async def _connect(self, client_id: str) -> ClientWebSocketResponse:
+    async def _connect(self, client_id: str) -> ClientWebSocketResponse[bool]:
         return await self.session.ws_connect(
             f"{self.url}/ws", params={"clientId": client_id}, heartbeat=HEARTBEAT, max_msg_size=0
         )
@@ -309,7 +309,7 @@ class Follower:
         self.prompt_id = prompt_id
         self.began = False
 
-    async def follow(self, events: ClientWebSocketResponse) -> bool:
+    async def follow(self, events: ClientWebSocketResponse[bool]) -> bool:
         """Until the edit is over (True), or nothing was heard for a while (False)."""
         from aiohttp import WSMsgType
 

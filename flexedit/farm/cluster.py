@@ -21,18 +21,16 @@ STORE = 200 * 2**20  # bytes that Ray keeps in shared memory of this machine
 Edit = Callable[[Record, Path], Row]
 
 
-def start(num_cpus: int) -> None:
-    """num_cpus: how many actors may compute at once, if Ray is not running yet"""
+def start(num_cpus: int) -> Callable[[], None]:
+    """num_cpus: how many actors may compute at once, if no cluster is named → what ends it"""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # it tells its makers nothing
     import ray
 
-    if ray.is_initialized():
-        return
-    quiet = {"log_to_driver": False, "logging_level": "ERROR"}
-    if os.environ.get("RAY_ADDRESS"):
-        ray.init(**quiet)
-    else:
-        ray.init(num_cpus=num_cpus, object_store_memory=STORE, include_dashboard=False, **quiet)
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
+    if not os.environ.get("RAY_ADDRESS"):
+        quiet |= {"num_cpus": num_cpus, "object_store_memory": STORE, "include_dashboard": False}
+    ray.init(**quiet)
+    return ray.shutdown
 
 
 class ActorWorker:
@@ -92,8 +90,6 @@ def pipeline_actors(
             compute=ray.data.ActorPoolStrategy(size=num_actors),
             num_cpus=1,
             num_gpus=num_gpus,
-            max_restarts=-1,
-            max_task_retries=-1,
         )
         for row in results.iter_rows():
             yield jobs[row["number"]], json.loads(row["result"])

@@ -92,6 +92,7 @@ class ComfyServer:
         self.pack = pack
         self.hidden = hidden
         self.launch_with = launch_with
+        self._port = 0  # a free one, which it keeps
         self._http = requests.Session()
         self._http.trust_env = False  # no proxy stands between us and our own machine
 
@@ -123,7 +124,8 @@ class ComfyServer:
             self.link_model(name, path)
 
     def _start(self) -> None:
-        host, port = "127.0.0.1", _free_port()
+        host, port = "127.0.0.1", self._port or _free_port()
+        self._port = port
         self.address = f"{host}:{port}"
         comfyui = comfyui_path()
         command = [*self.launch_with, sys.executable, LAUNCHER, comfyui / "main.py", "--cpu"]
@@ -176,6 +178,16 @@ class ComfyServer:
             del self.process
         self._http.close()
         self._folder.cleanup()
+
+    def kill(self) -> None:
+        """Ends the server at once, as a crash would; its folder stays."""
+        os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait(timeout=30)
+
+    def restart(self) -> None:
+        """Starts a server that was killed, at the same address."""
+        self._start()
+        self._wait_until_ready()
 
     @property
     def log(self) -> str:
