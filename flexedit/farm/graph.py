@@ -9,18 +9,21 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from ..data.record import Record
 from ..errors import FlexEditError
 from ..files import line_of, read_records
-from ..jobs import check_outs, content, usual_name
+from ..jobs import GIVEN, check_outs, content, usual_name
 from ..validation import validated
 
 Input = tuple[str, str]  # node id, input name
 Value = str | int | float | bool
 
+# what a list may say of an edit and no graph is given
+IGNORED = {it.name for it in fields(Record)} - set(GIVEN)
 PICTURES = ("scene", "mask", "subject")
 # what holds the value in a node that is titled after a slot, if no input has the slot's own name
 HOLDERS = ("image", "value", "text", "string", "noise_seed")
@@ -150,6 +153,10 @@ def read_graph_jobs(
     slots: dict[str, Input] = {}
     for number, (line, row) in enumerate(read_records(dict[str, Any], file).items(), 1):
         where = line_of(file, line)
+        row = {slot: value for slot, value in row.items() if slot not in IGNORED}
+        for slot in PICTURES:
+            if row.get(slot) in ("", []):  # none, in a list for the library's own pipeline
+                del row[slot]
         name = row.pop("out", "") or usual_name(number, str(row.get("scene", "")))
         values: dict[Input, Value] = {}
         files: dict[Input, Path] = {}

@@ -73,6 +73,20 @@ def test_strokes_may_be_the_drawing_itself(tmp_path):
     assert json.loads(job.values[shipped.slot("strokes")]) == drawing
 
 
+def test_a_list_of_the_librarys_own_fits_the_shipped_graph_for_lists(tmp_path):
+    shipped = Graph.read(PACK / "workflows" / "api" / "edits_from_a_list.json")
+    row = {"scene": "a.png", "mask": "a.png", "instruction": "go", "task": "edit", "seed": 3}
+    unused = {"subject": "", "target": "t.png", "label": "duck", "out": "x.png"}
+    (job,) = read_graph_jobs(write_list(tmp_path, row | unused), tmp_path / "out", shipped)
+    assert {shipped.title(key): name for key, name in job.values} == {
+        "Scene": "image",
+        "Mask": "image",
+        "Instruction": "task",
+        "Seed": "seed",
+    }
+    assert dict(job.given) == row and len(job.files) == 2
+
+
 @pytest.mark.parametrize(
     ("rows", "complaint"),
     [
