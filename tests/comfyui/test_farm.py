@@ -84,7 +84,8 @@ def check_results(folder: Path, edits: int) -> None:
         mask = np.asarray(Image.open(folder / "out" / mask_name).convert("L")) > 127
         assert mask.any() and not mask.all()
         assert np.array_equal(result[~mask], scene[~mask])
-        assert np.array_equal(result[mask], 255 - scene[mask])
+        inverted = 255 - scene[mask].astype(int)
+        assert np.abs(result[mask] - inverted).max() <= 1  # SaveImage rounds down
 
 
 def test_forty_edits_over_two_servers(folder, comfy, second):
