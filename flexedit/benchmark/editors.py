@@ -86,9 +86,10 @@ class Editor(ABC):
 class FlexEdit(Editor):
     """A FlexEdit model, used as the shipped workflows do.
 
-    ``reply``: how edits are asked for. The segment task always generates: the label it is judged
-    by is part of the reply, which ``direct`` leaves out · ``composite``: the edit is put into the
-    scene by the mask and the connected change; a painted mask is read from the raw output ·
+    ``reply``: how edits are asked for, by default as the model recommends. The segment task always
+    generates: the label it is judged by is part of the reply, which ``direct`` leaves out ·
+    ``composite``: the edit is put into the scene by the mask and the connected change; a painted
+    mask is read from the raw output ·
     ``strength``: λ of the subject · ``by_words``: edits without their masks, by an instruction that
     names what is meant · sampling settings that are None are the model's own advice.
     """
@@ -96,7 +97,7 @@ class FlexEdit(Editor):
     def __init__(
         self,
         pipeline: FlexEditPipeline,
-        reply: ReplyMode = "direct",
+        reply: ReplyMode | None = None,
         composite: bool = False,
         *,
         num_steps: Count | None = None,
@@ -106,19 +107,20 @@ class FlexEdit(Editor):
         by_words: bool = False,
         name: str | None = None,
     ) -> None:
-        if reply not in get_args(ReplyMode):
+        if reply not in (None, *get_args(ReplyMode)):
             choices = ", ".join(get_args(ReplyMode))
             raise FlexEditError(f"Unknown reply {reply!r}; choose one of {choices}.")
         if composite and by_words:
             raise FlexEditError(
                 "composite needs the masks that by_words leaves out. Choose one of them."
             )
-        self.pipeline, self.reply, self.composite = pipeline, reply, composite
+        self.pipeline, self.composite = pipeline, composite
         self.strength, self.by_words = strength, by_words
         self.paints = pipeline.config.vllm is not None and not by_words
         given = {"num_steps": num_steps, "edit_cfg": edit_cfg, "scene_cfg": scene_cfg}
         changed = {key: value for key, value in given.items() if value is not None}
         advice = pipeline.config.sampling
+        self.reply = reply or advice.reply
         self.sampling = {key: changed.get(key, getattr(advice, key)) for key in given}
         parts = [
             folder_name(pipeline.folder.path),

@@ -153,6 +153,12 @@ def test_flexedit_answers_what_its_pipeline_paints_and_says(pipeline, tiny_bench
     assert all(answer.reply for answer in answers) == (reply == "generate")
 
 
+def test_flexedit_replies_as_its_model_recommends(tmp_path, pipeline):
+    speaks = make_tiny_folder(tmp_path / "speaks", sampling={"reply": "generate"})
+    assert FlexEdit(FlexEditPipeline.from_pretrained(speaks, "cpu")).reply == "generate"
+    assert FlexEdit(pipeline).reply == "direct"
+
+
 def test_a_subject_counts_as_much_as_its_strength_says(pipeline, tiny_benchmark):
     given = work(tiny_benchmark, *SUBJECTS)
     half = FlexEdit(pipeline, strength=0.5, **FAST).answer(given)
