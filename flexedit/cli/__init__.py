@@ -9,7 +9,8 @@ from __future__ import annotations
 import io
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import click
 
@@ -60,11 +61,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if context.meta.get(AS_JSON):
             print(json.dumps(report))
         else:
-            for key, value in report.items():
-                print(f"{key}: {value}")
+            for line in lines(report):
+                print(line)
         return 0
     warn(message)
     return 2
+
+
+def lines(report: Mapping[str, Any], within: str = "") -> Iterator[str]:
+    """A report for people to read: ``memory_mb.fp32.unet: 3438.1``"""
+    for key, value in report.items():
+        if isinstance(value, Mapping):
+            yield from lines(value, f"{within}{key}.")
+        elif isinstance(value, list):
+            yield f"{within}{key}: {' '.join(map(str, value)) or 'nothing'}"
+        else:
+            yield f"{within}{key}: {value}"
 
 
 def __getattr__(name: str) -> object:

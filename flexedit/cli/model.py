@@ -14,18 +14,20 @@ BRIDGE_NAMES = {"clip_text": "text"}  # as scripts know them
 
 
 @click.command()
-@click.option("--model", type=PATH, help="a model folder; default: flexedit-mini")
+@click.argument("folder", type=PATH, required=False)
+@click.option("--model", type=PATH, help="the same as FOLDER; default: flexedit-mini")
 @json_option
-def info(model: Path | None) -> Report:
-    """What a model folder holds, and the versions here."""
+def info(folder: Path | None, model: Path | None) -> Report:
+    """What a model FOLDER holds, weighs and lacks, and the versions here."""
     for complaint in packages.complaints():
         warn(complaint)
-    from ..model_folder import ModelFolder
+    from ..model_folder import ModelFolder, overview
 
-    folder = ModelFolder(model) if model else ModelFolder.embedded()
-    config = folder.config
+    chosen = folder or model
+    opened = ModelFolder(chosen) if chosen else ModelFolder.embedded()
+    config, found = opened.config, overview(opened)
     return {
-        "folder": str(folder.path),
+        "folder": str(opened.path),
         "system": config.name,
         "edit_tokens": config.vllm.num_edit_tokens if config.vllm else 0,
         "bridge": BRIDGE_NAMES.get(config.bridge.type, config.bridge.type),
@@ -35,7 +37,7 @@ def info(model: Path | None) -> Report:
         "steps": config.sampling.num_steps,
         "edit_cfg": config.sampling.edit_cfg,
         "scene_cfg": config.sampling.scene_cfg,
-        "trained_tensors": len(folder.keys),
+        **found,
         **packages.versions(),
     }
 

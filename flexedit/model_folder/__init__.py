@@ -18,6 +18,7 @@ from .folder import (
 )
 from .keys import check_keys, check_shapes, load_strict
 from .memory import memory_by_part
+from .overview import overview
 from .reading import (
     by_library,
     load_diffusers,
@@ -49,6 +50,7 @@ __all__ = [
     "load_text_encoder",
     "load_vllm",
     "memory_by_part",
+    "overview",
     "save_model_folder",
     "unet_layers",
 ]

@@ -134,6 +134,11 @@ class ModelFolder:
                 f"folder in {CONFIG_FILE}."
             ) from error
 
+    @property
+    def text_part(self) -> str:
+        """Where the text encoder is: it may be that of the system's CLIP."""
+        return "text_encoder" if "text_encoder" in self.config.sources else "clip"
+
     # --- parts, in the order an edit meets them ---
 
     @packages.needed("transformers")
@@ -266,7 +271,7 @@ def build_bridge(folder: ModelFolder, read: Callable[[str], TextEncoder] | None 
 
 
 def text_of(folder: ModelFolder, read: Callable[[str], TextEncoder]) -> TextEncoder | TextEncoders:
-    text = read("text_encoder" if "text_encoder" in folder.config.sources else "clip")
+    text = read(folder.text_part)
     return TextEncoders(text, read(SECOND_TEXT)) if folder.config.pools else text
 
 

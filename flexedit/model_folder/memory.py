@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -36,12 +37,16 @@ def memory_by_part(folder: ModelFolder, dtype: torch.dtype = torch.float16) -> d
     dtype: what the parts are loaded as.
     Raises FlexEditError for a part whose config cannot be read.
     """
+    return sizes_of(empty_parts(folder), dtype)
+
+
+def sizes_of(parts: Mapping[str, nn.Module], dtype: torch.dtype) -> dict[str, int]:
     return {
         name: sum(
             tensor.numel() * (4 if name in FULL_PRECISION else dtype.itemsize)
             for tensor in part.parameters()
         )
-        for name, part in empty_parts(folder).items()
+        for name, part in parts.items()
     }
 
 
