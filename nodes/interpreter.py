@@ -114,11 +114,13 @@ class MaskInterpreter(io.ComfyNode):
             {"reply": reply, "label": label} for reply, label in zip(replies, labels, strict=True)
         ]
         if task != "ask" and vllm.config:  # a stock VLLM edits nothing
-            hint = vllm.config.sampling.size_hint(request.height, request.width)
-            if hint:
-                hint += " Cut out a part with FlexEdit Crop, as the template large_photo does."
-                logging.warning("FlexEdit: %s", hint)
-                said[0]["hint"] = hint
+            hints = system.unused(vllm.config, subject=subject is not None, reply=reply)
+            if hint := vllm.config.sampling.size_hint(request.height, request.width):
+                crop = "Cut out a part with FlexEdit Crop, as the template large_photo does."
+                hints.append(f"{hint} {crop}")
+            if hints:
+                said[0]["hint"] = " ".join(hints)
+                logging.warning("FlexEdit: %s", said[0]["hint"])
         return io.NodeOutput(
             intent,
             "\n".join(replies),

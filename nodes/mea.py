@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 from comfy_api.latest import io
 
+from ..flexedit.systems import system
 from ..flexedit.systems.system import Embeds
 from .runtime import conditioning
 from .runtime.options import checked
@@ -57,6 +59,8 @@ class MEAConditioning(io.ComfyNode):
     def execute(
         cls, mea: ManagedPart, embeds: Embeds, clip_vision: Any, vae: Any, subject_strength: float
     ) -> io.NodeOutput:
+        for note in system.unused(mea.config, strength=subject_strength):
+            logging.warning("FlexEdit: %s", note)
         return io.NodeOutput(
             *conditioning.condition(mea, embeds, clip_vision, vae, subject_strength)
         )

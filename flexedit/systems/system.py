@@ -79,6 +79,28 @@ def interpret(
     return Intent(request, marked, vllm.read(request, marked, reply, on_token))
 
 
+def unused(
+    config: SystemConfig, *, subject: bool = False, reply: str = "direct", strength: float = 1.0
+) -> list[str]:
+    """What to tell who gave a system what it does not use: whether there is a subject, the mode of
+    reply, λ.
+    """
+    adapter = config.adapter
+    reads_subject = config.vllm is not None or (adapter is not None and adapter.reads_subject)
+    has_strength = adapter is not None and adapter.attends_apart
+    notes = {
+        "The subject is not used: no part of this model looks at one.": subject
+        and not reads_subject,
+        "The reply mode generate changes nothing: this model has no VLLM that could speak.": (
+            reply == "generate" and config.vllm is None
+        ),
+        "The subject's strength changes nothing: this model attends to no subject apart.": (
+            strength != 1.0 and not has_strength
+        ),
+    }
+    return [note for note, is_true in notes.items() if is_true]
+
+
 def embed(bridge: Any, intent: Intent) -> Embeds:
     """The bridge says it in the words that the UNet's cross-attention reads."""
     if "ask" in intent.request.tasks:

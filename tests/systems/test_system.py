@@ -198,3 +198,24 @@ def test_the_subjects_keys_and_values_are_made_once_for_all_steps():
     for timestep in (900, 500, 100):
         predict(torch.randn(BATCH, 4, 4, 6), torch.tensor(timestep))
     assert len(calls) == len(parts.unet.layers)
+
+
+# What is given and not used
+
+
+@pytest.mark.parametrize(
+    ("system_name", "given", "notes"),
+    [
+        ("flexedit", {"subject": True, "reply": "generate", "strength": 0.5}, []),
+        ("insightedit", {"subject": True, "strength": 0.5}, []),
+        ("smartedit", {"subject": True, "reply": "generate"}, []),
+        ("smartedit", {"strength": 0.5}, ["attends to no subject apart"]),
+        ("instructpix2pix", {}, []),
+        ("instructpix2pix", {"subject": True}, ["The subject is not used"]),
+        ("instructpix2pix", {"reply": "generate"}, ["no VLLM that could speak"]),
+    ],
+)
+def test_what_a_system_does_not_use_is_said(system_name, given, notes):
+    said = system.unused(system_config(TINY, system=system_name), **given)
+    assert len(said) == len(notes)
+    assert all(note in one for note, one in zip(notes, said, strict=True))
