@@ -21,6 +21,7 @@ NODES = {  # a file and its class, in the order of ComfyUI's list
     "sam_loader": "SAMLoader",
     "freeshape": "FreeShapeMask",
     "interpreter": "MaskInterpreter",
+    "expressive": "ExpressiveInstruction",
     "qformer": "QFormerEmbed",
     "mea": "MEAConditioning",
     "sampler": "KSampler",

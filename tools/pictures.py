@@ -226,6 +226,14 @@ VIEWS = {
         runs=False,
         values={"FlexEditVLLMLoader": ("HuggingFaceTB/SmolVLM-Instruct",)},
     ),
+    "expressive-instruction.png": View(
+        "edit_one_picture",
+        CAKE,
+        {"FlexEditMaskInterpreter": (420, 0, 360, 300)},
+        loader=("FlexEditExpressiveInstruction", (0, 0, 340, 160), "instruction"),
+        runs=False,
+        values={"FlexEditExpressiveInstruction": ("make it winter",)},
+    ),
     "sam-loader.png": View(
         "scribble_to_sd_inpainting",
         COFFEE,

@@ -66,11 +66,25 @@ def edit(scene: Path, mask: Path | None, subject: Path | None, out: Path, **opti
 @request_options
 @click.option("--instruction", default="", help="a question, instead of the usual one")
 @click.option("--mask-out", type=PATH, help="paint the whole object, save its mask")
+@click.option("--expressive", is_flag=True, help="say the instruction at length, as MGIE does")
+@click.option("--vllm", type=PATH, help="with --expressive: a stock VLLM's folder, not a model's")
 def interpret(
-    scene: Path, mask: Path | None, instruction: str, mask_out: Path | None, **model: Any
+    scene: Path,
+    mask: Path | None,
+    instruction: str,
+    mask_out: Path | None,
+    expressive: bool,
+    vllm: Path | None,
+    **model: Any,
 ) -> Report:
-    """Say what a scribble means."""
+    """Say what a scribble means, or with --expressive what an instruction does."""
     _require_pictures(scene, mask)
+    if expressive:
+        if mask or mask_out:
+            raise FlexEditError("--expressive sees no mask. Remove --mask and --mask-out.")
+        return {"instruction": _expressive(scene, instruction, vllm, **model)}
+    if vllm:
+        raise FlexEditError("--vllm is for --expressive. Add that, or name a model by --model.")
     from ..files import load_mask, load_picture, write_picture
     from ..masks import read_painted
     from ..request import EditRequest
@@ -89,6 +103,26 @@ def interpret(
         write_picture(read, mask_out)
         report |= {"mask": str(mask_out), "share": round(float(read.mean()), 4)}
     return report
+
+
+def _expressive(
+    scene: Path, instruction: str, vllm: Path | None, model: Path | None, device: str | None
+) -> str:
+    from ..files import load_picture
+    from ..models.vllm.expressive import express
+    from ..pipeline import FlexEditPipeline, usable_device
+    from ..request import EditRequest
+
+    request = EditRequest.create(load_picture(scene), instruction)
+    if vllm is not None:
+        from ..model_folder import load_stock_vllm
+
+        if model is not None:
+            raise FlexEditError("Give either --model or --vllm.")
+        place = usable_device(device)
+        return express(load_stock_vllm(vllm).to(place), request.to(place))[0]
+    pipeline = FlexEditPipeline.from_pretrained(model, device)
+    return express(pipeline.vllm, request.to(pipeline.device))[0]
 
 
 def _require_pictures(*files: Path | None) -> None:
@@ -113,6 +147,7 @@ def make_edit(
     from ..files import color_profile, load_mask, load_picture, write_picture
     from ..masks import compositing
     from ..request import EditRequest
+    from ..systems import system
 
     how, crop = dict(settings), None
     scene = load_picture(folder / job.scene)
@@ -128,6 +163,13 @@ def make_edit(
     request = EditRequest.create(seen, job.instruction, seen_mask, subject, job.task)
     if hint := pipeline.config.sampling.size_hint(request.height, request.width):
         warn(f"{hint} --crop edits the part around the mask.")
+    for note in system.unused(
+        pipeline.config,
+        subject=subject is not None,
+        reply=how["reply"],
+        strength=how["subject_strength"],
+    ):
+        warn(note)
     result = pipeline(request, seed=job.seed, num_steps=how.pop("steps"), on_step=on_step, **how)
     picture = result.picture.cpu()
     if crop is not None:

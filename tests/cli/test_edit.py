@@ -10,6 +10,8 @@ from PIL import Image
 
 from flexedit.pipeline import FlexEditPipeline
 from tests.cli.shell import complaint, pixels, run
+from tests.tiny import make_tiny_system
+from tests.tiny_vllms import make_tiny_vllm
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -121,6 +123,28 @@ def test_a_scribble_is_interpreted_and_its_object_painted(tiny, scene, mask, cap
     assert set(np.unique(painted)) <= {0, 255}
 
 
+def test_an_instruction_is_said_at_length(scene, tmp_path, capsys):
+    folder = make_tiny_vllm("llava", tmp_path / "llava")
+    asked = ("interpret", "--expressive", "--scene", scene, "--instruction", "make it red")
+    assert run(*asked, "--vllm", folder, "--device", "cpu", "--json") == 0
+    report = json.loads(capsys.readouterr().out)
+    assert set(report) == {"instruction"} and 0 < len(report["instruction"].split()) <= 32
+
+
+def test_what_a_model_does_not_use_is_said_once_and_changes_nothing(scene, tmp_path, capsys):
+    model = make_tiny_system("instructpix2pix", tmp_path / "model").path
+    assert edit(model, scene) == 0
+    plain, said = pixels(scene.with_name("out.png")), capsys.readouterr().err
+    assert "flexedit:" not in said
+    more = ("--subject", scene, "--reply", "generate", "--subject-strength", 0.5)
+    assert edit(model, scene, *more) == 0
+    notes = [line for line in capsys.readouterr().err.splitlines() if "flexedit:" in line]
+    assert [note.split()[1:3] for note in notes] == [
+        ["The", "subject"], ["The", "reply"], ["The", "subject's"]
+    ]  # fmt: skip
+    assert np.array_equal(pixels(scene.with_name("out.png")), plain)
+
+
 @pytest.mark.parametrize("small", [False, True])
 def test_the_part_around_the_mask_can_be_edited_alone(small, tiny, tmp_path, capsys):
     photo, mask = Image.effect_noise((400, 300), 60).convert("RGB"), Image.new("L", (400, 300))
@@ -178,6 +202,22 @@ def test_a_bad_input_is_explained_in_one_line(arguments, message, tiny, scene, c
     assert edit(tiny, scene, *arguments) == 2
     assert message in complaint(capsys)
     assert not scene.with_name("out.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--expressive",), "The instruction is empty"),
+        (("--expressive", "--instruction", "x", "--mask", "scene.png"), "sees no mask"),
+        (("--expressive", "--instruction", "x", "--vllm", "a", "--model", "b"), "Give either"),
+        (("--expressive", "--instruction", "x", "--vllm", "nowhere"), "nowhere cannot be loaded"),
+        (("--vllm", "nowhere"), "--vllm is for --expressive"),
+    ],
+)
+def test_a_bad_question_is_explained_in_one_line(arguments, message, scene, capsys, monkeypatch):
+    monkeypatch.chdir(scene.parent)
+    assert run("interpret", "--scene", scene, *arguments) == 2
+    assert message in complaint(capsys)
 
 
 @pytest.mark.parametrize("error", [MemoryError(), torch.OutOfMemoryError("CUDA out of memory.")])

@@ -59,6 +59,36 @@ def test_a_stock_vllm_gives_a_reply_and_a_label_for_each_picture(name, task, com
     assert [one.shape for one in pictures(comfy, outputs, saved)] == [(32, 48, 3)] * 2
 
 
+def expressive(comfy, count: int):
+    """→ graph and node: a stock VLLM says an instruction at length"""
+    graph = Graph()
+    scene = load(graph, comfy, "scene.png", 32, 48)
+    scenes = graph.add("RepeatImageBatch", image=scene[0], amount=count)
+    loader = graph.add("FlexEditVLLMLoader", model="tiny-llava", precision="auto")
+    node = graph.add(
+        "FlexEditExpressiveInstruction",
+        vllm=loader[0],
+        scene=scenes[0],
+        instruction="make it winter",
+    )
+    return graph, graph.add("PreviewAny", source=node[0])
+
+
+def test_it_says_an_instruction_at_length_for_each_picture(comfy, listed):
+    graph, shown = expressive(comfy, count=2)
+    (text,) = comfy.run(graph)[shown.node_id]["text"]
+    lines = text.split("\n")
+    assert len(lines) == 2 and all(0 < len(line.split()) <= 32 for line in lines)
+
+
+def test_cancel_ends_it_while_it_speaks(comfy, listed):
+    graph, _ = expressive(comfy, count=48)
+    with pytest.raises(PromptFailed) as failure:
+        comfy.run(graph, on_progress=lambda *_: comfy.interrupt())
+    assert failure.value.exception_type == "InterruptProcessingException"
+    assert failure.value.node_type == "FlexEditExpressiveInstruction"
+
+
 def test_its_intent_is_refused_by_the_qformer(comfy, listed, model):
     graph, interpreter = interpreted(comfy, "tiny-llava")
     loader = graph.add("FlexEditLoader", model=model, precision="auto")

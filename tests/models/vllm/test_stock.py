@@ -14,6 +14,8 @@ from flexedit.errors import FlexEditError
 from flexedit.model_folder import load_stock_vllm
 from flexedit.models.vllm import VLLM, questions
 from flexedit.models.vllm.chat import MIN_SIDE, to_pil
+from flexedit.models.vllm.expressive import QUESTION as EXPRESSIVE
+from flexedit.models.vllm.expressive import express
 from flexedit.request import EditRequest
 from tests.tiny_vllms import KINDS, make_tiny_vllm
 
@@ -376,3 +378,10 @@ def test_a_language_model_without_eyes_is_refused(folders, tmp_path):
     (folder / "config.json").write_text(json.dumps(config))
     with pytest.raises(FlexEditError, match=r"Llama"):
         load_stock_vllm(folder)
+
+
+def test_it_says_an_instruction_at_length(llava):
+    request = request_of("edit", "make it winter", mask=False)
+    asked = EXPRESSIVE.format(instruction="make it winter")
+    teach(llava, [(asked, [to_pil(request.scene[0])], "Let snow fall. Whiten it. And more.")])
+    assert express(llava, request) == ("Let snow fall. Whiten it.",)
