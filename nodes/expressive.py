@@ -49,5 +49,7 @@ class ExpressiveInstruction(io.ComfyNode):
     def execute(cls, vllm, scene, instruction) -> io.NodeOutput:
         request = EditRequest.create(to_bchw(scene), instruction)
         model = vllm.use(vllm.read().model.memory_required(request.batch_size, 1))
-        said = expressive.express(model, request, step_callback(expressive.MAX_TOKENS))
+        speaks_first = vllm.config is not None and vllm.config.sampling.reply == "generate"
+        on_token = step_callback(expressive.MAX_TOKENS)
+        said = expressive.express(model, request, speaks_first, on_token)
         return io.NodeOutput("\n".join(said))

@@ -120,9 +120,10 @@ def _expressive(
         if model is not None:
             raise FlexEditError("Give either --model or --vllm.")
         place = usable_device(device)
-        return express(load_stock_vllm(vllm).to(place), request.to(place))[0]
+        return express(load_stock_vllm(vllm).to(place), request.to(place), False)[0]
     pipeline = FlexEditPipeline.from_pretrained(model, device)
-    return express(pipeline.vllm, request.to(pipeline.device))[0]
+    speaks_first = pipeline.config.sampling.reply == "generate"
+    return express(pipeline.vllm, request.to(pipeline.device), speaks_first)[0]
 
 
 def _require_pictures(*files: Path | None) -> None:

@@ -24,7 +24,8 @@ def overview(folder: ModelFolder) -> dict[str, Any]:
 
     Parts on the hub are looked up there, as far as their configs.
     """
-    missing, memory, trained = lacking(folder), {}, ()
+    missing, memory = lacking(folder), {}
+    trained: tuple[str, ...] = ()
     try:
         trained = folder.keys
         parts = empty_parts(folder)

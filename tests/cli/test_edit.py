@@ -123,12 +123,14 @@ def test_a_scribble_is_interpreted_and_its_object_painted(tiny, scene, mask, cap
     assert set(np.unique(painted)) <= {0, 255}
 
 
-def test_an_instruction_is_said_at_length(scene, tmp_path, capsys):
+def test_an_instruction_is_said_at_length(tiny, scene, tmp_path, capsys):
     folder = make_tiny_vllm("llava", tmp_path / "llava")
     asked = ("interpret", "--expressive", "--scene", scene, "--instruction", "make it red")
     assert run(*asked, "--vllm", folder, "--device", "cpu", "--json") == 0
     report = json.loads(capsys.readouterr().out)
     assert set(report) == {"instruction"} and 0 < len(report["instruction"].split()) <= 32
+    assert run(*asked, "--model", tiny, "--device", "cpu") == 2
+    assert "was not taught to say an instruction at length" in complaint(capsys)
 
 
 def test_what_a_model_does_not_use_is_said_once_and_changes_nothing(scene, tmp_path, capsys):

@@ -7,8 +7,10 @@ import pytest
 from PIL import Image
 
 from flexedit.model_folder import EMBEDDED
+from flexedit.systems import PRESETS
 from tests.comfyui import without_model
 from tests.comfyui.graph import picture
+from tests.tiny import make_tiny_system
 from tools import workflows
 from tools.workflows import node_of
 
@@ -160,9 +162,17 @@ def test_the_workflow_starts_with_the_embedded_model(name):
     assert [one["model"] for one in inputs if "precision" in one] == [EMBEDDED]
 
 
+@pytest.fixture(scope="module", params=PRESETS)
+def system(request, comfy, tmp_path_factory) -> str:
+    """The name of a small model of each system."""
+    folder = make_tiny_system(request.param, tmp_path_factory.mktemp("systems") / request.param)
+    comfy.link_model(f"flexedit/{folder.path.name}-of-workflows", folder.path)
+    return f"{folder.path.name}-of-workflows"
+
+
 @pytest.mark.parametrize("name", OWN)
-def test_the_workflow_runs(name, comfy, model):
-    outputs = comfy.run(prepared(comfy, name, model))
+def test_the_workflow_runs_with_every_system(name, system, comfy):
+    outputs = comfy.run(prepared(comfy, name, system))
     for node_id, node in workflows.api_workflow(name).items():
         if node["class_type"] in ("SaveImage", "PreviewImage", "MaskPreview"):
             (entry,) = outputs[node_id]["images"]
@@ -170,6 +180,11 @@ def test_the_workflow_runs(name, comfy, model):
             assert comfy.fetch_image(entry).size == SCENES["Scene"].size
         if node["class_type"] == "PreviewAny":
             assert len(outputs[node_id]["text"]) == 1
+        if node["class_type"] == "FlexEditMaskInterpreter":
+            hint = outputs[node_id]["flexedit_reply"][0].get("hint", "")
+            has_subject = "subject" in node["inputs"]
+            is_used = not system.startswith("instructpix2pix")
+            assert ("subject is not used" in hint) == (has_subject and not is_used)
 
 
 @pytest.mark.parametrize("name", OTHERS)

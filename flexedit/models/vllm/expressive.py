@@ -31,16 +31,23 @@ _AROUND = "\"'“”‘’`* \n"
 def express(
     vllm: VLLM | Instruction,
     request: EditRequest,
+    speaks_first: bool,
     on_token: Callable[[int], None] | None = None,
 ) -> tuple[str, ...]:
     """Each row's instruction, expressive; as it was where the VLLM says nothing of use.
 
-    A stock VLLM is asked in plain words; one of a system in the way that it was taught.
-    Raises FlexEditError where there is no VLLM.
+    A stock VLLM is asked in plain words, a system's own in the way that it was taught ·
+    speaks_first: whether that system edits by what its VLLM says (its ``sampling.reply``).
+    Raises FlexEditError where there is no VLLM, or one that only names what it sees.
     """
     if isinstance(vllm, Instruction):
         raise FlexEditError(
             "This model has no VLLM that could speak. Take MGIE's folder, or a stock VLLM."
+        )
+    if vllm.chat is None and not speaks_first:
+        raise FlexEditError(
+            "This model's VLLM was not taught to say an instruction at length. Take MGIE's folder, "
+            "or a stock VLLM."
         )
     if vllm.chat is None:
         said = vllm.read(request, request.scene, "generate", on_token).replies

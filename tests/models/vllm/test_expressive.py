@@ -35,13 +35,15 @@ def test_mgies_vllm_is_asked_as_it_was_taught(tmp_path):
     vllm = make_tiny_system("mgie", tmp_path).load_vllm()
     request = EditRequest.create(torch.rand(2, 3, 40, 60), "make it winter")
     counts: list[int] = []
-    said = express(vllm, request, counts.append)
+    said = express(vllm, request, True, counts.append)
     replies = vllm.read(request, request.scene, "generate").replies
     assert said == tuple(concise(reply) or "make it winter" for reply in replies)
     assert counts
+    with pytest.raises(FlexEditError, match="was not taught to say an instruction at length"):
+        express(vllm, request, False)
 
 
 def test_a_model_without_a_vllm_is_refused():
     request = EditRequest.create(torch.rand(3, 8, 8), "make it winter")
     with pytest.raises(FlexEditError, match="no VLLM that could speak"):
-        express(Instruction(), request)
+        express(Instruction(), request, False)

@@ -384,4 +384,4 @@ def test_it_says_an_instruction_at_length(llava):
     request = request_of("edit", "make it winter", mask=False)
     asked = EXPRESSIVE.format(instruction="make it winter")
     teach(llava, [(asked, [to_pil(request.scene[0])], "Let snow fall. Whiten it. And more.")])
-    assert express(llava, request) == ("Let snow fall. Whiten it.",)
+    assert express(llava, request, False) == ("Let snow fall. Whiten it.",)
