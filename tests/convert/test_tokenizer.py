@@ -9,7 +9,7 @@ from tests.released import vocabulary
 
 def test_without_sentencepiece_it_says_how_to_get_it(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "sentencepiece", None)
-    with pytest.raises(FlexEditError, match="sentencepiece, .* is not installed"):
+    with pytest.raises(FlexEditError, match=r"sentencepiece, .* is not installed"):
         write_tokenizer(tmp_path, tmp_path / "tokenizer.model", ())
 
 
