@@ -6,6 +6,7 @@ from comfy_api.latest import io
 
 from ..flexedit import masks
 from ..flexedit.masks import strokes as drawing
+from .runtime.interrupt import step_callback
 from .runtime.options import checked, one_of
 from .runtime.preview import show
 from .runtime.types import CATEGORY, schema
@@ -112,7 +113,8 @@ class FreeShapeMask(io.ComfyNode):
             batch, height, width = mask.reshape(-1, *mask.shape[-2:]).shape
         if kind == drawing.DRAWN:
             picture = None if image is None else show(image, cls.hidden.unique_id)
-            drawn = drawing.rasterise(drawing.parse(strokes), height, width)
+            lines = drawing.parse(strokes)
+            drawn = drawing.rasterise(lines, height, width, step_callback(len(lines)))
             return io.NodeOutput(drawn.repeat(batch, 1, 1), ui=picture)
         drawn = masks.free_shape(kind, height, width, batch, object_mask=mask, seed=seed, **shape)
         return io.NodeOutput(drawn)

@@ -21,7 +21,7 @@ from pydantic.dataclasses import dataclass
 
 from ..data.sample import Sample, request_of
 from ..errors import FlexEditError
-from ..files import read_picture, read_records
+from ..files import read_json, read_picture, read_records
 from ..masks import KINDS
 from ..request import EditRequest
 from ..validation import STRICT
@@ -97,8 +97,8 @@ class Benchmark:
 
     def _meta(self) -> dict[str, Any]:
         try:
-            meta = json.loads((self.folder / META).read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
+            meta = read_json(self.folder / META)
+        except FlexEditError as error:
             raise FlexEditError(
                 f"{self.folder} is not a benchmark: {META} cannot be read ({error}). "
                 "Make one with `python -m flexedit bench build`."

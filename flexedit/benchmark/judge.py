@@ -31,6 +31,7 @@ from torch.nn import functional as F
 
 from ..data.world.assets import CLASSES
 from ..errors import FlexEditError
+from ..files import read_json
 from ..masks import bounding_crop
 from ..prompts import BACKGROUND
 
@@ -101,10 +102,10 @@ class Judge:
         folder = Path(folder)
         network = Network()
         try:
-            facts = json.loads((folder / FACTS).read_text(encoding="utf-8"))
+            facts = read_json(folder / FACTS)
             weights = load_file(folder / WEIGHTS)
             network.load_state_dict({name: value.float() for name, value in weights.items()})
-        except (OSError, ValueError, SafetensorError, RuntimeError) as error:
+        except (FlexEditError, OSError, SafetensorError, RuntimeError) as error:
             raise FlexEditError(
                 f"{folder} holds no judge that can be read ({error}). "
                 f"Train one with `python -m tools.judge --out {folder}`."

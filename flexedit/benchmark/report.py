@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from .. import __version__
 from ..errors import FlexEditError
-from ..files import fingerprint
+from ..files import fingerprint, read_json
 from .cases import FILES, FORMS, Benchmark
 from .page import charts, gallery, rendered
 from .run import Run
@@ -292,8 +292,8 @@ def compare(report_a: str | Path, report_b: str | Path) -> str:
 def load(path: str | Path) -> dict[str, Any]:
     file = Path(path) / JSON if Path(path).is_dir() else Path(path)
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        content = read_json(file)
+    except FlexEditError as error:
         raise FlexEditError(
             f"{file} cannot be read as a report ({error}). "
             "Make one with `python -m flexedit bench run`."

@@ -24,7 +24,7 @@ from pydantic.dataclasses import dataclass
 
 from .. import __version__
 from ..errors import FlexEditError
-from ..files import Ledger, fingerprint, picture_size, read_picture
+from ..files import Ledger, fingerprint, picture_size, read_json, read_picture
 from ..prompts import BACKGROUND
 from ..validation import STRICT, validated
 from .cases import FORMS, Benchmark, Case, MaskForm
@@ -63,10 +63,8 @@ class Run:
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
         try:
-            self.system: dict[str, Any] = json.loads(
-                (self.folder / SYSTEM).read_text(encoding="utf-8")
-            )
-        except (OSError, ValueError) as error:
+            self.system: dict[str, Any] = read_json(self.folder / SYSTEM)
+        except FlexEditError as error:
             raise FlexEditError(
                 f"{self.folder} is not a run: {SYSTEM} cannot be read ({error}). "
                 "Make one with `python -m flexedit bench run`."

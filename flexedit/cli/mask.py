@@ -54,6 +54,6 @@ def mask(kind: str, strokes: Path | None, out: Path, size: tuple[int, int], **gi
 
 def _read(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise FlexEditError(f"{path} cannot be read ({error}). Give a text file.") from error

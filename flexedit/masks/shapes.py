@@ -55,8 +55,6 @@ def draw(
         stroke=stroke * min(height, width),
         wobble=np.random.default_rng(seed).normal(size=(2, 5)),
     )
-    if not mask.any() and 0 <= x <= 1 and 0 <= y <= 1:  # smaller than a pixel
-        mask[min(int(y * height), height - 1), min(int(x * width), width - 1)] = True
     if not mask.any():
         raise FlexEditError(
             f"The {kind} at x {x}, y {y} lies outside the picture. Move it inside or enlarge it."
@@ -73,19 +71,22 @@ def rasterise(
     rotation: float = 0.0,
     stroke: float = 1.0,
     wobble: np.ndarray | None = None,
+    mask: np.ndarray | None = None,
 ) -> np.ndarray:
     """`draw` in pixels: center and size are (vertical, horizontal); bool (H, W), maybe empty.
 
-    `wobble` (2, 5): cosine and sine amplitudes of the irregular outline.
+    `wobble` (2, 5): cosine and sine amplitudes of the irregular outline · `mask`: what is drawn
+    into, a new one by default.
     """
-    mask = np.zeros(shape, bool)
+    mask = np.zeros(shape, bool) if mask is None else mask
     b, a = (max(side, 1.0) / 2 for side in size)
     angle = np.deg2rad(rotation)
     cos, sin = float(np.cos(angle)), float(np.sin(angle))
     reach_y, reach_x = abs(sin) * a + abs(cos) * b, abs(cos) * a + abs(sin) * b
     top, bottom = (int(np.clip(center[0] + r, 0, shape[0])) for r in (-reach_y, reach_y + 1))
     left, right = (int(np.clip(center[1] + r, 0, shape[1])) for r in (-reach_x, reach_x + 1))
-    if top >= bottom or left >= right:
+    window = mask[top:bottom, left:right]
+    if window.all():  # of nothing, too
         return mask
     dy = np.arange(top, bottom, dtype=np.float32)[:, None] + np.float32(0.5 - center[0])
     dx = np.arange(left, right, dtype=np.float32)[None] + np.float32(0.5 - center[1])
@@ -95,7 +96,11 @@ def rasterise(
     inside = depth >= 0
     if opened:
         inside &= depth <= max(stroke, 1.0)
-    mask[top:bottom, left:right] = inside
+    if inside.any():
+        window |= inside
+    elif min(a, b) < 1 and all(0 <= at <= side for at, side in zip(center, shape, strict=True)):
+        # so thin that it lies between the pixels' centres
+        mask[tuple(min(int(at), side - 1) for at, side in zip(center, shape, strict=True))] = True
     return mask
 
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,6 +36,7 @@ REACH = 10.0  # pictures: how far outside a point may lie
 MAX_POINTS = 100_000
 THINNEST = math.sqrt(2)  # pixels: a line that wide covers a pixel wherever it runs
 SPECK = 1e-9  # pixels
+CROSSINGS = 1 << 20  # that are held at once
 
 EXAMPLE = '{"version": 1, "strokes": [...]}'
 EMPTY = "Nothing is drawn. Draw over the thing to edit, then queue again."
@@ -61,6 +62,7 @@ class Stroke:
 
 def parse(text: str) -> tuple[Stroke, ...]:
     """The strokes in their order, none for an empty text; FlexEditError says which is wrong."""
+    text = text.removeprefix("\ufeff")  # some programs begin with a mark
     if not text.strip():
         return ()
     try:
@@ -160,33 +162,52 @@ def _shorten(value: Any) -> str:
     return text if len(text) <= 60 else f"{text[:59]}…"
 
 
-def rasterise(strokes: Sequence[Stroke], height: int, width: int) -> Tensor:
+def rasterise(
+    strokes: Sequence[Stroke],
+    height: int,
+    width: int,
+    on_stroke: Callable[[int], None] | None = None,
+) -> Tensor:
     """The mask (H, W) of 0 and 1: strokes add in their order, an eraser takes from those before.
 
+    ``on_stroke(count)``: called after each; what it raises ends the work.
     Raises FlexEditError where nothing is drawn, or nothing of it is left inside the picture.
     """
     if not strokes:
         raise FlexEditError(EMPTY)
     mask = np.zeros((height, width), bool)
-    for stroke in strokes:
-        if stroke.tool in SHAPES:
-            mask |= _shape(stroke, height, width)
-        else:
-            _draw_path(mask, stroke)
+    drawn: set[Stroke] = set()  # and not erased since: drawing them again changes nothing
+    for count, stroke in enumerate(strokes, 1):
+        if stroke.tool == "eraser":
+            drawn.clear()
+        if stroke not in drawn:
+            _draw(mask, stroke)
+        drawn.add(stroke)
+        if on_stroke is not None:
+            on_stroke(count)
     if not mask.any():
         raise FlexEditError(ERASED)
     return torch.from_numpy(mask).float()
 
 
-def _shape(stroke: Stroke, height: int, width: int) -> np.ndarray:
+def _draw(mask: np.ndarray, stroke: Stroke) -> None:
+    if stroke.tool in SHAPES:
+        _draw_shape(mask, stroke)
+    else:
+        _draw_path(mask, stroke)
+
+
+def _draw_shape(mask: np.ndarray, stroke: Stroke) -> None:
+    height, width = mask.shape
     (x0, y0), (x1, y1) = stroke.points
-    return shapes.rasterise(
+    shapes.rasterise(
         f"{stroke.tool} open" if stroke.open else stroke.tool,
         (height, width),
         center=((y0 + y1) / 2 * height, (x0 + x1) / 2 * width),
         size=(abs(y1 - y0) * height, abs(x1 - x0) * width),
         rotation=stroke.rotation,
         stroke=stroke.width * min(height, width),
+        mask=mask,
     )
 
 
@@ -197,10 +218,23 @@ def _draw_path(mask: np.ndarray, stroke: Stroke) -> None:
     closed = np.concatenate([path, path[:1]])
     value = stroke.tool != "eraser"
     if not stroke.open:
-        _fill(mask, _edges(path, closed[1:], height), value)
+        edges = (_edges(part[:-1], part[1:], height) for part in _parts(closed, height))
+        _fill(mask, closed, 0.0, edges, value)
     if stroke.open or stroke.tool in LINES:
         radius = max(stroke.width * min(height, width), THINNEST) / 2
-        _fill(mask, _thick(closed if stroke.tool == "lasso" else path, radius, height), value)
+        for part in _parts(closed if stroke.tool == "lasso" else path, 2 * radius):
+            if (mask == value).all():
+                break
+            _fill(mask, part, radius, [_thick(part, radius, height)], value)
+
+
+def _parts(path: np.ndarray, rows: float) -> Iterator[np.ndarray]:
+    """path (N, 2) in parts (K, 2), each from where the one before it ends, whose edges cross about
+    CROSSINGS pixel rows if each crosses ``rows``: so memory is bounded.
+    """
+    step = max(1, int(CROSSINGS / max(1.0, rows)))
+    for first in range(0, max(1, len(path) - 1), step):
+        yield path[first : first + step + 1]
 
 
 # Filling by winding number: an outline is where it crosses the centre lines of the pixel rows,
@@ -209,18 +243,23 @@ def _draw_path(mask: np.ndarray, stroke: Stroke) -> None:
 Crossings = tuple[np.ndarray, np.ndarray, np.ndarray]  # row, x in pixels, ±1; each (N,)
 
 
-def _fill(mask: np.ndarray, crossings: Crossings, value: bool) -> None:
-    rows, x, signs = crossings
-    if not len(rows):
+def _fill(
+    mask: np.ndarray, path: np.ndarray, radius: float, parts: Iterable[Crossings], value: bool
+) -> None:
+    """The outline whose crossings are given in parts, all within ``radius`` of a path (N, 2)"""
+    limits = np.array(mask.shape[::-1])
+    left, top = np.clip(np.floor(path.min(0) - radius), 0, limits).astype(int)
+    right, bottom = np.clip(np.ceil(path.max(0) + radius), 0, limits).astype(int)
+    window = mask[top:bottom, left:right]
+    if not window.size:
         return
-    columns = np.clip(np.ceil(x - 0.5), 0, mask.shape[1]).astype(int)
-    top, left = rows.min(), columns.min()
-    height, width = rows.max() + 1 - top, columns.max() + 1 - left
-    steps = np.zeros(height * width, np.int32)
-    np.add.at(steps, (rows - top) * width + columns - left, signs)
-    inside = (np.cumsum(steps, out=steps) != 0).reshape(height, width)  # rows sum to 0 each
-    window = mask[top : top + height, left : left + width]  # the last column may be outside
-    window[inside[:, : window.shape[1]]] = value
+    width = right - left + 1  # the last column is outside
+    steps = np.zeros((bottom - top) * width, np.int32)
+    for rows, x, signs in parts:
+        columns = np.clip(np.ceil(x - 0.5) - left, 0, width - 1).astype(int)
+        np.add.at(steps, (rows - top) * width + columns, signs)
+    np.cumsum(steps, out=steps)  # rows sum to 0 each
+    window[(steps != 0).reshape(-1, width)[:, :-1]] = value
 
 
 def _edges(start: np.ndarray, end: np.ndarray, height: int) -> Crossings:

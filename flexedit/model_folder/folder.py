@@ -63,7 +63,7 @@ class ModelFolder:
 
     def _read_config(self) -> SystemConfig:
         try:
-            text = self._file(CONFIG_FILE).read_text(encoding="utf-8")
+            text = self._file(CONFIG_FILE).read_text(encoding="utf-8-sig")
         except UnicodeDecodeError:
             text = ""  # not JSON either
         return system_config(text, f"{self.path.name}/{CONFIG_FILE}")

@@ -8,7 +8,6 @@ weights. So we write the older names, and hand a folder of newer ones on under t
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -19,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ..errors import FlexEditError
+from ..files import read_json
 
 VISION_TOWERS = ("clip_vision_model", "siglip_vision_model")
 # what follows the level that went
@@ -54,9 +54,9 @@ def make_portable(folder: Path) -> None:
 def read_config(folder: Path, name: str = "config.json") -> dict[str, Any]:
     """Raises FlexEditError for a file that cannot be read or holds anything but settings."""
     try:
-        config = json.loads((folder / name).read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise unreadable(folder, f"{name}: {error}") from error
+        config = read_json(folder / name)
+    except FlexEditError as error:
+        raise unreadable(folder, error) from error
     if not isinstance(config, dict):
         raise unreadable(folder, f"{name} holds no settings")
     return config

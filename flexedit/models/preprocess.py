@@ -6,7 +6,6 @@ B batch, S the encoder's side in pixels
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -16,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import FlexEditError
+from ..files import read_json
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -36,9 +36,8 @@ class Preprocess:
         """Reads mean and std from the folder; ``size`` is the vision config's ``image_size``."""
         for name in ("preprocessor_config.json", "processor_config.json"):
             if (folder / name).is_file():
-                try:
-                    data = json.loads((folder / name).read_text(encoding="utf-8"))
-                except ValueError:  # neither JSON nor UTF-8
+                data = read_json(folder / name)
+                if not isinstance(data, dict):
                     break
                 data = data.get("image_processor", data)
                 if "image_mean" in data and "image_std" in data:

@@ -15,7 +15,7 @@ from pathlib import Path
 import folder_paths
 
 from ...flexedit.errors import FlexEditError
-from ...flexedit.model_folder import CONFIG_FILE, EMBEDDED, ModelFolder
+from ...flexedit.model_folder import CONFIG_FILE, EMBEDDED, PRETRAINED, ModelFolder
 
 log = logging.getLogger(__name__)
 
@@ -39,16 +39,16 @@ def register() -> None:
 
 def model_folders() -> dict[str, Path]:
     """Name → folder of every model on this machine; of two with one name the first path wins."""
-    found: dict[str, Path] = {}
+    found: dict[str, Path] = {EMBEDDED: PRETRAINED / EMBEDDED}
     for root in folder_paths.get_folder_paths(MODELS):
         for folder in _folders_in(Path(root)):
             if _has_file(folder, CONFIG_FILE):
-                found.setdefault(folder.name, folder)
+                _add(found, folder.name, folder)
     return found
 
 
 def model_names() -> list[str]:
-    return [EMBEDDED, *(name for name in model_folders() if name != EMBEDDED)]
+    return list(model_folders())
 
 
 def open_model(name: str) -> ModelFolder:
@@ -80,8 +80,20 @@ def _stock_folders(place: str, fits: Callable[[dict[str, object]], bool]) -> dic
     for root in map(Path, folder_paths.get_folder_paths(place)):
         for config in _configs(root):
             if fits(_read(config)):
-                found.setdefault(config.parent.relative_to(root).as_posix(), config.parent)
+                _add(found, config.parent.relative_to(root).as_posix(), config.parent)
     return found
+
+
+def _add(found: dict[str, Path], name: str, folder: Path) -> None:
+    if not _is_same(first := found.setdefault(name, folder), folder):
+        _say_once(
+            f"FlexEdit never uses {folder}: {name} is {first}. Rename one of the two folders."
+        )
+
+
+def _is_same(one: Path, other: Path) -> bool:
+    """Two places may be links to one."""
+    return one == other or os.path.realpath(one) == os.path.realpath(other)
 
 
 def _configs(root: Path) -> Iterator[Path]:
@@ -96,7 +108,7 @@ def _configs(root: Path) -> Iterator[Path]:
 
 def _read(config: Path) -> dict[str, object]:
     try:
-        content = json.loads(config.read_text(encoding="utf-8"))
+        content = json.loads(config.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError, RecursionError) as error:  # nor could transformers read it
         _pass_over(config, error)
         return {}

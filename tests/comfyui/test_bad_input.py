@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from flexedit.model_folder import CONFIG_FILE, WEIGHTS_FILE
+from flexedit.model_folder import CONFIG_FILE, EMBEDDED, WEIGHTS_FILE
 from tests.comfyui.graph import OPAQUE, Graph, free_shape, load, pictures
 from tools.comfyui.server import PromptFailed
 
@@ -222,6 +222,26 @@ def test_an_invalid_value_is_named(node, name, value, message, comfy, road):
     comfy.post("history", json={"clear": True})  # in which no page can read NaN
 
 
+@pytest.mark.parametrize(
+    ("node", "name"),
+    [
+        ("FlexEditLoader", "model"),
+        ("FlexEditLoader", "precision"),
+        ("FlexEditKSampler", "sampler_name"),
+        ("FlexEditKSampler", "scheduler"),
+        ("FlexEditKSampler", "steps"),
+        ("FlexEditMaskInterpreter", "task"),
+        ("FlexEditFreeShapeMask", "kind"),
+        ("FlexEditComposite", "region"),
+    ],
+)
+def test_a_muted_input_is_named(node, name, comfy, road):
+    graph, inputs = road
+    del inputs[node][name]
+    failure = failure_of(comfy, graph, name)
+    assert (failure.exception_type, failure.node_type) == ("required_input_missing", node)
+
+
 # Model folders
 
 
@@ -285,6 +305,18 @@ def test_a_broken_model_folder_is_named(name, spoil, message, comfy, tiny, tmp_p
 def test_a_model_name_cannot_leave_the_models_folder(name, comfy, model):
     graph, _ = whole_road(comfy, name)
     assert failure_of(comfy, graph, "").node_type == "FlexEditLoader"
+
+
+def test_a_model_that_has_the_embedded_ones_name_is_never_used_and_the_log_says_so(comfy, tiny):
+    link = comfy.folder / "models/flexedit" / EMBEDDED
+    comfy.link_model(f"flexedit/{EMBEDDED}", tiny)
+    try:
+        for _ in range(2):
+            options = str(comfy.object_info("FlexEditLoader")["input"]["required"]["model"])
+            assert options.count(f"'{EMBEDDED}'") == options.count("'default': 'flexedit-mini'") + 1
+        assert comfy.log.count(f"FlexEdit never uses {link}: {EMBEDDED} is ") == 1
+    finally:
+        link.unlink()
 
 
 READS_THE_VLLM = tuple(f"crossattention.attention.{name}.weight" for name in ("key", "value"))

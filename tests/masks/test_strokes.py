@@ -2,6 +2,7 @@ import itertools
 import json
 import math
 import re
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 from flexedit import masks
 from flexedit.errors import FlexEditError
 from flexedit.masks import strokes
-from flexedit.masks.strokes import Stroke, parse, rasterise
+from flexedit.masks.strokes import LINES, SHAPES, Stroke, parse, rasterise
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "strokes.md"
 LOOP = ((0.2, 0.2), (0.8, 0.2), (0.8, 0.8), (0.2, 0.8))
@@ -308,3 +309,50 @@ def test_whatever_is_handed_in_is_drawn_or_explained(text):
     except FlexEditError:
         return
     pixels(list(drawing), 16, 16)
+
+
+def peak_of(drawing: list[Stroke], side: int) -> tuple[int, int]:
+    """→ pixels drawn, the most bytes that NumPy held meanwhile"""
+    tracemalloc.start()
+    mask = rasterise(drawing, side, side)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    return int(mask.sum()), peak
+
+
+@pytest.mark.parametrize("tool", ["brush", "lasso"])
+@pytest.mark.parametrize("is_open", [True, False])
+def test_memory_does_not_grow_with_the_points(tool, is_open):
+    way = np.random.default_rng(0).random((20_000, 2)) * (1, 0.5)
+    drawings = [Stroke(tool, tuple(map(tuple, part)), is_open, 0.2) for part in (way[:2000], way)]
+    (_, few), (covered, many) = (peak_of([stroke], 512) for stroke in drawings)
+    assert many < few + 40e6 and covered > 0.45 * 512**2
+
+
+def test_parts_of_a_path_make_what_the_whole_path_makes(monkeypatch):
+    way = tuple(map(tuple, np.random.default_rng(1).random((60, 2))))
+    drawing = [Stroke(tool, way, is_open, 0.03) for tool in LINES for is_open in (True, False)]
+    whole = rasterise([drawing[0], *reversed(drawing)], 90, 120)
+    monkeypatch.setattr(strokes, "CROSSINGS", 200)
+    assert torch.equal(rasterise([drawing[0], *reversed(drawing)], 90, 120), whole)
+
+
+def test_a_stroke_that_is_there_again_costs_nothing_unless_it_was_erased():
+    circle = Stroke("circle", ((0.0, 0.0), (1.0, 1.0)))
+    eraser = Stroke("eraser", ((0.5, 0.5),), True, 0.5)
+    seen = []
+    mask = rasterise([circle] * 1000 + [eraser, circle], 512, 512, seen.append)
+    assert torch.equal(mask, rasterise([circle], 512, 512)) and seen[-1] == 1002
+
+
+@pytest.mark.parametrize("tool", SHAPES)
+@pytest.mark.parametrize("is_open", [True, False])
+def test_a_shape_of_one_point_is_a_dot(tool, is_open):
+    for place in ((0.5, 0.5), (0.0, 1.0), (0.33, 0.71)):
+        dot = rasterise([Stroke(tool, (place, place), is_open, 0.002)], 512, 512)
+        assert 1 <= dot.sum() <= 4
+
+
+def test_a_mark_at_the_start_is_passed_over():
+    text = json.dumps({"version": 1, "strokes": [{"tool": "brush", "points": [[0.5, 0.5]]}]})
+    assert parse("\ufeff" + text.replace(",", ",\r\n")) == parse(text) != ()
