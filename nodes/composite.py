@@ -5,7 +5,7 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from ..flexedit.masks import compositing, num_masks
-from .runtime.interrupt import step_callback
+from .runtime.interrupt import cancellable, step_callback
 from .runtime.options import checked, one_of
 from .runtime.types import CATEGORY, CropBox, schema, to_bchw, to_bhwc
 
@@ -70,6 +70,7 @@ class Composite(io.ComfyNode):
 
     @classmethod
     @checked
+    @cancellable
     def execute(
         cls, scene, edited, mask, region, grow, feather, crop=None, color_match=False
     ) -> io.NodeOutput:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from ..flexedit.masks import compositing, num_masks
-from .runtime.interrupt import step_callback
+from .runtime.interrupt import cancellable, step_callback
 from .runtime.options import checked
 from .runtime.types import CATEGORY, CropBox, schema, to_bchw, to_bhwc
 
@@ -61,6 +61,7 @@ class Crop(io.ComfyNode):
 
     @classmethod
     @checked
+    @cancellable
     def execute(cls, scene, mask, size, context) -> io.NodeOutput:
         picture, cropped, crop = compositing.cut(
             to_bchw(scene), mask, size, context, step_callback(max(len(scene), num_masks(mask)))

@@ -6,7 +6,7 @@ from comfy_api.latest import io
 
 from ..flexedit import masks
 from ..flexedit.masks import strokes as drawing
-from .runtime.interrupt import step_callback
+from .runtime.interrupt import cancellable, step_callback
 from .runtime.options import checked, one_of
 from .runtime.preview import show
 from .runtime.types import CATEGORY, schema
@@ -103,6 +103,7 @@ class FreeShapeMask(io.ComfyNode):
 
     @classmethod
     @checked
+    @cancellable
     def execute(
         cls, kind, seed, image_width, image_height, image=None, mask=None, strokes="", **shape
     ) -> io.NodeOutput:

@@ -9,7 +9,7 @@ from comfy_api.latest import io
 from ..flexedit.models.vllm.base import REPLIES
 from ..flexedit.request import TASKS, EditRequest
 from ..flexedit.systems import system
-from .runtime.interrupt import step_callback
+from .runtime.interrupt import cancellable, step_callback
 from .runtime.options import checked, one_of
 from .runtime.parts import on_cpu
 from .runtime.types import CATEGORY, Intent, Vllm, schema, to_bchw, to_bhwc
@@ -97,6 +97,7 @@ class MaskInterpreter(io.ComfyNode):
 
     @classmethod
     @checked
+    @cancellable
     def execute(
         cls, vllm, scene, instruction, task, reply, mask=None, subject=None
     ) -> io.NodeOutput:

@@ -10,6 +10,7 @@ from comfy_api.latest import io
 from ..flexedit.systems import system
 from ..flexedit.systems.system import Embeds
 from .runtime import conditioning
+from .runtime.interrupt import cancellable
 from .runtime.options import checked
 from .runtime.parts import ManagedPart
 from .runtime.types import CATEGORY, Mea, schema
@@ -56,6 +57,7 @@ class MEAConditioning(io.ComfyNode):
 
     @classmethod
     @checked
+    @cancellable
     def execute(
         cls, mea: ManagedPart, embeds: Embeds, clip_vision: Any, vae: Any, subject_strength: float
     ) -> io.NodeOutput:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from ..flexedit import masks
+from .runtime.interrupt import cancellable
 from .runtime.options import checked
 from .runtime.types import CATEGORY, schema, to_bchw
 
@@ -34,5 +35,6 @@ class ReadPaintedMask(io.ComfyNode):
 
     @classmethod
     @checked
+    @cancellable
     def execute(cls, scene, painted) -> io.NodeOutput:
         return io.NodeOutput(masks.read_mask(to_bchw(scene), to_bchw(painted)))

@@ -7,6 +7,7 @@ from dataclasses import replace
 from comfy_api.latest import io
 
 from ..flexedit.systems import system
+from .runtime.interrupt import cancellable
 from .runtime.options import checked
 from .runtime.parts import on_cpu, on_device
 from .runtime.types import CATEGORY, Embeds, Intent, Qformer, schema
@@ -36,6 +37,7 @@ class QFormerEmbed(io.ComfyNode):
 
     @classmethod
     @checked
+    @cancellable
     def execute(cls, qformer, intent) -> io.NodeOutput:
         reading = on_device(intent.reading, qformer.device)
         embeds = system.embed(qformer.use(), replace(intent, reading=reading))

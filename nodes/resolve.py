@@ -8,7 +8,7 @@ from comfy_api.latest import io
 
 from ..flexedit import masks
 from ..flexedit.resolve import resolver
-from .runtime.interrupt import step_callback
+from .runtime.interrupt import cancellable, step_callback
 from .runtime.options import checked, one_of
 from .runtime.preview import show_candidates
 from .runtime.types import CATEGORY, Sam, schema, to_bchw, to_bhwc
@@ -100,6 +100,7 @@ class ResolveMask(io.ComfyNode):
 
     @classmethod
     @checked
+    @cancellable
     def execute(cls, scene, mask, method, candidate, sam=None, **mending) -> io.NodeOutput:
         model = None
         if method == "sam" and sam is not None:
@@ -115,7 +116,7 @@ class ResolveMask(io.ComfyNode):
         )
         return io.NodeOutput(
             resolved.mask,
-            to_bhwc(resolved.overlay).to(scene.dtype),
+            to_bhwc(resolved.overlay),
             json.dumps(resolved.report()),
             ui=show_candidates(scene, mask, method, resolved),
         )

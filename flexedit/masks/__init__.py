@@ -10,15 +10,20 @@ masks float (B, H, W) with 1 = edit.
 from .compositing import Box, bounding_crop, composite
 from .painting import COLORS, paint, read_mask, read_painted
 from .prepare import (
+    check_mask,
+    check_picture,
     common_batch,
     extent,
     num_masks,
+    one_of,
+    opaque,
     pad_to_multiple,
     padded,
     prepare_mask,
     prepare_picture,
     resize,
     unpad,
+    window,
 )
 from .regions import connected_change, feather, grow
 from .shapes import KINDS, SOLID, draw, rasterise
@@ -31,6 +36,8 @@ __all__ = [
     "SOLID",
     "Box",
     "bounding_crop",
+    "check_mask",
+    "check_picture",
     "common_batch",
     "composite",
     "connected_change",
@@ -40,6 +47,8 @@ __all__ = [
     "free_shape",
     "grow",
     "num_masks",
+    "one_of",
+    "opaque",
     "pad_to_multiple",
     "padded",
     "paint",
@@ -53,4 +62,5 @@ __all__ = [
     "scribble",
     "turned_scribble",
     "unpad",
+    "window",
 ]

@@ -24,6 +24,7 @@ from .prepare import (
     extent,
     fit,
     num_masks,
+    one_of,
     opaque,
     prepare_mask,
     resize,
@@ -100,12 +101,6 @@ def cut(
         if on_picture is not None:
             on_picture(row + 1)
     return crops, shapes, crop
-
-
-def one_of(batch: Tensor, row: int) -> Tensor:
-    """(1, …) of a batch; a batch of one serves every row."""
-    row = min(row, batch.shape[0] - 1)
-    return batch[row : row + 1]
 
 
 def _into_crop(

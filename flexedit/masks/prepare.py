@@ -72,6 +72,12 @@ def num_masks(mask: Tensor) -> int:
     return mask.shape[0] if mask.dim() > 2 else 1
 
 
+def one_of(batch: Tensor, row: int) -> Tensor:
+    """(1, …) of a batch; a batch of one serves every row."""
+    row = min(row, batch.shape[0] - 1)
+    return batch[row : row + 1]
+
+
 def check_mask(mask: Tensor) -> Tensor:
     """Any mask (H, W), (B, H, W) or (B, 1, H, W) → (B, H, W), else raises FlexEditError."""
     if mask.dim() == 4 and mask.shape[1] == 1:
@@ -126,6 +132,13 @@ def extent(mask: np.ndarray, axis: int) -> tuple[int, int]:
     """First and one past the last index along the other axis of a mask (H, W) that is not empty."""
     line = np.asarray(mask.any(axis))
     return int(line.argmax()), len(line) - int(line[::-1].argmax())
+
+
+def window(mask: np.ndarray, margin: int) -> tuple[slice, slice]:
+    """Rows and columns of a mask (H, W) that is not empty, and of ``margin`` pixels around it."""
+    (top, bottom), (left, right) = extent(mask, 1), extent(mask, 0)
+    rows = slice(max(top - margin, 0), bottom + margin)
+    return rows, slice(max(left - margin, 0), right + margin)
 
 
 def pad_to_multiple(image: Tensor, multiple: int) -> Tensor:

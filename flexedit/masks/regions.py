@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .prepare import extent
+from .prepare import window
 
 ENOUGH = 2**17  # pixels, to tell a median
 MAX_SHIFT = 0.05  # of a channel: what a VAE may do to a picture's colours as a whole
@@ -94,8 +94,7 @@ def _by_row(mask: Tensor, margin: int, change: Callable[[np.ndarray], np.ndarray
     changed = torch.zeros_like(mask)
     for row, one in enumerate(_support(mask)):
         if one.any():
-            spans = (extent(one, axis) for axis in (1, 0))
-            part = tuple(slice(max(low - margin, 0), high + margin) for low, high in spans)
+            part = window(one, margin)
             changed[row][part] = torch.from_numpy(change(one[part])).to(mask)
     return changed
 

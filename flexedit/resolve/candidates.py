@@ -16,12 +16,18 @@ SAME = 0.85  # IoU above which two candidates are one
 SHARE = 0.2  # of a scribble: a separate stroke this large may mean a thing of its own
 
 
-@dataclass(frozen=True)
 class Candidate:
-    """mask (H, W) bool · confidence: the IoU with what was meant that is to be expected"""
+    """mask (H, W) bool, held as bits: a batch has thousands · confidence: the IoU with what was
+    meant that is to be expected
+    """
 
-    mask: np.ndarray
-    confidence: float
+    def __init__(self, mask: np.ndarray, confidence: float) -> None:
+        self._bits, self._width = np.packbits(mask, axis=1), mask.shape[1]
+        self.confidence = confidence
+
+    @property
+    def mask(self) -> np.ndarray:
+        return np.unpackbits(self._bits, axis=1, count=self._width).view(bool)
 
 
 @dataclass(frozen=True)
@@ -32,10 +38,10 @@ class Resolution:
     ambiguous: bool
 
 
-def distinct(regions: np.ndarray, area: np.ndarray, order: Sequence[int]) -> list[int]:
+def distinct(regions: np.ndarray, area: np.ndarray | None, order: Sequence[int]) -> list[int]:
     """The first MOST of `order` whose regions (K, N) bool are not almost those of an earlier one.
 
-    area (N,): what each element of a region counts.
+    area (N,): what each element of a region counts; None: all the same.
     """
     kept: list[int] = []
     for index in order:
@@ -47,7 +53,9 @@ def distinct(regions: np.ndarray, area: np.ndarray, order: Sequence[int]) -> lis
     return kept
 
 
-def iou(one: np.ndarray, other: np.ndarray, area: np.ndarray) -> float:
+def iou(one: np.ndarray, other: np.ndarray, area: np.ndarray | None) -> float:
+    if area is None:
+        return np.count_nonzero(one & other) / np.count_nonzero(one | other)
     return float(area[one & other].sum() / area[one | other].sum())
 
 

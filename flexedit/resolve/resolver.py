@@ -6,7 +6,7 @@ B batch, H × W the scene's size in pixels
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from .. import masks
 from ..errors import FlexEditError
-from ..masks import common_batch, prepare_picture
+from ..masks import check_mask, check_picture, common_batch, opaque, prepare_mask
 from . import classic
 from .candidates import Candidate, Resolution, distinct
 
@@ -35,8 +35,8 @@ AMBIGUOUS = (
 @dataclass(frozen=True)
 class Resolved:
     """mask (B, H, W) in 0..1, of the chosen candidate · overlay (B, 3, H, W), all candidates over
-    the scene · resolutions: the candidates of each scene, none of them grown or feathered ·
-    chosen: the number of the chosen candidate, 1 being the best.
+    the scene, of its type · resolutions: the candidates of each scene, none of them grown or
+    feathered · chosen: the number of the chosen candidate, 1 being the best.
     """
 
     mask: Tensor
@@ -77,49 +77,57 @@ def resolve(
             "The method sam needs a model. Connect a FlexEdit SAM Loader, or choose classic, which "
             "needs none."
         )
-    scene = prepare_picture(scene, "scene")
-    batch = common_batch({"scene": scene.shape[0], "mask": masks.num_masks(mask)})
-    scene = scene.expand(batch, -1, -1, -1)
-    scribbles = masks.prepare_mask(mask, scene.shape[2], scene.shape[3], batch)
-    resolutions = []
-    for row, picture in enumerate(scene):
-        ask = sam.resolve if method == "sam" and sam is not None else classic.resolve
-        found = mend(ask(picture, scribbles[row]), fill_holes, min_area)
+    scene = check_picture(scene, "scene")
+    scribbles = check_mask(mask)
+    batch = common_batch({"scene": len(scene), "mask": len(scribbles)})
+    height, width = scene.shape[2:]
+    ask = sam.resolve if method == "sam" and sam is not None else classic.resolve
+    resolutions, chosen = [], scene.new_empty(batch, height, width, dtype=torch.float32)
+    shown = scene.new_empty(batch, 3, height, width)
+    for row in range(batch):
+        picture = opaque(masks.one_of(scene, row))[0]
+        scribble = prepare_mask(masks.one_of(scribbles, row), height, width)[0].to(scene.device)
+        found = mend(ask(picture, scribble), fill_holes, min_area)
+        grown = masks.grow(pick(found, candidate, row + 1)[None].to(chosen), grow)
+        if not grown.any():
+            raise FlexEditError(
+                f"Nothing of the object is left when it shrinks by {-grow} pixels. "
+                "Let grow be larger."
+            )
+        chosen[row] = masks.feather(grown, feather)[0]
+        shown[row] = overlay(picture, found, candidate)
         resolutions.append(found)
         if on_picture is not None:
             on_picture(row + 1)
-    wanted = torch.stack(
-        [pick(found, candidate, row + 1) for row, found in enumerate(resolutions)]
-    ).to(scene)
-    grown = masks.grow(wanted, grow)
-    if not grown.flatten(1).any(1).all():
-        raise FlexEditError(
-            f"Nothing of the object is left when it shrinks by {-grow} pixels. Let grow be larger."
-        )
-    shown = [overlay(*one, candidate) for one in zip(scene, resolutions, strict=True)]
-    feathered = masks.feather(grown, feather)
-    return Resolved(feathered, torch.stack(shown), tuple(resolutions), candidate)
+    return Resolved(chosen, shown, tuple(resolutions), candidate)
 
 
 def mend(found: Resolution, fill_holes: bool, min_area: int) -> Resolution:
     """Every candidate with its holes filled and without small islands; equal ones become one."""
     mended = [tidy(one.mask, fill_holes, min_area) for one in found.candidates]
     regions = np.stack(mended).reshape(len(mended), -1)
-    kept = distinct(regions, np.ones(regions.shape[1], np.int32), range(len(mended)))
-    candidates = tuple(replace(found.candidates[index], mask=mended[index]) for index in kept)
+    kept = distinct(regions, None, range(len(mended)))
+    candidates = tuple(
+        Candidate(mended[index], found.candidates[index].confidence) for index in kept
+    )
     return Resolution(candidates, ambiguous=found.ambiguous and kept[:2] == [0, 1])
 
 
 def tidy(mask: np.ndarray, fill_holes: bool, min_area: int) -> np.ndarray:
     """mask (H, W) bool, not empty · min_area: in pixels; the largest island stays in any case."""
+    window = masks.window(mask, 0)
+    part = mask[window]
     if fill_holes:
-        mask = ndimage.binary_fill_holes(mask)
+        gaps, _ = ndimage.label(np.pad(~part, 1, constant_values=True))
+        part = (gaps != gaps[0, 0])[1:-1, 1:-1]  # all but what reaches the outside
     if min_area > 1:
-        islands, _ = ndimage.label(mask, np.ones((3, 3)))
+        islands, _ = ndimage.label(part, np.ones((3, 3)))
         areas = np.bincount(islands.ravel())
         areas[0] = 0
-        mask = (areas >= min(min_area, areas.max()))[islands]
-    return mask
+        part = (areas >= min(min_area, areas.max()))[islands]
+    tidied = np.zeros_like(mask)
+    tidied[window] = part
+    return tidied
 
 
 def pick(found: Resolution, candidate: int, picture: int) -> Tensor:
@@ -140,22 +148,29 @@ def overlay(scene: Tensor, found: Resolution, candidate: int) -> Tensor:
     thickness = max(1, round(min(height, width) / 200))
     filled = {candidate - 1} | ({0, 1} if found.ambiguous else set())
     outlined = [outline(one.mask, thickness) for one in found.candidates]
-    picture = scene
+    picture = scene.clone()
     for index in sorted(filled, reverse=True):
-        picture = _paint(picture, found.candidates[index].mask, ALPHA, index)
-    for index in reversed(range(len(outlined))):
-        picture = _paint(picture, outlined[index], 1.0, index)
-    return _paint(picture, outlined[candidate - 1], 1.0, candidate - 1)
+        _paint(picture, found.candidates[index].mask, ALPHA, index)
+    for index in (*reversed(range(len(outlined))), candidate - 1):
+        _paint(picture, outlined[index], 1.0, index)
+    return picture
 
 
-def _paint(picture: Tensor, mask: np.ndarray, alpha: float, index: int) -> Tensor:
-    color = masks.COLORS[COLORS[index]]
-    return masks.paint(picture[None], torch.from_numpy(mask)[None], alpha, color)[0]
+def _paint(picture: Tensor, mask: np.ndarray, alpha: float, index: int) -> None:
+    """Into the picture (3, H, W)"""
+    rows, columns = masks.window(mask, 0)
+    part, color = picture[:, rows, columns], masks.COLORS[COLORS[index]]
+    shape = torch.from_numpy(mask[rows, columns])
+    picture[:, rows, columns] = masks.paint(part[None], shape[None], alpha, color)[0]
 
 
 def outline(mask: np.ndarray, thickness: int) -> np.ndarray:
-    """mask (H, W) bool → its outermost pixels, also along the picture's border"""
-    return mask & ~ndimage.binary_erosion(mask, iterations=thickness)
+    """mask (H, W) bool, not empty → its outermost pixels, also along the picture's border"""
+    window = masks.window(mask, 0)
+    outer = np.zeros_like(mask)
+    depth = ndimage.distance_transform_cdt(np.pad(mask[window], 1), "taxicab")[1:-1, 1:-1]
+    outer[window] = (depth > 0) & (depth <= thickness)
+    return outer
 
 
 def describe(found: Resolution, chosen: int) -> dict[str, Any]:

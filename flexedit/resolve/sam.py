@@ -78,7 +78,7 @@ class Sam(nn.Module):
         ambiguous = are_two_things(scribbles[1:], regions[things])
         if ambiguous:
             order = [*sorted(things, key=lambda index: -scores[index]), *order]
-        kept = distinct(regions.reshape(len(regions), -1), np.ones(whole.size, int), order)
+        kept = distinct(regions.reshape(len(regions), -1), None, order)
         if not kept:
             raise FlexEditError(
                 "SAM found nothing under the scribble. Scribble over more of the thing, or choose "

@@ -25,6 +25,7 @@ from ..models.parts import Features, PictureTokens, Reading, Text
 from ..models.vllm import VLLM, Instruction
 from ..request import EditRequest
 
+MOST_PIXELS = 2**23  # of a scene that is edited as a whole: 3840 × 2160 fits
 BRANCH = tuple(field.name for field in fields(Conditioning))
 
 
@@ -129,6 +130,12 @@ def condition(parts: Parts, embeds: Embeds, strength: float | Tensor = 1.0) -> B
     negative = (e∅ as it is, no subject; a zero latent). Dropping the edit drops the subject.
     """
     intent, config = embeds.intent, parts.config
+    height, width = intent.request.height, intent.request.width
+    if height * width > MOST_PIXELS:
+        raise FlexEditError(
+            f"The scene has {width}×{height} pixels, more than can be edited at once. Cut out a part "
+            "with FlexEdit Crop (on the command line with --crop), or scale it down."
+        )
     e, null = embeds.text.e, embeds.null.e.to(embeds.text.e.dtype)
     latent = parts.encode(intent.marked if config.vae_input == "marked" else intent.request.scene)
     scene, residual = parts.see(intent.marked) if config.looks else None, None
