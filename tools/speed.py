@@ -18,6 +18,7 @@ from collections import defaultdict, deque
 from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -34,6 +35,7 @@ from flexedit.model_folder import ModelFolder
 from flexedit.models.vllm import VLLM
 from flexedit.pipeline import FlexEditPipeline
 from flexedit.training.batch import collate, loader
+from tests.resolve.tiny_sams import make_tiny_sam
 from tools.comfyui import inside
 from tools.comfyui.server import ComfyServer
 from tools.sd15 import make_sd15_folder
@@ -267,6 +269,45 @@ def benchmark() -> None:
         system = FlexEdit(FlexEditPipeline.from_pretrained(), num_steps=20)
         share = overhead(run(few, system, Path(folder) / "results", progress=False))
         report("FSMI-Edit, the runner's own time / the model's", share, 0.10)
+
+
+def compositing() -> None:
+    """Crop and Composite against the least they could do: to read the scene and write it again."""
+    shape = (16, 1024, 1024, 3)
+    small = torch.rand(16, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    smooth = torch.nn.functional.interpolate(small, shape[1:3], mode="bicubic").clamp(0, 1)
+    scene = smooth.movedim(1, -1).contiguous().movedim(-1, 1)  # as ComfyUI has it
+    mask = masks.draw("circle", 1024, 1024, x=0.4, shape_width=0.2, shape_height=0.2)[None]
+    for settings in (
+        {},
+        {"region": "mask + connected change", "grow": 4, "feather": 8},
+        {"region": "mask + connected change", "grow": 4, "feather": 8, "color_match": True},
+    ):
+
+        def there_and_back(settings: dict[str, Any] = settings) -> None:
+            cropped, _, crop = masks.compositing.cut(scene, mask, 512, 2.0)
+            masks.compositing.put_edit(scene, cropped, mask, crop=crop, **settings)
+
+        there_and_back()
+        pairs = [(timed(there_and_back), timed(scene.clone)) for _ in range(3)]
+        seconds, least = (statistics.median(each) for each in zip(*pairs, strict=True))
+        report(
+            f"Crop and Composite of 16 × 1024², {', '.join(settings) or 'mask alone'}, seconds",
+            seconds,
+            16.0,
+            f"on {torch.get_num_threads()} threads; one read and write of them: {least:.3f} s",
+        )
+
+
+def cancel() -> None:
+    """How long one waits at most for Cancel, in each kind of work, with the embedded model."""
+    with tempfile.TemporaryDirectory() as folder:
+        make_tiny_sam("sam", Path(folder) / "sam")
+        script, model = Path(inside.__file__).with_name("cancel.py"), ModelFolder.embedded().path
+        found = inside.run(script, "steps", model, f"{folder}/sam", "4000", threads=2, timeout=3000)
+    for kind, figures in found.items():
+        note = f"between two of {figures['calls']} calls of torch"
+        report(f"Cancel in {kind}, 12 megapixels, seconds", figures["longest"], 1.0, note)
 
 
 def timed(run: Callable[[], object]) -> float:

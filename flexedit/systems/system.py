@@ -133,8 +133,8 @@ def condition(parts: Parts, embeds: Embeds, strength: float | Tensor = 1.0) -> B
     height, width = intent.request.height, intent.request.width
     if height * width > MOST_PIXELS:
         raise FlexEditError(
-            f"The scene has {width}×{height} pixels, more than can be edited at once. Cut out a part "
-            "with FlexEdit Crop (on the command line with --crop), or scale it down."
+            f"The scene has {width}×{height} pixels, more than can be edited at once. Cut out a "
+            "part with FlexEdit Crop (on the command line with --crop), or scale it down."
         )
     e, null = embeds.text.e, embeds.null.e.to(embeds.text.e.dtype)
     latent = parts.encode(intent.marked if config.vae_input == "marked" else intent.request.scene)
