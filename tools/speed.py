@@ -35,7 +35,6 @@ from flexedit.model_folder import ModelFolder
 from flexedit.models.vllm import VLLM
 from flexedit.pipeline import FlexEditPipeline
 from flexedit.training.batch import collate, loader
-from tests.resolve.tiny_sams import make_tiny_sam
 from tools.comfyui import inside
 from tools.comfyui.server import ComfyServer
 from tools.sd15 import make_sd15_folder
@@ -292,15 +291,17 @@ def compositing() -> None:
         pairs = [(timed(there_and_back), timed(scene.clone)) for _ in range(3)]
         seconds, least = (statistics.median(each) for each in zip(*pairs, strict=True))
         report(
-            f"Crop and Composite of 16 × 1024², {', '.join(settings) or 'mask alone'}, seconds",
-            seconds,
-            16.0,
-            f"on {torch.get_num_threads()} threads; one read and write of them: {least:.3f} s",
+            f"Crop and Composite, {', '.join(settings) or 'mask alone'} / one read and write",
+            seconds / least,
+            60,
+            f"16 × 1024², {seconds:.2f} and {least:.3f} s on {torch.get_num_threads()} threads",
         )
 
 
 def cancel() -> None:
     """How long one waits at most for Cancel, in each kind of work, with the embedded model."""
+    from tests.resolve.tiny_sams import make_tiny_sam
+
     with tempfile.TemporaryDirectory() as folder:
         make_tiny_sam("sam", Path(folder) / "sam")
         script, model = Path(inside.__file__).with_name("cancel.py"), ModelFolder.embedded().path
@@ -323,7 +324,20 @@ def report(what: str, figure: float, bar: float, note: str = "", *, at_least: bo
     print(f"{what}: {figure:.3f} (bar {sign} {bar:g}){verdict} {note}", flush=True)
 
 
-ALL = (free_shapes, strokes, world, shards, startup, benchmark, direct, edit, imports, guider)
+ALL = (
+    free_shapes,
+    strokes,
+    world,
+    shards,
+    startup,
+    benchmark,
+    direct,
+    edit,
+    imports,
+    guider,
+    compositing,
+    cancel,
+)
 BENCHMARKS = {run.__name__: run for run in ALL}
 
 

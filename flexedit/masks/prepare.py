@@ -31,7 +31,7 @@ def check_picture(picture: Tensor, name: str) -> Tensor:
             f"The {name} has shape {tuple(picture.shape)}; "
             "expected a batch of grey, RGB or RGBA pictures."
         )
-    if not torch.isfinite(torch.stack(picture.aminmax())).all():  # NaN is both
+    if not torch.isfinite(torch.stack([picture.amin(), picture.amax()])).all():  # NaN is both
         raise FlexEditError(
             f"The {name} contains NaN or infinite pixels. Check the node or file that made it."
         )
@@ -48,8 +48,7 @@ def opaque(picture: Tensor) -> Tensor:
     laid over BACKDROP, so that colours hidden by it count for nothing.
     """
     picture = picture.float()
-    low, high = picture.aminmax()
-    if low < 0 or high > 1:
+    if picture.amin() < 0 or picture.amax() > 1:
         picture = picture.clamp(0.0, 1.0)
     if picture.shape[1] == 4:
         return torch.lerp(picture.new_tensor(BACKDROP), picture[:, :3], picture[:, 3:])
@@ -94,7 +93,7 @@ def check_mask(mask: Tensor) -> Tensor:
 def prepare_mask(mask: Tensor, height: int, width: int, batch: int = 1) -> Tensor:
     """Any mask (H, W), (B, H, W) or (B, 1, H, W) → (batch, height, width) float32 in 0..1.
 
-    What is below FAINT becomes 0, for a soft mask is to have an outside too. Raises FlexEditError
+    What is no more than FAINT becomes 0, for a soft mask is to have an outside too. Raises FlexEditError
     for an empty mask, NaN, or a batch that cannot be matched.
     """
     mask = check_mask(mask).float()
@@ -110,7 +109,7 @@ def prepare_mask(mask: Tensor, height: int, width: int, batch: int = 1) -> Tenso
         )
     if low < 0 or high > 1:
         mask = mask.clamp(0.0, 1.0)
-    mask = mask.masked_fill(mask < FAINT, 0.0)
+    mask = F.threshold(mask, FAINT, 0.0)
     if mask.shape[1:] != (height, width):
         mask = (
             F.interpolate(

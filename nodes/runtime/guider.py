@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import comfy.sample
@@ -17,6 +18,11 @@ from torch import Tensor
 from ...flexedit.errors import FlexEditError
 from ...flexedit.models.diffusion import sampling
 from .conditioning import Packed
+from .interrupt import step_callback
+
+Conds = list[dict[str, Any]] | None  # a branch, as ComfyUI's samplers have it
+LATENT_PIXELS = 2**15  # of all rows of a call: eight latents of Stable Diffusion 1
+BATCHED = {"control", "gligen", "hooks"}  # what ComfyUI lays over a whole batch
 
 
 class FlexEditGuider(comfy.samplers.CFGGuider):
@@ -43,9 +49,7 @@ class FlexEditGuider(comfy.samplers.CFGGuider):
                 branches[1] = None
             if math.isclose(self.scene_cfg, 1.0):
                 branches[2] = None
-        denoised = comfy.samplers.calc_cond_batch(
-            self.inner_model, branches, x, timestep, model_options
-        )
+        denoised = self._by_parts(branches, x, timestep, model_options)
         guided = sampling.guide(*denoised, self.edit_cfg, self.scene_cfg)
         for adjust in model_options.get("sampler_post_cfg_function", []):
             guided = adjust(
@@ -63,6 +67,53 @@ class FlexEditGuider(comfy.samplers.CFGGuider):
                 }
             )
         return guided
+
+    def _by_parts(
+        self, branches: Sequence[Conds], x: Tensor, timestep: Tensor, model_options: dict[str, Any]
+    ) -> list[Tensor]:
+        """`calc_cond_batch` of so many rows at a time that a long batch takes no more memory than a
+        short one; between them it can be cancelled, and the node's progress goes on.
+        """
+        batch, area = len(x), x.shape[-1] * x.shape[-2]
+        step = max(1, LATENT_PIXELS // area)
+        conds = [cond for branch in branches for cond in branch or ()]
+        if step >= batch or any(BATCHED & cond.keys() for cond in conds):
+            return comfy.samplers.calc_cond_batch(
+                self.inner_model, branches, x, timestep, model_options
+            )
+        parts = []
+        for first in range(0, batch, step):
+            rows = slice(first, min(first + step, batch))
+            some = [_rows_of(branch, rows, batch) for branch in branches]
+            parts.append(
+                comfy.samplers.calc_cond_batch(
+                    self.inner_model, some, x[rows], timestep[rows], model_options
+                )
+            )
+            self.on_part(rows.stop / batch)
+        return [torch.cat(each) for each in zip(*parts, strict=True)]
+
+    def on_part(self, share: float) -> None:
+        """Called when a share of a step is done."""
+
+
+def _rows_of(branch: Conds, rows: slice, batch: int) -> Conds:
+    """A branch for some rows of the batch; as ComfyUI does, fewer are repeated: 0 1 0 1."""
+
+    def chosen(tensor: Tensor) -> Tensor:
+        return comfy.utils.repeat_to_batch_size(tensor, batch)[rows]
+
+    if branch is None:
+        return None
+    some = []
+    for cond in branch:
+        model_conds = {
+            name: one._copy_with(chosen(one.cond)) if isinstance(one.cond, Tensor) else one
+            for name, one in cond["model_conds"].items()
+        }
+        masked = {"mask": chosen(cond["mask"])} if "mask" in cond else {}
+        some.append({**cond, **masked, "model_conds": model_conds})
+    return some
 
 
 def sample(
@@ -93,13 +144,23 @@ def sample(
     noise_mask = latent.get("noise_mask")
     if denoise >= 1.0:
         samples = without_edited(samples, noise_mask)
+    num_steps = len(settings.sigmas) - 1
+    show, progress = latent_preview.prepare_callback(model, num_steps), step_callback(num_steps)
+    done = 0
+
+    def on_step(step: int, *shown: Any) -> None:
+        nonlocal done
+        done = step + 1
+        show(step, *shown)
+
+    guider.on_part = lambda share: progress(min(done + share, num_steps))
     result = guider.sample(
         noise,
         samples,
         comfy.samplers.sampler_object(sampler_name),
         settings.sigmas,
         denoise_mask=noise_mask,
-        callback=latent_preview.prepare_callback(model, len(settings.sigmas) - 1),
+        callback=on_step,
         disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED,
         seed=seed,
     )

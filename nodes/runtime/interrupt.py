@@ -41,7 +41,7 @@ def step_callback(total: int) -> Callable[..., None]:
     """A callback for the library's ``on_token(count)`` and ``on_step(done, total)``."""
     bar = ProgressBar(total)
 
-    def report(done: int, *_: int) -> None:
+    def report(done: float, *_: int) -> None:
         model_management.throw_exception_if_processing_interrupted()
         bar.update_absolute(done, total)
 

@@ -201,6 +201,9 @@ def batches(path: str) -> dict[str, float]:
     noise = torch.randn(4, *model.shape[1:], generator=torch.Generator().manual_seed(SEED))
     together = run(model, strength=strengths, latent={"samples": torch.zeros_like(noise)})
     twice = run(model, strength=strengths)
+    guider.LATENT_PIXELS, at_once = 1, guider.LATENT_PIXELS
+    parts = run(model, strength=strengths, latent={"samples": torch.zeros_like(noise)})
+    guider.LATENT_PIXELS = at_once
     plain = run(model, strength=0.0)
     settings = model.branches(strengths)
     wanted = model.diffusers(settings, 4, 7.5, 1.5) / model.patcher.model.latent_format.scale_factor
@@ -209,6 +212,7 @@ def batches(path: str) -> dict[str, float]:
     scale = model.patcher.model.latent_format.scale_factor
     return {
         "library": error(twice, wanted),
+        "row by row": error(parts, together),
         "repeated": error(together, model.diffusers(repeated, 4, 7.5, 1.5) / scale),
         "row without subject": error(twice[1], plain[1]),
         "row with subject felt": error(twice[0], plain[0]),

@@ -65,6 +65,10 @@ def test_rows_of_a_batch_are_edited_each_with_its_own_subject_and_strength(behav
     assert figures["row with subject felt"] > FELT
 
 
+def test_a_batch_that_is_sampled_row_by_row_gives_the_same(behaviour):
+    assert behaviour["batches"]["row by row"] <= TOLERANCE
+
+
 def test_a_larger_latent_batch_repeats_scenes_and_edits_in_turn(behaviour):
     assert behaviour["batches"]["repeated"] <= TOLERANCE
 
