@@ -93,8 +93,8 @@ def check_mask(mask: Tensor) -> Tensor:
 def prepare_mask(mask: Tensor, height: int, width: int, batch: int = 1) -> Tensor:
     """Any mask (H, W), (B, H, W) or (B, 1, H, W) → (batch, height, width) float32 in 0..1.
 
-    What is no more than FAINT becomes 0, for a soft mask is to have an outside too. Raises FlexEditError
-    for an empty mask, NaN, or a batch that cannot be matched.
+    What is no more than FAINT becomes 0, for a soft mask is to have an outside too. Raises
+    FlexEditError for an empty mask, NaN, or a batch that cannot be matched.
     """
     mask = check_mask(mask).float()
     low, high = mask.aminmax()

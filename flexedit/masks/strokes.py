@@ -36,7 +36,7 @@ REACH = 10.0  # pictures: how far outside a point may lie
 MAX_POINTS = 100_000
 THINNEST = math.sqrt(2)  # pixels: a line that wide covers a pixel wherever it runs
 SPECK = 1e-9  # pixels
-CROSSINGS = 1 << 20  # that are held at once
+CROSSINGS = 1 << 17  # that are held at once
 
 EXAMPLE = '{"version": 1, "strokes": [...]}'
 EMPTY = "Nothing is drawn. Draw over the thing to edit, then queue again."
