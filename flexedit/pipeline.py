@@ -20,6 +20,7 @@ from .models.diffusion import sampling
 from .models.diffusion.conditioning import Branches
 from .models.diffusion.unet import FlexEditUNet
 from .models.parts import PictureTokens
+from .models.turns import Turns
 from .models.vllm import VLLM, Instruction
 from .request import EditRequest
 from .systems import system
@@ -39,15 +40,24 @@ class EditResult:
 
 
 class FlexEditPipeline:
-    """A whole system on one device; each part is loaded when it is first needed."""
+    """A whole system on one device; each part is loaded when it is first needed.
+
+    offload: the large parts take turns on the device · vllm_bits: 8 or 4, to keep the VLLM's
+    language model so; it then stays on the device, as its weights are too costly to move.
+    """
 
     def __init__(
         self,
         folder: ModelFolder,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
+        *,
+        offload: bool = False,
+        vllm_bits: int | None = None,
     ) -> None:
         self.folder, self.device = folder, usable_device(device)
+        self.turns = Turns(self.device) if offload else None
+        self.vllm_bits = vllm_bits
         self.dtype = dtype or (torch.float16 if self.device.type == "cuda" else torch.float32)
 
     @classmethod
@@ -56,9 +66,10 @@ class FlexEditPipeline:
         path: str | Path | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
+        **memory: Any,
     ) -> FlexEditPipeline:
         """``path``: a model folder; None is the embedded ``flexedit-mini``."""
-        return cls(ModelFolder(path) if path else ModelFolder.embedded(), device, dtype)
+        return cls(ModelFolder(path) if path else ModelFolder.embedded(), device, dtype, **memory)
 
     # --- the parts ---
 
@@ -68,15 +79,17 @@ class FlexEditPipeline:
 
     @cached_property
     def vllm(self) -> VLLM | Instruction:
-        return self.folder.load_vllm(self.dtype).to(self.device)
+        if self.vllm_bits:
+            return self.folder.load_vllm(self.dtype, self.vllm_bits, self.device)
+        return self._placed(self.folder.load_vllm(self.dtype))
 
     @cached_property
     def bridge(self) -> Any:
-        return self.folder.load_bridge(self.dtype).to(self.device)
+        return self._placed(self.folder.load_bridge(self.dtype))
 
     @cached_property
     def clip(self) -> Any:
-        return self.folder.load_clip(self.dtype).to(self.device)
+        return self._placed(self.folder.load_clip(self.dtype))
 
     @cached_property
     def adapter(self) -> Any:
@@ -90,12 +103,24 @@ class FlexEditPipeline:
 
     @cached_property
     def unet(self) -> FlexEditUNet:
-        return self.folder.load_unet(self.dtype).to(self.device)
+        return self._placed(self.folder.load_unet(self.dtype))
 
     @cached_property
     def vae(self) -> Any:
         # in full precision: many VAEs overflow in half
-        return self.folder.load_vae(torch.float32).to(self.device)
+        vae = self._placed(self.folder.load_vae(torch.float32))
+        if self.turns:
+            vae.enable_slicing()  # one picture of a batch at a time
+        return vae
+
+    def _placed(self, part: Any) -> Any:
+        """A part that was read, where it waits for its work."""
+        return part if self.turns else part.to(self.device)
+
+    def now(self, part: Any) -> Any:
+        """A part at work: on the device, if need be in place of another one."""
+        stays = self.vllm_bits and isinstance(part, VLLM)
+        return self.turns.take(part) if self.turns and not stays else part
 
     def load(self) -> None:
         """Loads now what an edit needs, not part by part in the first one."""
@@ -104,10 +129,10 @@ class FlexEditPipeline:
             getattr(self, part)
 
     def see(self, picture: Tensor) -> PictureTokens:
-        return self.clip(picture)
+        return self.now(self.clip)(picture)
 
     def encode(self, picture: Tensor) -> Tensor:
-        return autoencoder.encode(self.vae, picture)
+        return autoencoder.encode(self.now(self.vae), picture)
 
     # --- the stages ---
 
@@ -118,11 +143,12 @@ class FlexEditPipeline:
         on_token: Callable[[int], None] | None = None,
     ) -> Intent:
         request = request.to(self.device)
-        return system.interpret(self.vllm, request, reply, self.config.mark_alpha, on_token)
+        vllm = self.now(self.vllm)
+        return system.interpret(vllm, request, reply, self.config.mark_alpha, on_token)
 
     @torch.inference_mode()
     def embed(self, intent: Intent) -> Embeds:
-        return system.embed(self.bridge, intent)
+        return system.embed(self.now(self.bridge), intent)
 
     @torch.inference_mode()
     def condition(self, embeds: Embeds, subject_strength: float = 1.0) -> Branches:
@@ -150,7 +176,7 @@ class FlexEditPipeline:
         branches = self.condition(self.embed(intent), subject_strength)
         start = sampling.noise(tuple(branches.positive.scene_latent.shape), seed)
         latent = sampling.sample(
-            system.predictor(self.unet, self.adapter, branches),
+            system.predictor(self.now(self.unet), self.adapter, branches),
             start.to(self.device),
             self.config.diffusion,
             advice.num_steps if num_steps is None else num_steps,
@@ -158,7 +184,7 @@ class FlexEditPipeline:
             advice.scene_cfg if scene_cfg is None else scene_cfg,
             on_step,
         )
-        decoded = autoencoder.decode(self.vae, latent)
+        decoded = autoencoder.decode(self.now(self.vae), latent)
         picture = masks.unpad(decoded, request.height, request.width)
         return EditResult(picture, intent.marked, intent.reading.replies, intent.reading.labels)
 

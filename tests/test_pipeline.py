@@ -9,6 +9,7 @@ from flexedit.errors import FlexEditError
 from flexedit.model_folder import ModelFolder
 from flexedit.models.diffusion import sampling
 from flexedit.models.diffusion.conditioning import Branches
+from flexedit.models.turns import Turns
 from flexedit.models.vae import decode, encode
 from flexedit.pipeline import FlexEditPipeline
 from flexedit.request import EditRequest
@@ -315,6 +316,40 @@ def test_parts_are_loaded_when_they_are_first_needed(tiny):
     assert parts & set(vars(pipeline)) == {"vllm"}
     embeds_of(pipeline, request())
     assert parts & set(vars(pipeline)) == {"vllm", "bridge"}
+
+
+class Recorded(Turns):
+    def __init__(self) -> None:
+        super().__init__(torch.device("cpu"))
+        self.taken: list[str] = []
+
+    def take(self, part):
+        self.taken.append(type(part).__name__)
+        return super().take(part)
+
+
+def test_with_offload_large_parts_take_turns_and_the_picture_is_the_same(tiny, pipeline):
+    small = FlexEditPipeline.from_pretrained(tiny, "cpu", offload=True)
+    small.turns = Recorded()
+    wanted = request(subject=pictures(seed=1))
+    assert torch.equal(small(wanted, num_steps=2).picture, pipeline(wanted, num_steps=2).picture)
+    order = ["VLLM", "QFormer", "AutoencoderKL", "ImageEncoder", "FlexEditUNet", "AutoencoderKL"]
+    assert list(dict.fromkeys(small.turns.taken)) == order[:-1]
+    assert small.turns.taken[-1] == order[-1] and small.vae.use_slicing
+
+
+def test_a_part_comes_to_the_device_when_the_one_before_has_left_it():
+    moves = []
+
+    class Part(torch.nn.Linear):
+        def to(self, device):
+            moves.append((self.in_features, str(device)))
+            return self
+
+    first, second, turns = Part(1, 1), Part(2, 2), Turns(torch.device("cuda"))
+    for part in (first, first, second, first):
+        assert turns.take(part) is part
+    assert moves == [(1, "cuda"), (1, "cpu"), (2, "cuda"), (2, "cpu"), (1, "cuda")]
 
 
 @pytest.mark.parametrize("device", ["gpu", "cuda:99"])

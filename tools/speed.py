@@ -33,6 +33,7 @@ from flexedit.data.world import World, write
 from flexedit.masks.strokes import Stroke, rasterise
 from flexedit.model_folder import ModelFolder
 from flexedit.models.vllm import VLLM
+from flexedit.models.vllm.pictures import Pictures
 from flexedit.pipeline import FlexEditPipeline
 from flexedit.training.batch import collate, loader
 from tools.comfyui import inside
@@ -69,13 +70,13 @@ def direct() -> None:
     """One prefill of prompt, reply and edit tokens against generating the edit tokens in turn."""
     vllm = ModelFolder.embedded().load_vllm()
     request = collate([World(64, "heldout", operations={"remove": 1.0})[0]]).request
-    pixels = vllm.pictures(request.marked(), None, (False,))
+    pictures = vllm.pictures(request.marked(), None, (False,))
     texts = [prompts.prompt(request.instructions[0])]
-    vllm.direct(texts, pixels), token_by_token(vllm, texts, pixels)
+    vllm.direct(texts, pictures), token_by_token(vllm, texts, pictures)
     times = [
         (
-            timed(lambda: vllm.direct(texts, pixels)),
-            timed(lambda: token_by_token(vllm, texts, pixels)),
+            timed(lambda: vllm.direct(texts, pictures)),
+            timed(lambda: token_by_token(vllm, texts, pictures)),
         )
         for _ in range(10 * PAIRS)  # short as they are, they vary by half
     ]
@@ -91,16 +92,14 @@ def direct() -> None:
     )
 
 
-def token_by_token(vllm: VLLM, texts: list[str], pixels: torch.Tensor) -> None:
+def token_by_token(vllm: VLLM, texts: list[str], pictures: Pictures) -> None:
     """The same states by transformers' own generation: the prefill, whose last state foretells the
     first edit token, then one step for each.
     """
-    sequences = vllm.tokenize(texts, [prompts.GENERIC_REPLY], edit_tokens=[False])
+    sequences = vllm.tokenize(texts, pictures, [prompts.GENERIC_REPLY], edit_tokens=[False])
     count = len(vllm.edit_ids)
     output = vllm.model.generate(
-        input_ids=sequences.input_ids,
-        attention_mask=sequences.attention_mask,
-        pixel_values=pixels,
+        **vllm.inputs(sequences, pictures),
         min_new_tokens=count + 1,  # that of the last step is not needed
         max_new_tokens=count + 1,
         do_sample=False,

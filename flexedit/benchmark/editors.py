@@ -404,6 +404,7 @@ def described(pipeline: FlexEditPipeline) -> dict[str, Any]:
         "weights": fingerprint([folder / CONFIG_FILE, *weights(folder)]),
         "device": pipeline.device.type,
         "dtype": str(pipeline.dtype).removeprefix("torch."),
+        **({"vllm_bits": pipeline.vllm_bits} if pipeline.vllm_bits else {}),
     }
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import json
+import logging
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -42,6 +43,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # piped on Windows it has no → and no λ
             stream.reconfigure(encoding="utf-8", errors="replace")
+    # other libraries import it where it is installed; it then advises its developers
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:
         with needed(), root.make_context("flexedit", words) as context:

@@ -51,5 +51,7 @@ json_option = click.option(
 model_options = together(
     click.option("--model", type=PATH, help="a model folder; default: flexedit-mini"),
     click.option("--device", help="cpu, cuda, …; default: the GPU if there is one"),
+    click.option("--offload", is_flag=True, help="parts take turns on the GPU, for small ones"),
+    click.option("--vllm-bits", type=int, help="8 or 4: a smaller VLLM, by bitsandbytes"),
     json_option,
 )

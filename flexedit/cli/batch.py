@@ -111,7 +111,9 @@ def _here(
     settings, model = dict(options), options["model"]
     pipeline = make_pipeline(settings)
     device = pipeline.device.type
-    load = partial(_editor, model and model.resolve(), device, settings, file.parent.resolve())
+    same = {name: value for name, value in options.items() if name not in settings}
+    same |= {"model": model and model.resolve(), "device": device}
+    load = partial(_editor, same, settings, file.parent.resolve())
     if workers:
         edits = cluster.pipeline_actors(load, workers, num_gpus=float(device == "cuda"))
     else:
@@ -129,10 +131,10 @@ def _here(
 
 
 def _editor(
-    model: Path | None, device: str, settings: dict[str, Any], folder: Path
+    model: dict[str, Any], settings: dict[str, Any], folder: Path
 ) -> Callable[[Record, Path], Row]:
-    """What makes an edit, with a model that it loads at once"""
-    pipeline = make_pipeline({"model": model, "device": device})
+    """What makes an edit, with a model (`model_options`) that it loads at once"""
+    pipeline = make_pipeline(dict(model))
     pipeline.load()
 
     def edit(job: Record, out: Path) -> Row:

@@ -82,7 +82,7 @@ def interpret(
     if expressive:
         if mask or mask_out:
             raise FlexEditError("--expressive sees no mask. Remove --mask and --mask-out.")
-        return {"instruction": _expressive(scene, instruction, vllm, **model)}
+        return {"instruction": _expressive(scene, instruction, vllm, model)}
     if vllm:
         raise FlexEditError("--vllm is for --expressive. Add that, or name a model by --model.")
     from ..files import load_mask, load_picture, write_picture
@@ -105,25 +105,26 @@ def interpret(
     return report
 
 
-def _expressive(
-    scene: Path, instruction: str, vllm: Path | None, model: Path | None, device: str | None
-) -> str:
+def _expressive(scene: Path, instruction: str, vllm: Path | None, options: dict[str, Any]) -> str:
+    """options: `model_options`"""
     from ..files import load_picture
     from ..models.vllm.expressive import express
-    from ..pipeline import FlexEditPipeline, usable_device
+    from ..pipeline import usable_device
     from ..request import EditRequest
 
     request = EditRequest.create(load_picture(scene), instruction)
     if vllm is not None:
         from ..model_folder import load_stock_vllm
 
-        if model is not None:
+        if options["model"] is not None:
             raise FlexEditError("Give either --model or --vllm.")
-        place = usable_device(device)
+        if options["vllm_bits"] is not None:
+            raise FlexEditError("--vllm-bits is for a model's own VLLM. Remove it, or --vllm.")
+        place = usable_device(options["device"])
         return express(load_stock_vllm(vllm).to(place), request.to(place), False)[0]
-    pipeline = FlexEditPipeline.from_pretrained(model, device)
+    pipeline = make_pipeline(options)
     speaks_first = pipeline.config.sampling.reply == "generate"
-    return express(pipeline.vllm, request.to(pipeline.device), speaks_first)[0]
+    return express(pipeline.now(pipeline.vllm), request.to(pipeline.device), speaks_first)[0]
 
 
 def _require_pictures(*files: Path | None) -> None:
@@ -188,4 +189,6 @@ def make_pipeline(options: dict[str, Any]) -> FlexEditPipeline:
     """Takes what is of `model_options` out of the options."""
     from ..pipeline import FlexEditPipeline
 
-    return FlexEditPipeline.from_pretrained(options.pop("model"), options.pop("device"))
+    model, device = options.pop("model"), options.pop("device")
+    memory = {name: options.pop(name) for name in ("offload", "vllm_bits")}
+    return FlexEditPipeline.from_pretrained(model, device, **memory)

@@ -50,7 +50,11 @@ def info(folder: Path | None, model: Path | None) -> Report:
     help="a diffusers folder: Stable Diffusion 1 or InstructPix2Pix",
 )
 @click.option("--clip", type=PATH, required=True, help="a folder with both towers")
-@click.option("--vllm", type=PATH, help="the folder of a LLaVA, for systems with a VLLM")
+@click.option(
+    "--vllm",
+    type=PATH,
+    help="for systems with a VLLM: the folder of a LLaVA, ViP-LLaVA, Qwen2.5-VL …",
+)
 @click.option(
     "--system",
     default="flexedit",

@@ -27,6 +27,7 @@ from ..model_folder import (
     load_text_encoder,
     load_vllm,
     save_model_folder,
+    vllm_family,
 )
 from ..model_folder.weights import read_config, unreadable
 from ..models.bridges.bridge import Bridge
@@ -52,8 +53,8 @@ def assemble(
     """Writes the model folder ``out`` of a system, with copies of the parts.
 
     pipeline: a diffusers folder of Stable Diffusion 1, SDXL or InstructPix2Pix · clip: both towers
-    of the CLIP whose text encoder its UNet reads (SDXL's: the first) · vllm: a LLaVA · size: of the
-    pictures it is trained with, in pixels a side.
+    of the CLIP whose text encoder its UNet reads (SDXL's: the first) · vllm: of one of our families
+    · size: of the pictures it is trained with, in pixels a side.
     Raises FlexEditError for parts that cannot be read or do not go together, and if ``out`` exists.
     """
     if out.exists():
@@ -88,9 +89,12 @@ def assemble(
         "sampling": {"size": size},
     }
     config = preset(system, settings, sizes)
-    if config.vllm is not None and vllm is None:
-        raise FlexEditError(f"{system} needs a VLLM: name the folder of a LLaVA by --vllm.")
-    if config.vllm is None and vllm is not None:
+    if config.vllm is not None:
+        if vllm is None:
+            raise FlexEditError(f"{system} needs a VLLM: name its folder by --vllm.")
+        family = dataclasses.replace(config.vllm, type=vllm_family(vllm))
+        config = dataclasses.replace(config, vllm=family)
+    elif vllm is not None:
         raise FlexEditError(f"{system} has no VLLM. Remove --vllm.")
     given = {
         "vllm": vllm,
@@ -193,12 +197,9 @@ def require_its_clip(text: Any, folder: Path) -> None:
 def hidden_width(vllm: Path) -> int:
     from transformers import AutoConfig
 
+    vllm_family(vllm)  # before others complain of what it lacks
     config = by_library(vllm, AutoConfig.from_pretrained, vllm, local_files_only=True)
-    if config.model_type != "llava":
-        raise FlexEditError(
-            f"{vllm} holds a {config.model_type}; FlexEdit trains LLaVA 1.5's class."
-        )
-    return config.text_config.hidden_size
+    return config.get_text_config().hidden_size
 
 
 def diffusion_config(file: Path) -> dict[str, Any]:

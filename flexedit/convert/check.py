@@ -77,8 +77,9 @@ def check_edit_tokens(folder: ModelFolder) -> None:
 def preferences(vllm: VLLM) -> list[int]:
     """The likeliest token at each edit token's place, and after the last one."""
     request = EditRequest.create(torch.full((1, 3, 224, 224), 0.5), WORDS)
-    pixels = vllm.pictures(request.marked(), None, (False,))
-    sequences = vllm.tokenize(request.prompts(form=vllm.prompt), [vllm.prompt.reply])
-    states: Tensor = vllm.states(sequences, pixels)
+    pictures = vllm.pictures(request.marked(), None, (False,))
+    texts = request.prompts(form=vllm.prompt)
+    sequences = vllm.tokenize(texts, pictures, [vllm.prompt.reply])
+    states: Tensor = vllm.states(sequences, pictures)
     last = states[0, -len(vllm.edit_ids) - 1 :]
     return vllm.model.get_output_embeddings()(last).argmax(-1).tolist()

@@ -27,6 +27,7 @@ from .reading import (
     load_stock_vllm,
     load_text_encoder,
     load_vllm,
+    vllm_family,
 )
 
 __all__ = [
@@ -53,4 +54,5 @@ __all__ = [
     "overview",
     "save_model_folder",
     "unet_layers",
+    "vllm_family",
 ]

@@ -23,8 +23,9 @@ from ..models.config import SystemConfig
 from ..models.diffusion.unet import FlexEditUNet, build_unet, cross_attention_layers
 from ..models.interactions import INTERACTIONS
 from ..models.vllm import VLLM, Instruction
+from ..models.vllm import lora as low_rank
 from .keys import SLOTS, check_shapes, load_strict, shorten, slot_of, under
-from .reading import load_diffusers, load_image_encoder, load_text_encoder, load_vllm
+from .reading import CPU, load_diffusers, load_image_encoder, load_text_encoder, load_vllm
 from .upgrade import system_config
 
 CONFIG_FILE = "flexedit.json"
@@ -142,12 +143,20 @@ class ModelFolder:
     # --- parts, in the order an edit meets them ---
 
     @packages.needed("transformers")
-    def load_vllm(self, dtype: torch.dtype = torch.float32) -> VLLM | Instruction:
-        """With its edit tokens, and LoRA merged; what passes the instruction on if there is none"""
+    def load_vllm(
+        self,
+        dtype: torch.dtype = torch.float32,
+        bits: int | None = None,
+        device: torch.device = CPU,
+    ) -> VLLM | Instruction:
+        """With its edit tokens, and LoRA merged; what passes the instruction on if there is none.
+
+        bits: 8 or 4, to keep its language model so, on ``device``, with LoRA beside it
+        """
         wanted = self.config.vllm
         if wanted is None:
             return Instruction()
-        vllm = load_vllm(self.part("vllm"), wanted, dtype, self.config.fit)
+        vllm = load_vllm(self.part("vllm"), wanted, dtype, self.config.fit, bits, device)
         bridge_reads = getattr(self.config.bridge, "hidden_width", vllm.width)
         self._check("VLLM's hidden width", vllm.width, "bridge.hidden_width", bridge_reads)
         tensors, lora = self.tensors("vllm"), wanted.lora
@@ -157,9 +166,14 @@ class ModelFolder:
             expected[f"lora.{name}.A"] = (lora.rank, linear.in_features)
             expected[f"lora.{name}.B"] = (linear.out_features, lora.rank)
         check_shapes(expected, tensors, self.path.name)
-        vllm.set_token_rows(under("tokens", tensors))
-        if lora:
-            vllm.merge_lora(under("lora", tensors), lora.alpha / lora.rank)
+        rows, weights = under("tokens", tensors), under("lora", tensors)
+        vllm.set_token_rows(rows)
+        if lora and bits:
+            low_rank.attach(vllm, lora)
+            low_rank.load(vllm, weights, rows)
+            vllm.requires_grad_(False).to(device)
+        elif lora:
+            vllm.merge_lora(weights, lora.alpha / lora.rank)
         return vllm.eval()
 
     @packages.needed("transformers")

@@ -14,6 +14,7 @@ from .. import packages
 from ..models.clip import TextEncoder
 from ..models.config import SystemConfig
 from ..models.diffusion.unet import FlexEditUNet
+from ..models.vllm import quantised
 from .folder import (
     CONFIGS,
     SECOND_TEXT,
@@ -29,25 +30,32 @@ FULL_PRECISION = ("vae",)  # as the pipeline loads it: many overflow in half
 
 @packages.needed("transformers")
 @packages.needed("diffusers")
-def memory_by_part(folder: ModelFolder, dtype: torch.dtype = torch.float16) -> dict[str, int]:
+def memory_by_part(
+    folder: ModelFolder, dtype: torch.dtype = torch.float16, vllm_bits: int | None = None
+) -> dict[str, int]:
     """Bytes of each part's weights, in the order in which an edit meets the parts; a part that the
     system lacks, or never uses, is left out. Activations come on top, and the rows of new edit
     tokens.
 
-    dtype: what the parts are loaded as.
+    dtype: what the parts are loaded as · vllm_bits: 8 or 4, what the VLLM's language model is.
     Raises FlexEditError for a part whose config cannot be read.
     """
-    return sizes_of(empty_parts(folder), dtype)
+    return sizes_of(empty_parts(folder), dtype, vllm_bits)
 
 
-def sizes_of(parts: Mapping[str, nn.Module], dtype: torch.dtype) -> dict[str, int]:
-    return {
+def sizes_of(
+    parts: Mapping[str, nn.Module], dtype: torch.dtype, vllm_bits: int | None = None
+) -> dict[str, int]:
+    sizes = {
         name: sum(
             tensor.numel() * (4 if name in FULL_PRECISION else dtype.itemsize)
             for tensor in part.parameters()
         )
         for name, part in parts.items()
     }
+    if vllm_bits is not None and "vllm" in parts:
+        sizes["vllm"] = quantised.weight_bytes(parts["vllm"], vllm_bits, dtype)
+    return sizes
 
 
 def empty_parts(folder: ModelFolder) -> dict[str, nn.Module]:

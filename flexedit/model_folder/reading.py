@@ -18,13 +18,14 @@ from .. import packages
 from ..errors import FlexEditError
 from ..models.clip import ImageEncoder, TextEncoder
 from ..models.preprocess import Fit, Preprocess
-from ..models.vllm import VLLM, VLLMS
+from ..models.vllm import VLLM, quantised
 from ..models.vllm.base import VLLMConfig
 from ..models.vllm.chat import Chat
-from ..models.vllm.families import complete_processor
+from ..models.vllm.families import FAMILIES, complete_processor
 from .keys import shorten
-from .weights import is_portable, read_weights, unreadable
+from .weights import is_portable, read_config, read_weights, unreadable
 
+CPU = torch.device("cpu")
 # what transformers and diffusers raise for a folder that they cannot read
 COMPLAINTS = (ImportError, KeyError, OSError, RuntimeError, SafetensorError, TypeError, ValueError)
 
@@ -35,27 +36,50 @@ def load_vllm(
     config: VLLMConfig | None = None,
     dtype: torch.dtype = torch.float32,
     fit: Fit = "padded",
+    bits: int | None = None,
+    device: torch.device = CPU,
 ) -> VLLM:
-    """Any transformers LLaVA-class folder, to be spoken to as ``config`` says; the edit tokens that
-    it asks for are added, untrained.
+    """A transformers folder of one of our families, to be spoken to as ``config`` says; the edit
+    tokens that it asks for are added, untrained.
+
+    fit: how pictures become squares, where a family sees squares · bits: 8 or 4, to keep its
+    language model so, on ``device``
     """
     from transformers import AutoModelForImageTextToText
 
-    model = load_pretrained(AutoModelForImageTextToText, folder, dtype)
-    tokenizer = _load_tokenizer(folder)
-    if model.config.model_type not in VLLMS:
+    kind = vllm_family(folder)
+    if config is not None and config.type != kind:
         raise FlexEditError(
-            f"{folder} holds a {type(model).__name__}; FlexEdit reads LLaVA 1.5's class only "
-            "(model_type llava). Choose such a folder."
+            f"{folder} holds a {kind}, but vllm.type in flexedit.json is {config.type}. These do "
+            "not belong together."
         )
+    more = quantised.settings(bits, dtype, device)
+    model = load_pretrained(AutoModelForImageTextToText, folder, dtype, **more)
+    if not FAMILIES[kind].squares:
+        chat = Chat(_load_processor(folder, model.config))
+        return VLLM(model, chat.tokenizer, config=config, chat=chat).eval()
     preprocess = Preprocess.from_folder(folder, model.config.vision_config.image_size, fit)
-    return VLLM(model, tokenizer, preprocess, config).eval()
+    return VLLM(model, _load_tokenizer(folder), preprocess, config).eval()
+
+
+def vllm_family(folder: Path) -> str:
+    """The family of a transformers folder, by its config.
+
+    Raises FlexEditError for one that cannot carry an edit.
+    """
+    kind = read_config(folder).get("model_type")
+    if kind not in FAMILIES:
+        raise FlexEditError(
+            f"{folder} holds a {kind or 'model of unknown type'}, which FlexEdit cannot give edit "
+            f"tokens. Choose the folder of a {', '.join(FAMILIES)} (model_type in config.json)."
+        )
+    return kind
 
 
 @packages.needed("transformers")
 def load_stock_vllm(folder: Path, dtype: torch.dtype = torch.float32) -> VLLM:
     """Any transformers image-text-to-text folder with its processor, to be asked in plain words."""
-    from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
+    from transformers import AutoConfig, AutoModelForImageTextToText
 
     config = by_library(folder, AutoConfig.from_pretrained, folder, local_files_only=True)
     if getattr(config, "quantization_config", None) is not None:
@@ -64,15 +88,23 @@ def load_stock_vllm(folder: Path, dtype: torch.dtype = torch.float32) -> VLLM:
             "with plain fp16, bf16 or fp32 weights, and the precision in the node."
         )
     model = load_pretrained(AutoModelForImageTextToText, folder, dtype)
+    chat = Chat(_load_processor(folder, model.config))
+    return VLLM(model, chat.tokenizer, chat=chat).eval()
+
+
+def _load_processor(folder: Path, config: Any) -> Any:
+    """The processor of a model's config; raises FlexEditError if that model does not chat."""
+    from transformers import AutoProcessor
+
     _require_tokenizer(folder)
     processor = by_library(folder, AutoProcessor.from_pretrained, folder, local_files_only=True)
-    complete_processor(processor, model.config)
-    if processor.chat_template is None or model.config.is_encoder_decoder:
+    complete_processor(processor, config)
+    if processor.chat_template is None or config.is_encoder_decoder:
         raise FlexEditError(
-            f"{folder} holds a {type(model).__name__} that does not chat (it has no chat template)."
-            " Choose an instruction-tuned VLLM, such as LLaVA, Qwen2.5-VL or SmolVLM."
+            f"{folder} holds a {config.model_type} that does not chat (it has no chat template). "
+            "Choose an instruction-tuned VLLM, such as LLaVA, Qwen2.5-VL or SmolVLM."
         )
-    return VLLM(model, processor.tokenizer, chat=Chat(processor)).eval()
+    return processor
 
 
 @packages.needed("transformers")
@@ -114,17 +146,18 @@ def _require_tokenizer(folder: Path) -> None:
 
 
 def load_pretrained(
-    kind: Any, folder: Path, dtype: torch.dtype, unused: Collection[str] = ()
+    kind: Any, folder: Path, dtype: torch.dtype, unused: Collection[str] = (), **more: Any
 ) -> Any:
     """A folder's model as transformers' class ``kind``, every weight of it from the folder but for
-    those that nobody will use.
+    those that nobody will use. more: what else ``from_pretrained`` is told.
 
     What the class has no use for is left out: a CLIP folder holds both towers.
     """
-    read, options = kind.from_pretrained, {"dtype": dtype, "local_files_only": True}
+    more |= {"dtype": dtype}
+    read, options = kind.from_pretrained, more | {"local_files_only": True}
     model, missing = _load(folder, read, folder, **options)
     if missing and not is_portable(folder):  # under names that newer versions alone know
-        read, options = type(model).from_pretrained, {"dtype": dtype, "config": model.config}
+        read, options = type(model).from_pretrained, more | {"config": model.config}
         settings = getattr(model, "generation_config", None)
         model, missing = _load(folder, read, None, state_dict=read_weights(folder), **options)
         model.generation_config = settings  # of the folder, which was not read this time

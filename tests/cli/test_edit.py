@@ -230,3 +230,15 @@ def test_a_lack_of_memory_is_one_line(error, tiny, scene, capsys, monkeypatch):
     monkeypatch.setattr(FlexEditPipeline, "__call__", fail)
     assert edit(tiny, scene) == 2
     assert "not enough memory" in complaint(capsys)
+
+
+def test_offload_and_fewer_bits_edit_too_and_other_bits_are_refused(tiny, scene, mask, capsys):
+    assert edit(tiny, scene, "--mask", mask) == 0
+    whole = pixels(scene.with_name("out.png"))
+    assert edit(tiny, scene, "--mask", mask, "--offload") == 0
+    assert np.array_equal(pixels(scene.with_name("out.png")), whole)
+    assert edit(tiny, scene, "--mask", mask, "--offload", "--vllm-bits", 8) == 0
+    assert not np.array_equal(pixels(scene.with_name("out.png")), whole)
+    capsys.readouterr()
+    assert edit(tiny, scene, "--mask", mask, "--vllm-bits", 5) == 2
+    assert "5 bits a weight; choose 8 or 4" in complaint(capsys)

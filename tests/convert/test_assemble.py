@@ -19,6 +19,7 @@ from flexedit.systems import PRESETS
 from flexedit.training.batch import collate
 from tests.tiny import POOLED, TINY, XL_UNET, build_second_text
 from tests.tiny_pipelines import make_tiny_pipeline
+from tests.tiny_vllms import make_tiny_vllm
 
 
 def parts(folder: Path) -> tuple[Path, Path, Path]:
@@ -150,6 +151,17 @@ def test_it_edits(model):
     assert picture.shape == (1, 3, 64, 64) and picture.isfinite().all()
 
 
+@pytest.mark.parametrize("reply", ["direct", "generate"])
+def test_a_vllm_of_another_family_can_stand_in_llavas_place(reply, others, tmp_path):
+    qwen = make_tiny_vllm("qwen3_vl", tmp_path / "qwen")
+    pipeline, clip, _ = parts(others)
+    model = assemble(pipeline, clip, qwen, tmp_path / "made", size=64)
+    assert model.config.vllm.type == "qwen3_vl"
+    pipeline = FlexEditPipeline(model, "cpu")
+    edited = pipeline(collate([World(64)[0]]).request, reply=reply, num_steps=1)
+    assert edited.picture.isfinite().all()
+
+
 def test_other_formats_of_the_weights_stay_behind(others, tmp_path):
     shutil.copytree(others, tmp_path / "others")
     vllm = tmp_path / "others" / "vllm"
@@ -208,7 +220,7 @@ def test_what_is_missing_is_named_and_nothing_is_left_behind(missing, complaint,
 def test_another_class_of_vllm_is_refused(others, tmp_path):
     shutil.copytree(others, tmp_path / "others")
     shutil.copytree(others / "clip", tmp_path / "others" / "vllm", dirs_exist_ok=True)
-    refused(tmp_path / "others", tmp_path / "made", "holds a clip; FlexEdit trains LLaVA 1.5's")
+    refused(tmp_path / "others", tmp_path / "made", "holds a clip, which FlexEdit cannot give edit")
 
 
 @pytest.mark.parametrize(

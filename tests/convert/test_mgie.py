@@ -83,9 +83,9 @@ def test_its_states_are_those_that_say_the_tokens(converted):
     """The one before [IMG0], and of all tokens but the last; llava's layers, MGIE's embeddings."""
     release, pipeline = converted
     vllm, request = pipeline.vllm, EditRequest.create(torch.rand(1, 3, 20, 48), WORDS)
-    pixels = vllm.pictures(request.scene, None, (False,))
-    texts = request.prompts(form=vllm.prompt)
-    ids = vllm.tokenize(texts, [""]).input_ids[0]
+    pictures = vllm.pictures(request.scene, None, (False,))
+    pixels, texts = pictures.inputs["pixel_values"], request.prompts(form=vllm.prompt)
+    ids = vllm.tokenize(texts, pictures, [""]).input_ids[0]
     llava, pieces = release.tensors["llava"], Sizes.num_pieces
     x = release.tensors["mllm.pt"][EMBED][ids]
     tower = vllm.model.model.vision_tower
@@ -93,7 +93,7 @@ def test_its_states_are_those_that_say_the_tokens(converted):
     x[ids == pieces] = linear(llava, "model.mm_projector", patches[0])
     weights = {name.removeprefix("model."): tensor for name, tensor in llava.items()}
     wanted = llama_formula(weights, x, Sizes.heads, lora=False)[-9:-1]
-    near(vllm.direct(texts, pixels)[0], wanted)
+    near(vllm.direct(texts, pictures)[0], wanted)
 
 
 def test_its_tokens_are_where_it_trained_them(converted):

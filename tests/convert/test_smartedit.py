@@ -130,7 +130,8 @@ def bim_formula(
 @torch.no_grad()
 def test_its_language_model_is_lora_on_its_own_and_llavas_rows(pipeline, release):
     vllm, request = pipeline.vllm, EditRequest.create(torch.rand(1, 3, 20, 48), WORDS)
-    pixels = vllm.pictures(request.scene, None, (False,))
+    pictures = vllm.pictures(request.scene, None, (False,))
+    pixels = pictures.inputs["pixel_values"]
     tower = CLIPVisionModel.from_pretrained(release.options["clip"])
     squashed = F.interpolate(request.scene, (64, 64), mode="bicubic", antialias=True).clamp(0, 1)
     mean, std = (torch.tensor(x).view(3, 1, 1) for x in (vllm.preprocess.mean, vllm.preprocess.std))
@@ -142,14 +143,15 @@ def test_its_language_model_is_lora_on_its_own_and_llavas_rows(pipeline, release
     llava = release.tensors["llava"]["model.embed_tokens.weight"]
     pieces = Sizes.num_pieces
     embed = torch.cat([llava[:pieces], llm["embed_tokens.weight"][pieces:]])
-    reading = vllm.tokenize(request.prompts(form=vllm.prompt), [vllm.prompt.reply])
+    texts = request.prompts(form=vllm.prompt)
+    reading = vllm.tokenize(texts, pictures, [vllm.prompt.reply])
     ids = reading.input_ids[0]
     is_picture = ids == pieces + 35
     assert is_picture.sum() == len(picture)
     x = embed[ids.where(~is_picture, 0)]
     x[is_picture] = picture
     wanted = llama_formula(llm, x, Sizes.heads, lora=True)[-32:]
-    near(vllm.direct(request.prompts(form=vllm.prompt), pixels)[0], wanted)
+    near(vllm.direct(texts, pictures)[0], wanted)
 
 
 def test_its_ids_are_those_it_was_trained_with(pipeline):

@@ -166,15 +166,16 @@ def test_generic_rows_are_shown_the_reply_of_the_fast_path_and_questions_never(t
     replies = [prompts.GENERIC_REPLY, batch.replies[1], batch.replies[2]]
     vllm = system.vllm
     with torch.no_grad():
+        pictures = vllm.pictures(batch.request.marked(), None, (False,) * 3)
         sequences = vllm.tokenize(
             texts,
+            pictures,
             replies,
             edit_tokens=[True, True, False],
             forced=[True, False, False],
             end=True,
         )
-        pixels = vllm.pictures(batch.request.marked(), None, (False,) * 3)
-        expected = vllm.reply_loss(sequences, vllm.states(sequences, pixels))
+        expected = vllm.reply_loss(sequences, vllm.states(sequences, pictures))
     torch.testing.assert_close(losses(system, batch, draw)["reply"], expected)
 
 
@@ -416,10 +417,11 @@ def test_a_frozen_vllm_keeps_what_was_trained_before(tmp_path):
     assert trained_names(system) == {"unet", "adapter", "helper"}
     assert not any(module.training for module in system.vllm.modules())
     batch, vllm = batch_of("remove"), ModelFolder(folder).load_vllm()
-    sequences = vllm.tokenize([prompts.prompt("remove this")], [prompts.GENERIC_REPLY])
-    pixels = vllm.pictures(batch.request.marked(), None, (False,))
+    pictures = vllm.pictures(batch.request.marked(), None, (False,))
+    text = prompts.prompt("remove this")
+    sequences = vllm.tokenize([text], pictures, [prompts.GENERIC_REPLY])
     with torch.no_grad():
-        states, expected = (one.states(sequences, pixels) for one in (system.vllm, vllm))
+        states, expected = (one.states(sequences, pictures) for one in (system.vllm, vllm))
     torch.testing.assert_close(states, expected, atol=1e-4, rtol=1e-4)
 
 

@@ -100,9 +100,9 @@ def test_the_vllm_learns_to_say_half_of_the_edits_again_in_full(tiny, monkeypatc
     vllm = load_vllm(tiny / "vllm")
     said = {}
 
-    def tokenize(texts, replies, **settings):
+    def tokenize(texts, pictures, replies, **settings):
         said.update(texts=texts, replies=replies)
-        return VLLM.tokenize(vllm, texts, replies, **settings)
+        return VLLM.tokenize(vllm, texts, pictures, replies, **settings)
 
     monkeypatch.setattr(vllm, "tokenize", tokenize)
     pretraining = VLLMPretraining(vllm, seed=0)

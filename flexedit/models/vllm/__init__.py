@@ -3,8 +3,9 @@
 """
 
 from .base import VLLM
+from .families import FAMILIES
 from .instruction import Instruction
 
-VLLMS = {"llava": VLLM}
+VLLMS = dict.fromkeys(FAMILIES, VLLM)
 
 __all__ = ["VLLM", "VLLMS", "Instruction"]

@@ -7,7 +7,9 @@ B batch, L sequence length, N edit tokens, D width of the language model
 from __future__ import annotations
 
 import dataclasses
+import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import field
 from typing import Any, Literal
 
@@ -26,8 +28,9 @@ from ...validation import STRICT
 from ..parts import Reading
 from ..preprocess import Preprocess
 from .chat import MAX_PICTURE_TOKENS, Chat
-from .families import num_image_tokens
+from .families import FAMILIES, Family, family_of, num_image_tokens
 from .ids import prompt_ids, reply_ids
+from .pictures import Pictures
 from .questions import read_by_questions
 
 IGNORED = -100
@@ -64,7 +67,7 @@ class VLLMConfig:
     hidden_state: Literal["at", "before"] = "at"  # the state at a token, or the one predicting it
     lora: LoRAConfig | None = field(default_factory=LoRAConfig)  # None: only the tokens are trained
     prompt: PromptConfig = field(default_factory=PromptConfig)
-    type: Literal["llava"] = "llava"
+    type: Literal[tuple(FAMILIES)] = "llava"  # type: ignore[valid-type]  # the model_type
 
     def __post_init__(self) -> None:
         if self.num_edit_tokens < 1:
@@ -79,8 +82,8 @@ class VLLMConfig:
 
 
 class VLLM(nn.Module):
-    """A transformers image-text-to-text model: with N edit tokens it carries an edit, without (and
-    with a ``chat``) it is a stock one that is asked in plain words.
+    """A transformers image-text-to-text model: with N edit tokens it carries an edit; without a
+    ``config`` of any, and with a ``chat``, it is a stock one that is asked in plain words.
 
     Wrapped as a plain module, so that device and dtype are moved like any other part's.
     """
@@ -99,13 +102,19 @@ class VLLM(nn.Module):
         """Adds the edit tokens that ``config`` asks for, where they are not there yet, to tokenizer
         and embeddings; None asks for none.
 
-        preprocess: how pictures are shown to it beside FlexEdit's own prompts.
+        preprocess: how pictures become the squares of a family of squares · chat: how the others'
+        processor shows them.
         """
         super().__init__()
         self.model, self.tokenizer, self.chat = model, tokenizer, chat
         self.preprocess = preprocess
+        self.is_stock = chat is not None and config is None
+        self.family = family_of(model.config) or Family()
         self.hidden_state = config.hidden_state if config else "at"
         self.prompt = config.prompt if config else PromptConfig()
+        if not self.is_stock and self.prompt.chat == PromptConfig().chat:
+            chat_format = self.family.chat_format or self._chat_format()
+            self.prompt = dataclasses.replace(self.prompt, chat=chat_format)
         self.tied = False
         names = config.edit_tokens if config else []
         if names:
@@ -128,12 +137,21 @@ class VLLM(nn.Module):
     @property
     def longest_answer(self) -> int:
         """In tokens: a reply is one sentence, a stock model may say several."""
-        return 256 if self.chat else self.prompt.longest_reply
+        return 256 if self.is_stock else self.prompt.longest_reply
+
+    def _chat_format(self) -> str:
+        """The folder's own."""
+        assert self.chat is not None
+        return self.chat.format()
+
+    @property
+    def language_model(self) -> Any:
+        return self.model.get_submodule(self.family.language_model)
 
     def memory_required(self, num_rows: int, num_pictures: int) -> int:
         """About how many bytes it takes to read a request with so many rows, of so many pictures"""
         per_picture = MAX_PICTURE_TOKENS if self.chat else num_image_tokens(self.config)
-        rows_at_once = min(num_rows, ROWS_AT_ONCE) if self.chat else num_rows
+        rows_at_once = min(num_rows, ROWS_AT_ONCE) if self.is_stock else num_rows
         num_tokens = rows_at_once * (num_pictures * per_picture + 512)
         return reading_memory(self.config.get_text_config(), num_tokens, self._dtype)
 
@@ -153,60 +171,64 @@ class VLLM(nn.Module):
         """
         if reply not in REPLIES:
             raise FlexEditError(f"Unknown reply mode {reply!r}; choose direct or generate.")
-        if self.chat is not None:
+        if self.is_stock:
 
             def ask(questions: Any, pictures: Any, max_new_tokens: int) -> list[str]:
                 return self.answer(questions, pictures, max_new_tokens, on_token)
 
             return read_by_questions(ask, request, marked, self.longest_answer)
         texts = request.prompts(form=self.prompt)
-        pixels = self.pictures(marked, request.subject, request.has_subject)
-        pixels = pixels.to(next(self.parameters()).device)
+        pictures = self.pictures(marked, request.subject, request.has_subject)
         asks = "ask" in request.tasks
         if reply == "direct" and not asks:
             empty = ("",) * request.batch_size
-            return Reading(request.instructions, empty, empty, self.direct(texts, pixels))
+            return Reading(request.instructions, empty, empty, self.direct(texts, pictures))
         replies, hidden_states = self.generate(
-            texts, pixels, with_edit=bool(self.edit_ids) and not asks, on_token=on_token
+            texts, pictures, with_edit=bool(self.edit_ids) and not asks, on_token=on_token
         )
         labels = tuple(map(prompts.parse_label, replies))
         return Reading(request.instructions, replies, labels, hidden_states)
 
     def pictures(
         self, marked: Tensor, subject: Tensor | None, has_subject: Sequence[bool]
-    ) -> Tensor:
+    ) -> Pictures:
         """marked (B, 3, H, W), subject (B, 3, h, w) → all rows' pictures, in reading order."""
-        assert self.preprocess is not None
-        scenes = self.preprocess(marked)
         if subject is None or not any(has_subject):
-            return scenes
-        subjects = self.preprocess(subject)
-        rows = [
-            picture
-            for index, has in enumerate(has_subject)
-            for picture in ([scenes[index], subjects[index]] if has else [scenes[index]])
-        ]
-        return torch.stack(rows)
+            subject, has_subject = marked, [False] * len(marked)
+        if self.family.squares:
+            assert self.preprocess is not None
+            scenes = self.preprocess(marked)
+            subjects = self.preprocess(subject) if any(has_subject) else scenes
+            return self.squares(torch.stack(in_reading_order(scenes, subjects, has_subject)))
+        assert self.chat is not None
+        one = self.tokenizer.convert_ids_to_tokens(self.config.image_token_id)
+        return self.chat.pictures(in_reading_order(marked, subject, has_subject), one)
+
+    def squares(self, pixels: Tensor) -> Pictures:
+        """What ``preprocess`` made of pictures (P, 3, S, S), for a family of squares."""
+        config = self.config
+        return Pictures.squares(pixels, config.image_token_id, num_image_tokens(config))
 
     def tokenize(
         self,
         prompt_texts: Sequence[str],
+        pictures: Pictures,
         replies: Sequence[str] | None = None,
         *,
         edit_tokens: Sequence[bool] | None = None,
         forced: Sequence[bool] | None = None,
         end: bool = False,
     ) -> Sequences:
-        """Prompts and replies → left-padded sequences on the model's device.
+        """Prompts, with their pictures, and replies → left-padded sequences on the model's device.
 
         ``edit_tokens``: which rows' replies end in the N edit tokens (default: all), of which the
         first is what ends the VLLM's own words · ``forced``: which rows' replies it never has to
         say itself (default: none) · ``end``: close replies without edit tokens with the
         end-of-sequence token, as training does.
         """
-        rows, labels = [], []
+        rows, labels, shown = [], [], iter(pictures.tokens)
         for index, text in enumerate(prompt_texts):
-            ids = self._expand(prompt_ids(self.tokenizer, text, self.prompt))
+            ids = self._prompt_ids(text, shown)
             reply: list[int] = []
             num_spoken = 0
             if replies is not None:
@@ -235,20 +257,26 @@ class VLLM(nn.Module):
         mask = stack([[1] * len(row) for row in rows], 0)
         return Sequences(stack(rows, pad), mask, stack(labels, IGNORED))
 
-    def _expand(self, ids: list[int]) -> list[int]:
-        """One token for a picture → as many as it has."""
-        image, count = self.config.image_token_index, num_image_tokens(self.config)
-        return [one for each in ids for one in ([each] * count if each == image else [each])]
+    def _prompt_ids(self, text: str, shown: Iterator[Sequence[int]]) -> list[int]:
+        """A prompt, whose pictures are the next of those ``shown``."""
+        text = text.replace(prompts.IMAGE, self.family.picture)
+        ids = prompt_ids(self.tokenizer, text, self.prompt)
+        image = self.config.image_token_id
+        return [one for each in ids for one in (next(shown) if each == image else [each])]
 
-    def states(self, sequences: Sequences, pixels: Tensor) -> Tensor:
+    def inputs(self, sequences: Sequences, pictures: Pictures) -> dict[str, Tensor]:
+        """What transformers' model reads, but for positions."""
+        ids = sequences.input_ids
+        inputs = {"input_ids": ids, "attention_mask": sequences.attention_mask}
+        if "mm_token_type_ids" in inspect.signature(self.model.model.forward).parameters:
+            inputs["mm_token_type_ids"] = (ids == self.config.image_token_id).long()
+        return inputs | pictures.to(ids.device, self._dtype)
+
+    def states(self, sequences: Sequences, pictures: Pictures) -> Tensor:
         """One prefill: the last layer's hidden states (B, L, D) of whole sequences."""
-        return self.model.model(
-            input_ids=sequences.input_ids,
-            attention_mask=sequences.attention_mask,
-            position_ids=sequences.position_ids,
-            pixel_values=pixels.to(self._dtype),
-            use_cache=False,
-        ).last_hidden_state
+        positions = None if self.family.own_positions else sequences.position_ids
+        inputs = self.inputs(sequences, pictures)
+        return self.model.model(**inputs, position_ids=positions, use_cache=False).last_hidden_state
 
     def edit_states(self, sequences: Sequences, states: Tensor) -> Tensor:
         """Picks H (B, N, D): the states at the edit tokens, the last; zeros for rows without any"""
@@ -277,7 +305,7 @@ class VLLM(nn.Module):
     def score(
         self,
         prompt_texts: Sequence[str],
-        pixels: Tensor,
+        pictures: Pictures,
         replies: Sequence[str],
         *,
         edit_tokens: Sequence[bool],
@@ -290,27 +318,27 @@ class VLLM(nn.Module):
         edit_tokens, forced: as in `tokenize`.
         """
         sequences = self.tokenize(
-            prompt_texts, replies, edit_tokens=edit_tokens, forced=forced, end=True
+            prompt_texts, pictures, replies, edit_tokens=edit_tokens, forced=forced, end=True
         )
-        states = self.states(sequences, pixels)
+        states = self.states(sequences, pictures)
         hidden = self.edit_states(sequences, states) if self.edit_ids else None
         return hidden, self.reply_loss(sequences, states) if with_loss else None
 
     @torch.no_grad()
-    def direct(self, prompt_texts: Sequence[str], pixels: Tensor) -> Tensor:
+    def direct(self, prompt_texts: Sequence[str], pictures: Pictures) -> Tensor:
         """The fast path: one prefill of prompt, forced reply and edit tokens → H (B, N, D)"""
         self._require_edit_tokens()
         forced = [self.prompt.reply] * len(prompt_texts)
         with torch.inference_mode():  # a tenth faster than without gradients
-            sequences = self.tokenize(prompt_texts, forced)
-            hidden = self.edit_states(sequences, self.states(sequences, pixels))
+            sequences = self.tokenize(prompt_texts, pictures, forced)
+            hidden = self.edit_states(sequences, self.states(sequences, pictures))
         return hidden.clone()  # a tensor that a loss may go on from
 
     @torch.no_grad()
     def generate(
         self,
         prompt_texts: Sequence[str],
-        pixels: Tensor,
+        pictures: Pictures,
         *,
         with_edit: bool = True,
         max_new_tokens: int | None = None,
@@ -323,21 +351,17 @@ class VLLM(nn.Module):
         """
         if with_edit:
             self._require_edit_tokens()
-        sequences = self.tokenize(prompt_texts)
-        stops = [self.tokenizer.eos_token_id, *self.edit_ids]
-        inputs = {
-            "input_ids": sequences.input_ids,
-            "attention_mask": sequences.attention_mask,
-            "pixel_values": pixels.to(self._dtype),
-        }
-        output = self._speak(
-            inputs,
-            max_new_tokens or self.longest_answer,
-            on_token,
-            use_cache=True,
-            eos_token_id=stops,
-            return_dict_in_generate=True,
-        )
+        sequences = self.tokenize(prompt_texts, pictures)
+        stops = self.stops()
+        with self._first_positions() as positions:
+            output = self._speak(
+                self.inputs(sequences, pictures),
+                max_new_tokens or self.longest_answer,
+                on_token,
+                use_cache=True,
+                eos_token_id=stops,
+                return_dict_in_generate=True,
+            )
         spoken = output.sequences[:, sequences.input_ids.shape[1] :]
         stopped = torch.isin(spoken, torch.tensor(stops, device=spoken.device))
         said = stopped.int().cumsum(-1) == 0  # (B, T): tokens before the first stop
@@ -347,11 +371,37 @@ class VLLM(nn.Module):
         )
         hidden = None
         if with_edit and self.hidden_state == "before":  # needs the state of the last spoken token
-            full = self.tokenize(prompt_texts, replies)
-            hidden = self.edit_states(full, self.states(full, pixels))
+            full = self.tokenize(prompt_texts, pictures, replies)
+            hidden = self.edit_states(full, self.states(full, pictures))
         elif with_edit:
-            hidden = self._append_edit_tokens(sequences, spoken, said, output.past_key_values)
+            own = self.family.own_positions
+            at, cache = positions[0] if own else sequences.position_ids, output.past_key_values
+            hidden = self._append_edit_tokens(sequences, at, spoken, said, cache)
         return replies, hidden
+
+    def stops(self) -> list[int]:
+        """The tokens that end its own words."""
+        ends = getattr(self.model.generation_config, "eos_token_id", None) or []
+        ends = [ends] if isinstance(ends, int) else ends
+        return [self.tokenizer.eos_token_id, *ends, *self.edit_ids]
+
+    @contextmanager
+    def _first_positions(self) -> Iterator[list[Tensor]]:
+        """The positions (B, L) that its own model gives the tokens of the first prefill inside;
+        where there are three of a token, one for each axis, those of the last.
+        """
+        found: list[Tensor] = []
+
+        def look(_: Any, __: Any, inputs: dict[str, Any]) -> None:
+            if not found:
+                positions = inputs["position_ids"]
+                found.append(positions.reshape(-1, *positions.shape[-2:])[-1])
+
+        hook = self.language_model.register_forward_pre_hook(look, with_kwargs=True)
+        try:
+            yield found
+        finally:
+            hook.remove()
 
     @torch.no_grad()
     def answer(
@@ -400,14 +450,18 @@ class VLLM(nn.Module):
         )
 
     def _append_edit_tokens(
-        self, sequences: Sequences, spoken: Tensor, said: Tensor, cache: Any
+        self, sequences: Sequences, positions: Tensor, spoken: Tensor, said: Tensor, cache: Any
     ) -> Tensor:
-        """Runs [last spoken token, edit tokens] over the cache, which lacks just that one."""
+        """Runs [last spoken token, edit tokens] over the cache, which lacks just that one.
+
+        positions (B, L): of the prompts, which end in words, numbered one by one
+        """
         batch, count = len(spoken), len(self.edit_ids)
         edit_ids = torch.tensor(self.edit_ids, device=spoken.device).expand(batch, count)
         ones = torch.ones_like(edit_ids)
-        mask = torch.cat([sequences.attention_mask, said.long(), ones], 1)
-        positions = (mask.cumsum(-1) - 1).clamp(min=0)
+        new = torch.cat([said.long(), ones], 1)
+        mask = torch.cat([sequences.attention_mask, new], 1)
+        positions = positions[:, -1:].to(new) + new.cumsum(-1)
         states = self.model.model(
             input_ids=torch.cat([spoken[:, -1:], edit_ids], 1),
             attention_mask=mask,
@@ -453,7 +507,7 @@ class VLLM(nn.Module):
 
     def attention_projections(self) -> Iterator[tuple[str, nn.Linear]]:
         """``<layer>.<q|v>`` and its linear layer: where LoRA sits."""
-        for index, layer in enumerate(self.model.model.language_model.layers):
+        for index, layer in enumerate(self.language_model.layers):
             yield f"{index}.q", layer.self_attn.q_proj
             yield f"{index}.v", layer.self_attn.v_proj
 
@@ -472,6 +526,12 @@ def reading_memory(text: Any, num_tokens: int, dtype: torch.dtype) -> int:
     widest = max(inner) if isinstance(inner, Sequence) else inner
     per_token = 2 * text.num_hidden_layers * text.hidden_size + 4 * widest
     return num_tokens * per_token * dtype.itemsize
+
+
+def in_reading_order(scenes: Tensor, subjects: Tensor, has_subject: Sequence[bool]) -> list[Tensor]:
+    """Each row's scene, then its subject if it has one."""
+    rows = zip(scenes, subjects, has_subject, strict=True)
+    return [one for scene, subject, has in rows for one in ([scene, subject] if has else [scene])]
 
 
 class Watch:

@@ -1,4 +1,4 @@
-"""How a stock VLLM is spoken to: pictures and questions in its own chat format.
+"""How a VLLM is spoken to by its own processor: its pictures, and its own chat format.
 
 H × W a picture's size in pixels
 """
@@ -15,10 +15,13 @@ from PIL import Image
 from torch import Tensor
 
 from ... import prompts
+from .ids import lacks_begin
+from .pictures import Pictures
 
 MAX_SIDE = 1024  # pixels; some models cut a picture into as many tiles as it has room for
 MIN_SIDE = 8  # pixels; some models refuse a picture that is more than 200 times as long as wide
 MAX_PICTURE_TOKENS = 2048  # what a picture of that size becomes, at most
+QUESTION = "{question}"  # its place in a prompt's chat format
 
 
 class Chat:
@@ -41,13 +44,10 @@ class Chat:
             )
             for question, row in zip(questions, pictures, strict=True)
         ]
-        begin = self.tokenizer.bos_token
-        crops = getattr(self.processor.image_processor, "do_center_crop", False)
-        shown = [[self.to_square(one) if crops else one for one in row] for row in pictures]
         inputs = self.processor(
-            images=shown,
+            images=[self.shown(row) for row in pictures],
             text=texts,
-            add_special_tokens=not (begin and texts[0].startswith(begin)),
+            add_special_tokens=lacks_begin(self.tokenizer, texts[0]),
             padding=True,
             return_tensors="pt",
         )
@@ -55,6 +55,32 @@ class Chat:
         if "token_type_ids" not in inspect.signature(model.forward).parameters:
             inputs.pop("token_type_ids", None)
         return inputs
+
+    def format(self) -> str:
+        """What a {question} stands in, up to the place where the VLLM answers."""
+        message = {"role": "user", "content": _content(QUESTION, 0)}
+        return self.processor.apply_chat_template([message], add_generation_prompt=True)
+
+    def pictures(self, pictures: Sequence[Tensor], token: str) -> Pictures:
+        """pictures (3, H, W) in 0..1; token: what stands for one in a text, once."""
+        inputs = self.processor(
+            images=[self.shown([to_pil(picture)]) for picture in pictures],
+            text=[token] * len(pictures),
+            add_special_tokens=False,
+            padding=True,
+            return_tensors="pt",
+        )
+        ids, is_there = inputs.pop("input_ids"), inputs.pop("attention_mask").bool()
+        for name in ("token_type_ids", "mm_token_type_ids"):  # of these texts
+            inputs.pop(name, None)
+        tokens = [row[keep].tolist() for row, keep in zip(ids, is_there, strict=True)]
+        return Pictures(tokens, dict(inputs))
+
+    def shown(self, pictures: Sequence[Image.Image]) -> list[Image.Image]:
+        cuts = self.processor.image_processor
+        # what is cut into tiles is whole, and a square would be more of them
+        crops = getattr(cuts, "do_center_crop", False) and not hasattr(cuts, "image_grid_pinpoints")
+        return [self.to_square(one) if crops else one for one in pictures]
 
     def harmless(self, text: str) -> str:
         """Takes the power from whatever this model would read as a special token."""

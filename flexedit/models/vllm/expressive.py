@@ -44,12 +44,12 @@ def express(
         raise FlexEditError(
             "This model has no VLLM that could speak. Take MGIE's folder, or a stock VLLM."
         )
-    if vllm.chat is None and not speaks_first:
+    if not vllm.is_stock and not speaks_first:
         raise FlexEditError(
             "This model's VLLM was not taught to say an instruction at length. Take MGIE's folder, "
             "or a stock VLLM."
         )
-    if vllm.chat is None:
+    if not vllm.is_stock:
         said = vllm.read(request, request.scene, "generate", on_token).replies
     else:
         questions = [QUESTION.format(instruction=words) for words in request.instructions]

@@ -11,16 +11,23 @@ from ...prompts import PromptConfig
 def prompt_ids(tokenizer: Any, text: str, form: PromptConfig) -> list[int]:
     """A prompt, with the token that begins a text."""
     if form.ids == "whole":
-        return tokenizer(text)["input_ids"]
+        return tokenizer(text, add_special_tokens=lacks_begin(tokenizer, text))["input_ids"]
     return [tokenizer.bos_token_id, *stretch_ids(tokenizer, text)]
 
 
 def reply_ids(tokenizer: Any, text: str, form: PromptConfig) -> list[int]:
     """A reply that follows a prompt; edit tokens come next."""
     if form.ids == "whole":
-        said = " " + text if text else ""
+        gap = "" if form.chat[-1:].isspace() else " "
+        said = gap + text if text else ""
         return tokenizer(said, add_special_tokens=False)["input_ids"]
     return stretch_ids(tokenizer, text.strip())
+
+
+def lacks_begin(tokenizer: Any, text: str) -> bool:
+    """Whether the tokenizer has to begin the text as it begins all others: a chat format may."""
+    begin = tokenizer.bos_token
+    return not (begin and text.startswith(begin))
 
 
 def stretch_ids(tokenizer: Any, text: str) -> list[int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import torch
@@ -27,7 +28,8 @@ def attach(vllm: VLLM, config: LoRAConfig | None) -> list[nn.Parameter]:
             r=config.rank,
             lora_alpha=config.alpha,
             lora_dropout=config.dropout,
-            target_modules=r".*language_model.*\.(q_proj|v_proj)",
+            target_modules=re.escape(vllm.family.language_model)
+            + r"\.layers\.\d+\.self_attn\.[qv]_proj",
             trainable_token_indices=dict.fromkeys(layers, vllm.edit_ids),
         )
     get_peft_model(vllm.model, settings)

@@ -60,8 +60,8 @@ class VLLMPretraining(Trainee):
                 replies[row] = batch.captions[row]
         request = replace(request, instructions=tuple(instructions))
         texts = request.prompts(draw.phrases)
-        pixels = self.vllm.pictures(request.marked(), request.subject, request.has_subject)
+        pictures = self.vllm.pictures(request.marked(), request.subject, request.has_subject)
         silent = [False] * len(texts)
-        _, loss = self.vllm.score(texts, pixels, replies, edit_tokens=silent)
+        _, loss = self.vllm.score(texts, pictures, replies, edit_tokens=silent)
         assert loss is not None
         return {"reply": loss}

@@ -10,6 +10,7 @@ from flexedit import prompts
 from flexedit.model_folder import WEIGHTS_FILE, ModelFolder, load_vllm, save_model_folder
 from flexedit.models.vllm import lora
 from flexedit.models.vllm.base import VLLM, Sequences, VLLMConfig
+from flexedit.models.vllm.pictures import Pictures
 from tests.tiny import TINY
 
 TEXTS = [prompts.prompt("remove this"), prompts.prompt("add this here", with_subject=True)]
@@ -31,18 +32,19 @@ def stock(folder: Path) -> VLLM:
     return load_vllm(folder / "vllm", VLLMConfig(32))
 
 
-def pictures() -> torch.Tensor:
-    return torch.randn(3, 3, TINY.size, TINY.size, generator=torch.Generator().manual_seed(1))
+def pictures(vllm: VLLM) -> Pictures:
+    draw = torch.Generator().manual_seed(1)
+    return vllm.squares(torch.randn(3, 3, TINY.size, TINY.size, generator=draw))
 
 
 def tokens(vllm: VLLM) -> Sequences:
-    return vllm.tokenize(TEXTS, REPLIES, end=True)
+    return vllm.tokenize(TEXTS, pictures(vllm), REPLIES, end=True)
 
 
 def outputs(vllm: VLLM) -> tuple[torch.Tensor, torch.Tensor]:
     """Hidden states of everything, and the logits that predict the next token."""
     with torch.no_grad():
-        states = vllm.states(tokens(vllm), pictures())
+        states = vllm.states(tokens(vllm), pictures(vllm))
         return states, vllm.model.get_output_embeddings()(states)
 
 
@@ -52,7 +54,7 @@ def train(vllm: VLLM, folder: Path, steps: int = 4) -> list[float]:
     optimizer = torch.optim.Adam(lora.attach(vllm, config), lr=3e-2)
     losses = []
     for _ in range(steps):
-        states = vllm.states(tokens(vllm), pictures())
+        states = vllm.states(tokens(vllm), pictures(vllm))
         loss = vllm.reply_loss(tokens(vllm), states).sum()
         loss = loss + vllm.edit_states(tokens(vllm), states).square().mean()
         loss.backward()

@@ -103,7 +103,7 @@ def expected_states(
 
 
 def test_direct_reads_the_states_of_prompt_generic_reply_and_edit_tokens(vllm, pictures):
-    hidden = vllm.direct([SHORT, LONG], pictures)
+    hidden = vllm.direct([SHORT, LONG], vllm.squares(pictures))
     reply = vllm.tokenizer(" " + prompts.GENERIC_REPLY, add_special_tokens=False)["input_ids"]
     for row, text, pixels in ((0, SHORT, pictures[:1]), (1, LONG, pictures[1:])):
         expected = expected_states(vllm, text, reply, pixels)
@@ -112,15 +112,15 @@ def test_direct_reads_the_states_of_prompt_generic_reply_and_edit_tokens(vllm, p
 
 def test_a_loss_may_go_on_from_what_direct_has_read(vllm, pictures):
     layer = torch.nn.Linear(vllm.width, 1)
-    layer(vllm.direct([SHORT], pictures[:1])).sum().backward()
+    layer(vllm.direct([SHORT], vllm.squares(pictures[:1]))).sum().backward()
     assert layer.weight.grad is not None and layer.weight.grad.any()
 
 
 def test_the_same_question_gives_the_same_states_and_another_others(vllm, pictures):
-    first = vllm.direct([SHORT], pictures[:1])
-    again = vllm.direct([SHORT], pictures[:1])
-    other_words = vllm.direct([prompts.prompt("remove that")], pictures[:1])
-    other_picture = vllm.direct([SHORT], pictures[1:2])
+    first = vllm.direct([SHORT], vllm.squares(pictures[:1]))
+    again = vllm.direct([SHORT], vllm.squares(pictures[:1]))
+    other_words = vllm.direct([prompts.prompt("remove that")], vllm.squares(pictures[:1]))
+    other_picture = vllm.direct([SHORT], vllm.squares(pictures[1:2]))
     assert torch.equal(first, again)
     assert (first - other_words).abs().amax() > 1e-2
     assert (first - other_picture).abs().amax() > 1e-2
@@ -131,7 +131,7 @@ def test_the_same_question_gives_the_same_states_and_another_others(vllm, pictur
 
 @pytest.mark.parametrize("count", [1, 7])
 def test_generated_states_are_those_of_one_prefill_over_the_very_tokens(vllm, pictures, count):
-    replies, hidden = vllm.generate([SHORT, LONG], pictures, max_new_tokens=count)
+    replies, hidden = vllm.generate([SHORT, LONG], vllm.squares(pictures), max_new_tokens=count)
     for row, text, pixels in ((0, SHORT, pictures[:1]), (1, LONG, pictures[1:])):
         spoken = speak(vllm, text, pixels, count)
         assert replies[row] == vllm.tokenizer.decode(spoken).strip()
@@ -160,7 +160,7 @@ def test_a_row_that_stops_early_keeps_its_own_states(vllm, pictures, early, stop
     expected_said = [speak(vllm, text, pixels, 8) for text, pixels in rows]
     assert 1 < len(expected_said[early]) < len(expected_said[1 - early])
 
-    replies, hidden = vllm.generate([SHORT, LONG], pictures, max_new_tokens=8)
+    replies, hidden = vllm.generate([SHORT, LONG], vllm.squares(pictures), max_new_tokens=8)
     for row, (text, pixels) in enumerate(rows):
         assert replies[row] == vllm.tokenizer.decode(expected_said[row]).strip()
         expected = expected_states(vllm, text, expected_said[row], pixels)
@@ -171,7 +171,7 @@ def test_all_rows_may_stop_at_once(vllm, pictures):
     first = speak(vllm, SHORT, pictures[:1], 3)
     vllm.tokenizer.eos_token = vllm.tokenizer.convert_ids_to_tokens(first[2])
     spoken = first[: first.index(first[2])]
-    _, hidden = vllm.generate([SHORT], pictures[:1], max_new_tokens=8)
+    _, hidden = vllm.generate([SHORT], vllm.squares(pictures[:1]), max_new_tokens=8)
     expected = expected_states(vllm, SHORT, spoken, pictures[:1])
     torch.testing.assert_close(hidden[0], expected, atol=1e-4, rtol=1e-4)
 
@@ -185,9 +185,9 @@ def test_each_token_is_reported_and_what_the_callback_raises_ends_the_reply(vllm
             raise InterruptedError
 
     with pytest.raises(InterruptedError):
-        vllm.generate([SHORT, LONG], pictures, on_token=cancel)
+        vllm.generate([SHORT, LONG], vllm.squares(pictures), on_token=cancel)
     assert counts == [1, 2, 3]
-    assert vllm.generate([SHORT], pictures[:1], max_new_tokens=2)[1] is not None
+    assert vllm.generate([SHORT], vllm.squares(pictures[:1]), max_new_tokens=2)[1] is not None
 
 
 # Reading a request
@@ -219,17 +219,17 @@ def test_a_question_is_always_answered_and_has_no_states(vllm):
 def test_a_named_object_is_the_label(vllm):
     """A model that has learned one reply by heart says it, and its label is read."""
     request, reply = request_of("edit"), (prompts.naming_reply("turtle"),)
-    texts, pixels = request.prompts(), vllm.pictures(request.marked(), None, (False,))
+    texts, shown = request.prompts(), vllm.pictures(request.marked(), None, (False,))
     optimizer = torch.optim.Adam(vllm.requires_grad_(True).parameters(), lr=3e-3)
-    sequences = vllm.tokenize(texts, reply, edit_tokens=[False], end=True)
+    sequences = vllm.tokenize(texts, shown, reply, edit_tokens=[False], end=True)
     for _ in range(40):
-        loss = vllm.reply_loss(sequences, vllm.states(sequences, pixels)).sum()
+        loss = vllm.reply_loss(sequences, vllm.states(sequences, shown)).sum()
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
     reading = vllm.read(request, request.marked(), "generate")
     assert reading.replies == reply and reading.labels == ("turtle",)
-    assert torch.equal(reading.hidden_states, vllm.generate(texts, pixels)[1])
+    assert torch.equal(reading.hidden_states, vllm.generate(texts, shown)[1])
 
 
 def test_an_unknown_mode_of_reply_is_refused(vllm):
@@ -241,9 +241,9 @@ def test_an_unknown_mode_of_reply_is_refused(vllm):
 
 
 def test_before_takes_the_states_that_predict_the_edit_tokens(vllm, pictures):
-    at = vllm.direct([SHORT, LONG], pictures)
+    at = vllm.direct([SHORT, LONG], vllm.squares(pictures))
     vllm.hidden_state = "before"
-    before = vllm.direct([SHORT, LONG], pictures)
+    before = vllm.direct([SHORT, LONG], vllm.squares(pictures))
     torch.testing.assert_close(before[:, 1:], at[:, :-1])
     reply = vllm.tokenizer(" " + prompts.GENERIC_REPLY, add_special_tokens=False)["input_ids"]
     expected = expected_states(vllm, LONG, reply, pictures[1:], before=True)
@@ -252,7 +252,7 @@ def test_before_takes_the_states_that_predict_the_edit_tokens(vllm, pictures):
 
 def test_before_after_a_spoken_reply_starts_at_its_last_token(vllm, pictures):
     vllm.hidden_state = "before"
-    replies, hidden = vllm.generate([SHORT], pictures[:1], max_new_tokens=5)
+    replies, hidden = vllm.generate([SHORT], vllm.squares(pictures[:1]), max_new_tokens=5)
     said = " " + replies[0]
     reply = vllm.tokenizer(said, add_special_tokens=False)["input_ids"]
     expected = expected_states(vllm, SHORT, reply, pictures[:1], before=True)
@@ -262,8 +262,9 @@ def test_before_after_a_spoken_reply_starts_at_its_last_token(vllm, pictures):
 @pytest.mark.parametrize("which", ["at", "before"])
 def test_a_row_without_edit_tokens_has_zero_states(vllm, pictures, which):
     vllm.hidden_state = which
-    sequences = vllm.tokenize([SHORT, LONG], ["a", "b"], edit_tokens=[False, True])
-    hidden = vllm.edit_states(sequences, vllm.states(sequences, pictures))
+    shown = vllm.squares(pictures)
+    sequences = vllm.tokenize([SHORT, LONG], shown, ["a", "b"], edit_tokens=[False, True])
+    hidden = vllm.edit_states(sequences, vllm.states(sequences, shown))
     assert not hidden[0].any() and hidden[1].any()
 
 
@@ -296,17 +297,19 @@ def test_a_picture_takes_as_many_tokens_as_its_tower_has_features(vllm, tower, s
 
 def test_pictures_come_in_reading_order_and_only_of_rows_that_have_them(vllm):
     marked, subject = torch.rand(3, 3, 20, 30), torch.rand(3, 3, 50, 40)
-    pixels = vllm.pictures(marked, subject, (True, False, True))
+    pixels = vllm.pictures(marked, subject, (True, False, True)).inputs["pixel_values"]
     scenes, subjects = vllm.preprocess(marked), vllm.preprocess(subject)
     expected = [scenes[0], subjects[0], scenes[1], scenes[2], subjects[2]]
     assert torch.equal(pixels, torch.stack(expected))
-    assert torch.equal(vllm.pictures(marked, None, (False,) * 3), scenes)
+    alone = vllm.pictures(marked, None, (False,) * 3).inputs["pixel_values"]
+    assert torch.equal(alone, scenes)
 
 
 def test_sequences_end_together_and_only_what_it_says_itself_is_labelled(vllm):
     texts, replies = [SHORT, LONG, SHORT], ["yes", "no, it is red", "yes"]
     sequences = vllm.tokenize(
         texts,
+        vllm.squares(torch.zeros(4, 3, TINY.size, TINY.size)),
         replies,
         edit_tokens=[True, False, True],
         forced=[False, False, True],
@@ -325,15 +328,16 @@ def test_sequences_end_together_and_only_what_it_says_itself_is_labelled(vllm):
 
 
 def test_where_nothing_has_to_be_said_no_reply_is_lost(vllm, pictures):
-    sequences = vllm.tokenize([SHORT, LONG], ["yes", "no"], forced=[True, True])
-    losses = vllm.reply_loss(sequences, vllm.states(sequences, pictures))
+    shown = vllm.squares(pictures)
+    sequences = vllm.tokenize([SHORT, LONG], shown, ["yes", "no"], forced=[True, True])
+    losses = vllm.reply_loss(sequences, vllm.states(sequences, shown))
     assert losses.tolist() == [0, 0]
 
 
 def test_a_prompt_that_is_too_long_is_refused_with_both_numbers(vllm, pictures):
     limit = vllm.config.text_config.max_position_embeddings
     with pytest.raises(FlexEditError, match=rf"needs \d+ tokens .* at most {limit}"):
-        vllm.direct([prompts.prompt("zebra " * limit)], pictures[:1])
+        vllm.direct([prompts.prompt("zebra " * limit)], vllm.squares(pictures[:1]))
 
 
 # What it learns from
@@ -341,8 +345,9 @@ def test_a_prompt_that_is_too_long_is_refused_with_both_numbers(vllm, pictures):
 
 def test_the_reply_loss_is_the_mean_cross_entropy_of_each_rows_reply(vllm, pictures):
     replies = ["yes", "The masks means 'dog'"]
-    sequences = vllm.tokenize([SHORT, LONG], replies, edit_tokens=[True, False], end=True)
-    losses = vllm.reply_loss(sequences, vllm.states(sequences, pictures))
+    shown = vllm.squares(pictures)
+    sequences = vllm.tokenize([SHORT, LONG], shown, replies, edit_tokens=[True, False], end=True)
+    losses = vllm.reply_loss(sequences, vllm.states(sequences, shown))
     for row, (text, pixels) in enumerate(((SHORT, pictures[:1]), (LONG, pictures[1:]))):
         prompt = prompt_ids(vllm, text)
         reply = sequences.labels[row][sequences.labels[row] != IGNORED].tolist()
@@ -365,12 +370,12 @@ def test_tied_and_untied_models_have_the_token_rows_that_they_train(folder, tmp_
 
 def test_token_rows_are_put_where_they_were_taken_from(vllm, pictures):
     rows = {name: torch.randn_like(row) for name, row in vllm.token_rows().items()}
-    before = vllm.direct([SHORT], pictures[:1])
+    before = vllm.direct([SHORT], vllm.squares(pictures[:1]))
     others = vllm.model.get_input_embeddings().weight[: vllm.edit_ids[0]].clone()
     vllm.set_token_rows(rows)
     assert all(torch.equal(vllm.token_rows()[name], row) for name, row in rows.items())
     assert torch.equal(vllm.model.get_input_embeddings().weight[: vllm.edit_ids[0]], others)
-    assert not torch.allclose(vllm.direct([SHORT], pictures[:1]), before)
+    assert not torch.allclose(vllm.direct([SHORT], vllm.squares(pictures[:1])), before)
 
 
 def test_merging_lora_adds_the_scaled_product_to_q_and_v_alone(vllm):
@@ -395,11 +400,12 @@ def test_merging_lora_adds_the_scaled_product_to_q_and_v_alone(vllm):
 def test_without_edit_tokens_it_talks_but_does_not_edit(folder, pictures):
     plain = load_vllm(folder)
     assert plain.edit_ids == []
-    replies, hidden = plain.generate([SHORT], pictures[:1], with_edit=False, max_new_tokens=2)
+    shown = plain.squares(pictures[:1])
+    replies, hidden = plain.generate([SHORT], shown, with_edit=False, max_new_tokens=2)
     assert replies[0] and hidden is None
     for call in (plain.direct, plain.generate):
         with pytest.raises(FlexEditError, match="no edit tokens"):
-            call([SHORT], pictures[:1])
+            call([SHORT], shown)
 
 
 def test_edit_tokens_that_are_already_there_are_not_added_twice(vllm, tmp_path):
