@@ -144,8 +144,8 @@ def whose(num_added: int) -> str:
 
 
 def summed(delta: Tensor, base: Tensor) -> Tensor:
-    """delta and base are float16; base has the first rows only where tokens were added."""
-    total = delta.float()
+    """In full precision; base has the first rows only where tokens were added."""
+    total = delta.to(torch.float32, copy=True)
     total[: len(base)] += base.float()
     return total
 

@@ -135,6 +135,11 @@ def check_rows(files: Mapping[str, Weights], llava: LLaVA) -> None:
                 f"{files[part].where} has a vocabulary of {found[0]} rows, SmartEdit one of "
                 f"{wanted[0]}. It is another system's file, or of SmartEdit's first stage."
             )
+    if not any("lora_A" in name for name in files["llm"]):
+        raise FlexEditError(
+            f"{files['llm'].where} has no LoRA. Its makers replaced that file on 28 April 2024; "
+            "download it again."
+        )
 
 
 def system_config(

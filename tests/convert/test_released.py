@@ -203,15 +203,33 @@ def test_two_systems_files_are_not_mixed(smartedit, mgie, tmp_path):
     refused(mgie, tmp_path, "There is no file .*mllm.pt", mgie=smartedit.options["smartedit"])
 
 
-@pytest.mark.parametrize("added", [0, 3])
-def test_another_vocabulary_than_smartedits_is_refused(added, smartedit, tmp_path):
+def without_lora(tensors):
+    for name in [name for name in tensors if "lora_" in name]:
+        del tensors[name]
+
+
+def with_rows(count):
+    def change(tensors):
+        name = "model.base_model.model.embed_tokens.weight"
+        tensors[name] = tensors[name][:count]
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        (with_rows(400), "has a vocabulary of 400 rows, SmartEdit one of 435"),
+        (with_rows(403), "has a vocabulary of 403 rows, SmartEdit one of 435"),
+        (without_lora, "has no LoRA. Its makers replaced that file"),
+    ],
+)
+def test_another_language_model_than_smartedits_is_refused(change, complaint, smartedit, tmp_path):
     folder = shutil.copytree(smartedit.options["smartedit"], tmp_path / "smartedit")
     file = folder / "LLM-15000" / "adapter_model.bin"
     tensors = torch.load(file)
-    name = "model.base_model.model.embed_tokens.weight"
-    tensors[name] = tensors[name][: Sizes.num_pieces + added]
+    change(tensors)
     torch.save(tensors, file)
-    complaint = f"has a vocabulary of {Sizes.num_pieces + added} rows, SmartEdit one of 435"
     refused(smartedit, tmp_path, complaint, smartedit=folder)
 
 
