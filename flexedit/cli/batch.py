@@ -110,6 +110,7 @@ def _here(
         context.call_on_close(cluster.start(workers))
     settings, model = dict(options), options["model"]
     pipeline = make_pipeline(settings)
+    settings["reply"] = settings["reply"] or pipeline.config.sampling.reply
     device = pipeline.device.type
     same = {name: value for name, value in options.items() if name not in settings}
     same |= {"model": model and model.resolve(), "device": device}
