@@ -110,6 +110,8 @@ class Frame:
 
     def upright(self, mask: np.ndarray) -> np.ndarray:
         """A mask (H, W) bool of the stored picture, turned as that is."""
+        if self.turn == 1:
+            return mask
         image = Image.fromarray(mask)
         image.getexif()[ExifTags.Base.Orientation] = self.turn
         return np.asarray(ImageOps.exif_transpose(image))

@@ -130,7 +130,10 @@ def square_sample(sample: Sample, size: int, rng: np.random.Generator) -> Sample
     if mask is None and object_mask is not None:
         kind, mask = choose_kind(rng), object_mask
         if kind != FULL_MASK:
-            others = [certain(share(other)) & ~object_mask for other in sample.others]
+            near = around(sample.object_mask)
+            others = [
+                certain(share(other)) & ~object_mask for other in sample.others if other[near].any()
+            ]
             mask, rotation = masks.turned_scribble(kind, object_mask, rng, others)
     target = None if sample.target is None else shrink(sample.target, box, size)
     if target is None and sample.task == "segment":
@@ -188,6 +191,16 @@ def square(mask: np.ndarray, rng: np.random.Generator) -> Box:
         starts.append(int(rng.integers(first, last + 1)))
     top, left = starts
     return left, top, left + side, top + side
+
+
+def around(mask: Any) -> tuple[slice, slice]:
+    """The box of a mask (H, W), as large again on every side: no scribble of it goes farther"""
+    (top, bottom), (left, right) = masks.extent(mask, 1), masks.extent(mask, 0)
+    height, width = bottom - top, right - left
+    return (
+        slice(max(0, top - height), bottom + height),
+        slice(max(0, left - width), right + width),
+    )
 
 
 def shrink(picture: np.ndarray, box: Box, size: int) -> np.ndarray:

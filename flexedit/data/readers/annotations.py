@@ -224,16 +224,21 @@ def unpacked(text: str | bytes) -> list[int]:
     """COCO's text of run lengths: each in 5 bits a character, least first, the last with its sign;
     from the fourth on, what is more than two before.
     """
-    lengths: list[int] = []
-    number = shift = 0
-    for character in text.encode("ascii") if isinstance(text, str) else text:
-        bits = character - ord("0")
-        if not 0 <= bits < 64:
-            raise ValueError(f"{character!r} is none of its characters")
-        number |= (bits & 31) << shift
-        shift += 5
-        if not bits & 32:  # the last of this number
-            number -= (bits & 16) << (shift - 4)
-            lengths.append(number + (lengths[-2] if len(lengths) > 2 else 0))
-            number = shift = 0
-    return lengths
+    data = text.encode("ascii") if isinstance(text, str) else text
+    bits = np.frombuffer(data, np.uint8).astype(np.int64) - ord("0")
+    if (bits < 0).any() or (bits > 63).any():
+        raise ValueError(f"{text!r:.60} has other characters")
+    last = np.flatnonzero(bits & 32 == 0)  # of each number
+    if not len(last):
+        return []
+    sizes = np.diff(last, prepend=-1)
+    if sizes.max() > 10:
+        raise ValueError(f"{text!r:.60} has a number of more than 50 bits")
+    starts = last - sizes + 1
+    shift = 5 * (np.arange(last[-1] + 1) - np.repeat(starts, sizes))
+    numbers = np.add.reduceat((bits[: last[-1] + 1] & 31) << shift, starts)
+    numbers -= (bits[last] & 16) << (shift[last] + 1)
+    for first in (1, 2):
+        numbers[first::2] = np.cumsum(numbers[first::2])
+    found: list[int] = numbers.tolist()
+    return found

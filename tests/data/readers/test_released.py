@@ -329,6 +329,19 @@ def test_llava_instruct_asks_one_thing_at_a_time(tmp_path):
     assert reader.describe() == {"rows": 1, "rows_without_a_picture": 1}
 
 
+def test_a_row_of_another_form_is_passed_over_and_named(tmp_path):
+    save(scene(), tmp_path / "p" / "7.jpg")
+    talk = [{"from": "human", "value": "What?"}, {"from": "gpt", "value": "A cup."}]
+    odd = ({}, {"conversations": 7}, {"conversations": [{}, {}]}, {"conversations": talk[:1]})
+    rows = [{"id": "0", "image": "7.jpg", "conversations": talk}]
+    rows += [{"id": str(number + 1), "image": "7.jpg", **row} for number, row in enumerate(odd)]
+    write(rows, tmp_path / "llava.json")
+    edits = Edits(f"llava:{tmp_path}/llava.json,{tmp_path}/p", 32)
+    samples = [edits[index] for index in range(5)]
+    assert {sample.reply for sample in samples} == {"A cup."}
+    assert {where for s in samples for where, _ in s.skipped} == {f"id {n}" for n in range(1, 5)}
+
+
 @pytest.mark.parametrize("endings", [("jpg", "txt", "json"), ("jpg", "json")])
 def test_cc12m_is_read_from_img2datasets_tars(endings, tmp_path):
     pytest.importorskip("datasets")
