@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image
 
 from .. import __version__
-from ..data.readers import USAGE, data_set
+from ..data.readers import data_set, usage
 from ..data.sample import Sample
 from ..data.world.words import article
 from ..errors import FlexEditError
@@ -27,6 +27,7 @@ from .cases import FILES, FORMAT, INDEX, META, OPERATIONS, Benchmark, Case, writ
 from .sources import SUBJECT_SETTINGS, ReaderSource, Slot, Source, WorldSource
 
 NUM_SINGLE, NUM_MULTI = 80, 125
+MEASURED = ("coco", "magicbrush")  # data sets whose rows say operation and object
 
 
 def build(
@@ -76,9 +77,10 @@ def source_from(text: str, size: int = 64) -> Source:
     name, _, where = text.partition(":")
     if text == "world" or (name == "world" and where):
         return WorldSource(size, where or None)
-    if reader := data_set(text):
+    if name in MEASURED and (reader := data_set(text)):
         return ReaderSource(reader)
-    raise FlexEditError(f"Unknown source {text!r}; give world, world:STYLE, {USAGE}.")
+    given = f"world, world:STYLE, {usage(*MEASURED)}"
+    raise FlexEditError(f"Unknown source {text!r}; give {given}.")
 
 
 def plan(num_single: int, num_multi: int) -> list[Slot]:

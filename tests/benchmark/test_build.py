@@ -185,9 +185,15 @@ def test_a_place_that_cannot_be_written_is_reported(tmp_path):
         build(tmp_path / "file" / "new", num_single=1, num_multi=0)
 
 
-@pytest.mark.parametrize("text", ["word", "coco", "coco:a.json,b", "magicbrush:", "world:", ""])
+@pytest.mark.parametrize("text", ["word", "coco", "llava:a.json,b", "world:", ""])
 def test_an_unknown_source_is_explained(text):
     with pytest.raises(FlexEditError, match="give world, world:STYLE, coco:ANNOTATIONS"):
+        source_from(text)
+
+
+@pytest.mark.parametrize("text", ["coco:a.json,b", "magicbrush:"])
+def test_other_paths_than_a_data_set_has_are_explained(text):
+    with pytest.raises(FlexEditError, match=f"{text} has other paths than {text[:4]}"):
         source_from(text)
 
 

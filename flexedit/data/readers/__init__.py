@@ -5,6 +5,7 @@ from __future__ import annotations
 from importlib import import_module
 from pathlib import Path
 
+from ...errors import FlexEditError
 from .reader import Reader
 
 # A data set is written NAME:PATHS; MODULE.CLASS reads it. What is in brackets may be left out.
@@ -25,21 +26,27 @@ DATA_SETS = {
     "advancededit": ("PAIRS.json[,PICTURES]", "pairs.AdvancedEdit"),
     "jsonl": ("FILE.jsonl", "index.Index"),
 }
-USAGE = " or ".join(f"{name}:{paths}" for name, (paths, _) in DATA_SETS.items())
+
+
+def usage(*names: str) -> str:
+    return " or ".join(f"{name}:{DATA_SETS[name][0]}" for name in names)
 
 
 def data_set(text: str) -> Reader | None:
-    """The reader of what is written as USAGE says, None for what is not."""
-    name, _, where = text.partition(":")
-    if name not in DATA_SETS:
+    """The reader of what is written as ``usage`` says, None for what does not begin so.
+
+    Raises FlexEditError for other paths than it says.
+    """
+    name, colon, where = text.partition(":")
+    if name not in DATA_SETS or not colon:
         return None
-    usage, made_by = DATA_SETS[name]
-    needed, allowed = usage.partition("[")[0].count(",") + 1, usage.count(",") + 1
-    paths = where.split(",", allowed - 1)
-    if not all(paths) or len(paths) < needed:
-        return None
+    paths, made_by = DATA_SETS[name]
+    needed, allowed = paths.partition("[")[0].count(",") + 1, paths.count(",") + 1
+    found = where.split(",", allowed - 1)
+    if not all(found) or len(found) < needed:
+        raise FlexEditError(f"{text} has other paths than {usage(name)}.")
     module, kind = made_by.split(".")
-    reader: Reader = getattr(import_module(f".{module}", __package__), kind)(*paths)
+    reader: Reader = getattr(import_module(f".{module}", __package__), kind)(*found)
     return reader
 
 
@@ -51,7 +58,7 @@ def reader_from(text: str) -> Reader:
 
 
 def placed(text: str, folder: Path) -> str:
-    """What ``--data`` has, with paths that start in ``folder``."""
+    """What ``--data`` takes, with paths that start in ``folder``."""
     name, colon, where = text.partition(":")
     if name not in DATA_SETS:
         return str(folder / text)

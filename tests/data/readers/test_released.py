@@ -428,4 +428,5 @@ def test_what_is_not_there_is_said_in_one_sentence(name, tmp_path):
     paths = [str(tmp_path / f"none{Path(path).suffix}") for path in usage.split(",")]
     with pytest.raises(FlexEditError, match="none"):
         len(data_set(f"{name}:{','.join(paths)}").rows)
-    assert data_set(f"{name}:") is None
+    with pytest.raises(FlexEditError, match=f"{name}: has other paths than {name}:"):
+        data_set(f"{name}:")
