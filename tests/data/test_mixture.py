@@ -1,6 +1,7 @@
 """Counting: nothing is repeated, nothing skipped, whoever reads."""
 
 import json
+import re
 from collections import Counter
 from pathlib import Path
 
@@ -10,19 +11,20 @@ import yaml
 from PIL import Image
 
 from flexedit.data.edits import Edits
-from flexedit.data.mixture import Mixture, samples_from
+from flexedit.data.mixture import WEIGHTS, Mixture, MixtureConfig, samples_from
 from flexedit.data.order import CHUNK, LANES, LENGTH, Pattern
+from flexedit.data.readers import DATA_SETS, data_set, usage
 from flexedit.errors import FlexEditError
 from flexedit.training.batch import loader
+from flexedit.validation import validated
 from tests.data.shards import picture, write_pairs
 
-WEIGHTS = [65, 22, 10, 3]
 SIZE = 8
 
 
 def test_every_data_set_has_its_share_and_every_row_its_turn():
     sizes = [400, 9000, 300, 20]
-    pattern = Pattern(WEIGHTS, sizes, seed=3)
+    pattern = Pattern(list(WEIGHTS.values()), sizes, seed=3)
     numbers = [[] for _ in sizes]
     rows = [Counter() for _ in sizes]
     for index in range(6 * LENGTH):
@@ -30,7 +32,7 @@ def test_every_data_set_has_its_share_and_every_row_its_turn():
         numbers[draw.source].append(draw.number)
         stretch = draw.stretch(sizes[draw.source])
         rows[draw.source][stretch[draw.place % len(stretch)]] += 1
-    for drawn, counted, weight, size in zip(numbers, rows, WEIGHTS, sizes, strict=True):
+    for drawn, counted, weight, size in zip(numbers, rows, WEIGHTS.values(), sizes, strict=True):
         assert drawn == list(range(len(drawn)))  # none is left out
         assert len(drawn) / LENGTH / 6 == pytest.approx(weight / 100, abs=1e-4)
         assert set(counted) == set(range(size))  # as a stream, too
@@ -190,3 +192,14 @@ def test_data_sets_of_a_group_share_by_weight_or_by_size(tmp_path):
     (tmp_path / "m.yaml").write_text(yaml.safe_dump(content))
     with pytest.raises(FlexEditError, match="give all of them one, or none"):
         samples_from(str(tmp_path / "m.yaml"), SIZE)
+
+
+def test_the_page_on_data_has_every_data_set_and_a_mixture_that_is_one():
+    page = (Path(__file__).parents[2] / "docs" / "data.md").read_text(encoding="utf-8")
+    for name in DATA_SETS:
+        for form in usage(name).split(" or "):
+            assert f"`{form}`" in page or f"`{name}:{form}`" in page, form
+    (content,) = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
+    config = validated(MixtureConfig, yaml.safe_load(content), "the page")
+    assert config.weights == WEIGHTS and config.max_bad == 100
+    assert all(data_set(part.source) for part in config.data if ":" in part.source)

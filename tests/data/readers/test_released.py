@@ -365,6 +365,21 @@ def test_cc12m_is_read_from_its_lines_with_a_header_and_without(header, tmp_path
     assert Edits(reader, 32)[0].mask is None
 
 
+@pytest.mark.parametrize("place", ["a/*.parquet", "a", "b", "b/*.tar"])
+def test_shards_may_lie_in_a_bucket(place, tmp_path):
+    pytest.importorskip("datasets")
+    import fsspec
+
+    write_pairs(tmp_path / "a", [9, 4])
+    write_captions(tmp_path / "b", [8, 5])
+    bucket = fsspec.filesystem("memory")
+    for file in tmp_path.rglob("*.*"):
+        bucket.pipe(f"/bucket/{file.relative_to(tmp_path)}", file.read_bytes())
+    name, word = ("instructpix2pix", "edit") if place[0] == "a" else ("cc12m", "caption")
+    samples = read(f"{name}:memory://bucket/{place}")
+    assert [sample.caption for sample in samples] == [f"{word} {number}" for number in range(13)]
+
+
 def test_jsonl_may_have_any_name_and_an_edit_no_mask(tmp_path):
     save(scene(), tmp_path / "a.png")
     save(backdrop(0), tmp_path / "b.png")
