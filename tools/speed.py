@@ -214,7 +214,7 @@ def shards() -> None:
         rate = 0.9 * DRAWN / (time.process_time() - began)
         report("samples of 256 × 256 from shards a second of a core", rate, 60, at_least=True)
         growth = resident() / memory
-        report(f"memory after {DRAWN} samples / after the first tenth", growth, 1.05)
+        report(f"memory after {DRAWN} samples / after the first tenth", growth, 1.1)
 
 
 def write_shards(folder: Path, count: int) -> None:
