@@ -5,30 +5,34 @@ from __future__ import annotations
 import importlib.util
 import re
 from collections.abc import Iterator
+from pathlib import Path
 
 import click
 import pytest
+from PIL import Image
+from skimage import data
 
 from flexedit.cli import main, root
 from tests.pages import PAGES, ROOT, blocks, commands, module, typed
+from tests.tiny_pipelines import make_tiny_pipeline
 
 RUN = ("README.md", "docs/python.md")
 MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
 SHOWN = [(page.name, command) for page in PAGES for command in typed(page)]
 
 
-def leaves(command: click.Command) -> Iterator[click.Command]:
-    if isinstance(command, click.Group):
-        for one in command.commands.values():
-            yield from leaves(one)
-    else:
+def commands_of(group: click.Group) -> Iterator[click.Command]:
+    """All, also within groups; a group may do something by itself, as `data` does."""
+    for command in group.commands.values():
         yield command
+        if isinstance(command, click.Group):
+            yield from commands_of(command)
 
 
 @pytest.fixture
 def understood(monkeypatch):
     """The command line, which reads what is typed and then does nothing."""
-    for command in leaves(root):
+    for command in commands_of(root):
         monkeypatch.setattr(command, "callback", lambda **options: {})
     return lambda words: main(words) == 0
 
@@ -53,6 +57,7 @@ def test_the_pages_show_many_commands():
 @pytest.mark.parametrize("name", RUN)
 def test_a_page_can_be_followed_from_its_first_command_to_its_last(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    Image.fromarray(data.coffee()).save("photo.jpg")  # a photo of one's own
     for language, text in blocks(ROOT / name):
         if language == "json":  # the page says where it is saved
             (tmp_path / "samples" / "edits.jsonl").write_text(text, encoding="utf-8")
@@ -63,3 +68,26 @@ def test_a_page_can_be_followed_from_its_first_command_to_its_last(name, tmp_pat
             if found and found[0] == "flexedit":
                 assert main(found[1]) == 0, command
     assert list(tmp_path.glob("*.png"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ("docs/training.md", "docs/systems.md"))
+def test_what_a_page_trains_is_trained_small(name, tmp_path, monkeypatch):
+    """Of tiny models in the folders that the page names, for a few steps"""
+    monkeypatch.chdir(tmp_path)
+    make_tiny_pipeline(tmp_path).rename("sd15")
+    Path("vllm").rename("llava")
+    assert main(["data", "--count", "6", "--out", "edits"]) == 0
+    trained = 0
+    for _, arguments in filter(None, map(module, typed(ROOT / name))):
+        if arguments[0] in ("assemble", "train") and "--help" not in arguments:
+            assert main(smaller(arguments)) == 0, arguments
+            trained += 1
+    assert trained >= 2
+
+
+def smaller(arguments: list[str]) -> list[str]:
+    options = {"--steps": "2", "--batch": "2", "--accumulate": "1"}
+    size = ["--size", "64"] if arguments[0] == "assemble" else []
+    pairs = zip(["", *arguments], arguments, strict=False)
+    return [options.get(before, word) for before, word in pairs] + size

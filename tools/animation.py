@@ -26,7 +26,7 @@ from tools.pictures import OVERLAYS, Scene, View, bounds, show, wait_for_all
 PATH = PACK / "docs" / "pictures" / "edit.webp"
 LOOK: dict[str, Any] = {"viewport": {"width": 1500, "height": 1150}}
 TOP = 20  # CSS pixels above the nodes that are left out: the page's own buttons reach there
-HEIGHT = 880  # CSS pixels that are shown: nodes grow with what they show
+HEIGHT = 830  # CSS pixels that are shown: nodes grow with what they show
 WIDTH, QUALITY = 900, 82  # of the animation, in pixels; of WebP
 INSTRUCTION = "replace it with a strawberry"
 SEED = 0
@@ -53,7 +53,7 @@ VIEW = View(
         "FlexEditFreeShapeMask": (0, 0, 380, 520),
         "FlexEditResolveMask": (430, 0, 380, 240),
         "FlexEditMaskInterpreter": (860, 0, 380, 290),
-        "SaveImage": (860, 370, 380, 110),
+        "SaveImage": (860, 350, 380, 410),
     },
     runs=False,
     values={
