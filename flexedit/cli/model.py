@@ -47,9 +47,14 @@ def info(folder: Path | None, model: Path | None) -> Report:
     "--pipeline",
     type=PATH,
     required=True,
-    help="a diffusers folder: Stable Diffusion 1 or InstructPix2Pix",
+    help="a diffusers folder: Stable Diffusion 1, SDXL or InstructPix2Pix",
 )
 @click.option("--clip", type=PATH, required=True, help="a folder with both towers")
+@click.option(
+    "--image-encoder",
+    type=PATH,
+    help="another CLIP's vision tower, such as ViT-H, to look through in its place",
+)
 @click.option(
     "--vllm",
     type=PATH,
@@ -63,9 +68,16 @@ def info(folder: Path | None, model: Path | None) -> Report:
 @click.option("--size", type=POSITIVE, default=256, help="side of the training pictures, in pixels")
 @click.option("--out", type=PATH, required=True)
 def assemble(
-    pipeline: Path, clip: Path, vllm: Path | None, system: str, size: int, out: Path
+    pipeline: Path,
+    clip: Path,
+    image_encoder: Path | None,
+    vllm: Path | None,
+    system: str,
+    size: int,
+    out: Path,
 ) -> Report:
     """Make a model to train from other people's parts."""
     from ..convert.assemble import assemble
 
-    return {"out": str(assemble(pipeline, clip, vllm, out, size, system=system).path)}
+    made = assemble(pipeline, clip, vllm, out, size, system=system, image_encoder=image_encoder)
+    return {"out": str(made.path)}

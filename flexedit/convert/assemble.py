@@ -49,22 +49,24 @@ def assemble(
     size: int = 256,
     seed: int = 0,
     system: str = "flexedit",
+    image_encoder: Path | None = None,
 ) -> ModelFolder:
     """Writes the model folder ``out`` of a system, with copies of the parts.
 
     pipeline: a diffusers folder of Stable Diffusion 1, SDXL or InstructPix2Pix · clip: both towers
     of the CLIP whose text encoder its UNet reads (SDXL's: the first) · vllm: of one of our families
-    · size: of the pictures it is trained with, in pixels a side.
+    · size: of the pictures it is trained with, in pixels a side · image_encoder: another CLIP's
+    tower, which sees scene and subject in place of that of ``clip``.
     Raises FlexEditError for parts that cannot be read or do not go together, and if ``out`` exists.
     """
     if out.exists():
         raise FlexEditError(f"{out} is there already. Choose another folder, or delete it.")
     inside = [pipeline / name for name in ("unet", "scheduler", "text_encoder", "vae")]
-    for folder in (*inside, clip, *([] if vllm is None else [vllm])):
+    for folder in (*inside, clip, *(one for one in (vllm, image_encoder) if one is not None)):
         if not any(folder.glob("*config.json")):
             raise FlexEditError(f"{folder} is not a model folder: it has no config. Download it.")
     unet = load_unet(pipeline / "unet")
-    text, image = load_text_encoder(clip), load_image_encoder(clip)
+    text, image = load_text_encoder(clip), load_image_encoder(image_encoder or clip)
     width, second = text.width, pipeline / "text_encoder_2"
     if unet.config.addition_embed_type:
         width += read_config(second).get("hidden_size", 0)
@@ -96,15 +98,18 @@ def assemble(
         config = dataclasses.replace(config, vllm=family)
     elif vllm is not None:
         raise FlexEditError(f"{system} has no VLLM. Remove --vllm.")
+    if image_encoder is not None and not config.looks:
+        raise FlexEditError(f"{system} sees nothing through CLIP. Remove --image-encoder.")
     given = {
         "vllm": vllm,
-        "clip": clip,
+        "clip": image_encoder or clip,
         "text_encoder": clip,
         "text_encoder_2": second,
         "vae": pipeline / "vae",
     }
-    # what teaches a bridge is CLIP's text encoder, also where nothing looks through CLIP
-    needed = {*config.frozen_parts, "clip" if config.looks else "text_encoder"}
+    # what teaches a bridge is CLIP's text encoder, also where nothing looks through that CLIP
+    has_its_text = config.looks and image_encoder is None
+    needed = {*config.frozen_parts, "clip" if has_its_text else "text_encoder"}
     sources = {part: folder for part, folder in given.items() if folder and part in needed}
     config = config.override({"sources": {part: {"folder": part} for part in sources}})
     levels = read_config(pipeline / "vae").get("block_out_channels")

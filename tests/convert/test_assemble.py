@@ -5,7 +5,14 @@ from pathlib import Path
 import pytest
 import torch
 from diffusers import UNet2DConditionModel
-from transformers import AutoTokenizer, CLIPTextModel, CLIPTextModelWithProjection
+from transformers import (
+    AutoTokenizer,
+    CLIPImageProcessor,
+    CLIPTextModel,
+    CLIPTextModelWithProjection,
+    CLIPVisionConfig,
+    CLIPVisionModelWithProjection,
+)
 
 from flexedit.cli import main
 from flexedit.convert.assemble import assemble
@@ -160,6 +167,26 @@ def test_a_vllm_of_another_family_can_stand_in_llavas_place(reply, others, tmp_p
     pipeline = FlexEditPipeline(model, "cpu")
     edited = pipeline(collate([World(64)[0]]).request, reply=reply, num_steps=1)
     assert edited.picture.isfinite().all()
+
+
+def test_another_clips_tower_can_be_looked_through(others, tmp_path):
+    """As ViT-H beside Stable Diffusion 1: other widths, another activation, no text tower."""
+    sizes = {"hidden_size": 48, "intermediate_size": 96, "projection_dim": 40, "image_size": 28}
+    layers = {"num_hidden_layers": 2, "num_attention_heads": 3, "patch_size": 14}
+    tower = CLIPVisionConfig(**sizes, **layers, hidden_act="gelu")
+    CLIPVisionModelWithProjection(tower).save_pretrained(tmp_path / "tower")
+    CLIPImageProcessor().save_pretrained(tmp_path / "tower")
+    how = {"size": 64, "image_encoder": tmp_path / "tower"}
+    model = assemble(*parts(others), tmp_path / "made", **how)
+    assert model.config.adapter.clip_width == 40 and "text_encoder" in model.config.sources
+    text = model.load_text()([""])[0]
+    torch.testing.assert_close(model.load_bridge().null_edit, text, rtol=1e-3, atol=1e-3)
+    edited = FlexEditPipeline(model, "cpu")(collate([World(64)[0]]).request, num_steps=1)
+    assert edited.picture.isfinite().all()
+
+    pipeline, clip, _ = parts(others)
+    with pytest.raises(FlexEditError, match="sees nothing through CLIP"):
+        assemble(pipeline, clip, None, tmp_path / "blind", system="instructpix2pix", **how)
 
 
 def test_other_formats_of_the_weights_stay_behind(others, tmp_path):

@@ -1,7 +1,10 @@
+import pytest
 import torch
-from transformers import AutoTokenizer, CLIPModel
+from transformers import AutoTokenizer, CLIPModel, CLIPVisionConfig, CLIPVisionModelWithProjection
 
 from flexedit.model_folder import load_image_encoder, load_text_encoder
+from flexedit.models.clip import ImageEncoder
+from flexedit.models.preprocess import Preprocess
 from tests.tiny import TINY
 
 
@@ -19,6 +22,24 @@ def test_every_token_of_a_picture_is_projected_as_clip_projects_the_pooled_one(t
     patches = TINY.size // TINY.patch
     assert seen.grid == (patches, patches)
     assert seen.raw.shape == (2, patches**2, clip.config.vision_config.hidden_size)
+
+
+LARGE = {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24}
+LARGE |= {"num_attention_heads": 16, "projection_dim": 768}
+HUGE = {"hidden_size": 1280, "intermediate_size": 5120, "num_hidden_layers": 32}
+HUGE |= {"num_attention_heads": 16, "projection_dim": 1024, "hidden_act": "gelu"}
+
+
+@pytest.mark.parametrize(("sizes", "millions"), [(LARGE, 304), (HUGE, 632)], ids=["L", "H"])
+def test_vit_l_and_vit_h_see_256_patches(sizes, millions):
+    """In their own sizes, on the meta device: no weights"""
+    with torch.device("meta"):
+        model = CLIPVisionModelWithProjection(CLIPVisionConfig(**sizes, patch_size=14))
+        encoder = ImageEncoder(model.vision_model, model.visual_projection, Preprocess(224))
+        seen = encoder(torch.rand(1, 3, 480, 640))
+    assert sum(p.numel() for p in encoder.parameters()) / 1e6 == pytest.approx(millions, abs=1)
+    assert seen.projected.shape == (1, 257, sizes["projection_dim"])
+    assert seen.raw.shape == (1, 256, sizes["hidden_size"]) and seen.grid == (16, 16)
 
 
 def test_a_scribble_in_the_corner_of_a_wide_picture_changes_what_clip_sees(tiny):
