@@ -144,11 +144,16 @@ class Journal:
         over = [row for row in last if "error" in row or not row.keys() & {"sent", "lost"}]
         done = [row for row in over if "error" not in row]
         times = sorted(row["at"] for row in done if "at" in row)[-LATEST:]
-        runs = [row["run"]["edits"] for row in self.ledger.rows() if "run" in row]
+        runs = [row["run"] for row in self.ledger.rows() if "run" in row]
+        parts = {
+            tuple(run["part"]): run["edits"]
+            for run in runs
+            if run["part"][1] == runs[-1]["part"][1]
+        }
         by_server = Counter(row["server"] for row in done if "server" in row)
         return {
             "working": [f"{first}/{step}" for first, step in self.working()],
-            "edits": max([*runs, len(last)]),
+            "edits": max(sum(parts.values()), len(last)),
             "done": len(done),
             "failed": len(over) - len(done),
             "set_aside": [row["out"] for row in over if row.get("aside")],

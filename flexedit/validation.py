@@ -80,6 +80,8 @@ def complaint(errors: Sequence[ErrorDetails], data: Any) -> str:
         value = first["ctx"]["tag"]
     same_place = (error for error in errors if path_of(error, data) == path)
     reasons = "; ".join(dict.fromkeys(expectation(error) for error in same_place))
+    if not path:  # the whole
+        return f"{reasons}, found {value!r}"
     return f"{heading(path[:-1])}{path[-1]} is {value!r}; {reasons.replace('; expected', ' or')}"
 
 

@@ -214,10 +214,10 @@ def _checked(
 ) -> tuple[list[GraphJob], dict[str, str], list[str]]:
     """The list's edits; each server's version, or why it does not answer; what is wrong."""
     from ..farm import graph as graphs
-    from ..farm.client import Client
+    from ..farm.client import Client, public
     from ..farm.run import ask
 
-    about, silent = asyncio.run(ask({url: Client(url) for url in urls}, graph))
+    about, silent = asyncio.run(ask({public(url): Client(url) for url in urls}, graph))
     if not about:
         said = "; ".join(f"{url}: {why}" for url, why in silent.items())
         raise FlexEditError(f"No server answers. {said}")

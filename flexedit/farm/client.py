@@ -93,6 +93,32 @@ class Queue:
 
 
 @dataclass(frozen=True)
+class System:
+    comfyui_version: str = "?"
+
+
+@dataclass(frozen=True)
+class Stats:
+    system: System
+
+
+@dataclass(frozen=True)
+class NodeInfo:
+    """A node's inputs, required and optional: kind and options by name"""
+
+    input: dict[str, dict[str, Any]] = field(default_factory=dict)
+    output_node: bool = False
+
+    def specs(self, *parts: str) -> dict[str, list[Any]]:
+        return {
+            name: kind
+            for part in parts or ("required", "optional")
+            for name, kind in self.input.get(part, {}).items()
+            if isinstance(kind, list) and kind
+        }
+
+
+@dataclass(frozen=True)
 class NodeErrors:
     class_type: str
     errors: list[dict[str, Any]]
@@ -134,11 +160,11 @@ class Client:
         from aiohttp import ClientError
 
         try:
-            stats = await self._read(dict[str, Any], "system_stats")
+            stats = await self._read(Stats, "system_stats")
             info: dict[str, Any] = {}
             for name in nodes:
-                info |= await self._read(dict[str, dict[str, Any]], f"object_info/{name}")
-            return {"version": stats.get("system", {}).get("comfyui_version", "?"), "nodes": info}
+                info |= await self._read(dict[str, NodeInfo], f"object_info/{name}")
+            return {"version": stats.system.comfyui_version, "nodes": info}
         except (Lost, ClientError, OSError, asyncio.TimeoutError) as error:
             return said(error)
 
@@ -298,7 +324,7 @@ class Client:
             raise Lost(f"it answers {response.status} to {path}")
         try:
             return validated(kind, json.loads(await response.read()), path)
-        except (ValueError, RecursionError) as error:
+        except (FlexEditError, ValueError, RecursionError) as error:
             raise Lost(f"it answers what no ComfyUI says. {path}: {error}") from error
 
 
@@ -336,7 +362,16 @@ class Follower:
 
 def title(graph: Mapping[str, Any], key: str) -> str:
     node = graph.get(key, {})
-    return node.get("_meta", {}).get("title") or node.get("class_type") or f"node {key}"
+    meta = node.get("_meta")
+    named = meta.get("title") if isinstance(meta, dict) else None
+    return str(named or node.get("class_type") or f"node {key}")
+
+
+def public(url: str) -> str:
+    """A server's address without name and password"""
+    from yarl import URL
+
+    return str(URL(url).with_user(None)).rstrip("/")
 
 
 def said(error: BaseException) -> str:

@@ -18,6 +18,7 @@ from ..errors import FlexEditError
 from ..files import line_of, read_records
 from ..jobs import GIVEN, check_outs, content, usual_name
 from ..validation import validated
+from .client import NodeInfo
 
 Input = tuple[str, str]  # node id, input name
 Value = str | int | float | bool
@@ -204,38 +205,30 @@ def plain(value: Any, where: str) -> Value:
 # What a server says about the nodes
 
 
-def uploads(graph: Graph, info: Mapping[str, Any]) -> list[Input]:
+def uploads(graph: Graph, info: Mapping[str, NodeInfo]) -> list[Input]:
     """The inputs that name a file of the server's input folder."""
     return [
         (key, name)
         for key, node in graph.nodes.items()
-        for name, kind in specs(info.get(node["class_type"], {})).items()
+        if node["class_type"] in info
+        for name, kind in info[node["class_type"]].specs().items()
         if len(kind) > 1 and isinstance(kind[1], dict)
         if any(option.endswith("_upload") and chosen for option, chosen in kind[1].items())
     ]
 
 
-def specs(node: Mapping[str, Any], *kinds: str) -> dict[str, list[Any]]:
-    inputs = node.get("input", {})
-    return {
-        name: kind
-        for part in kinds or ("required", "optional")
-        for name, kind in (inputs.get(part) or {}).items()
-        if isinstance(kind, list) and kind
-    }
-
-
-def complaints(graph: Graph, info: Mapping[str, Any], filled: Sequence[Input]) -> list[str]:
+def complaints(graph: Graph, info: Mapping[str, NodeInfo], filled: Sequence[Input]) -> list[str]:
     """What a server with these nodes would not take. filled: what the list fills in"""
     if missing := sorted({node["class_type"] for node in graph.nodes.values()} - info.keys()):
         return [f"it has no node {', '.join(missing)}: install the pack that has it"]
     said = []
-    if not any(info[node["class_type"]].get("output_node") for node in graph.nodes.values()):
+    if not any(info[node["class_type"]].output_node for node in graph.nodes.values()):
         said.append("the graph saves nothing: it needs a node like Save Image")
     files = uploads(graph, info)
     for key, node in graph.nodes.items():
-        known, given = specs(info[node["class_type"]]), node["inputs"]
-        for name in specs(info[node["class_type"]], "required"):
+        there, given = info[node["class_type"]], node["inputs"]
+        known = there.specs()
+        for name in there.specs("required"):
             if name not in given and "." not in name:
                 said.append(f"{graph.title(key)} lacks its input {name}")
         for name, value in given.items():
@@ -257,14 +250,14 @@ def choices(kind: Sequence[Any]) -> list[Any]:
     return []
 
 
-def differing(graph: Graph, one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
+def differing(
+    graph: Graph, one: Mapping[str, NodeInfo], other: Mapping[str, NodeInfo]
+) -> list[str]:
     """The nodes of the graph that two servers describe with other inputs: other versions."""
 
-    def shape(info: Mapping[str, Any], name: str) -> dict[str, Any]:
-        return {
-            it: kind[0] if isinstance(kind[0], str) else "COMBO"
-            for it, kind in specs(info.get(name, {})).items()
-        }
+    def shape(info: Mapping[str, NodeInfo], name: str) -> dict[str, str]:
+        known = info.get(name, NodeInfo()).specs()
+        return {it: kind[0] if isinstance(kind[0], str) else "COMBO" for it, kind in known.items()}
 
     names = sorted({node["class_type"] for node in graph.nodes.values()})
     return [name for name in names if shape(one, name) != shape(other, name)]

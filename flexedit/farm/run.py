@@ -20,7 +20,7 @@ from typing import Any, Literal, Protocol
 
 from ..files import fingerprint
 from ..jobs import Journal, Part, Row
-from .client import FOLDER, Outcome, Output, Task, said
+from .client import FOLDER, Outcome, Output, Task, public, said
 from .graph import Graph, GraphJob
 
 REST, LONGEST_REST = 0.5, 60.0  # seconds
@@ -44,7 +44,7 @@ class Worker(Protocol):
 
 @dataclass
 class Server:
-    url: str
+    url: str  # without name and password, as it is told and written down
     worker: Worker
     state: State = "ready"
     leaving: bool = False  # no longer in the file of servers
@@ -162,13 +162,14 @@ class FarmRun:
         return [server for server in self.servers.values() if server.state == "ready"]
 
     def _list(self, urls: Sequence[str], connect: Callable[[str], Worker]) -> None:
-        for url, server in self.servers.items():
-            server.leaving = url not in urls
-        for url in urls:
-            known = self.servers.get(url)
+        listed = {public(url): url for url in urls}
+        for name, server in self.servers.items():
+            server.leaving = name not in listed
+        for name, url in listed.items():
+            known = self.servers.get(name)
             if known is None or known.state == "gone":
-                server = self.servers[url] = Server(url, connect(url))
-                self.tell("server", server=url, state="ready")
+                server = self.servers[name] = Server(name, connect(url))
+                self.tell("server", server=name, state="ready")
                 for _ in range(self.places):
                     self._pulls.add(asyncio.create_task(self._pull(server)))
 

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from flexedit.errors import FlexEditError
+from flexedit.farm.client import NodeInfo
 from flexedit.farm.graph import Graph, complaints, differing, read_graph_jobs, uploads
 from tests.farm.servers import GRAPH, INFO, png
 from tools.comfyui.fetch import PACK
@@ -121,14 +122,19 @@ def test_what_is_no_graph_is_refused(text, complaint, tmp_path):
 
 
 def test_what_a_server_would_not_take_is_found_in_what_it_says_of_its_nodes(graph):
-    assert uploads(graph, INFO) == [("1", "image")] and complaints(graph, INFO, []) == []
-    assert complaints(graph, {"LoadImage": {}, "SaveImage": {}}, []) == [
+    def nodes(info: dict[str, Any]) -> dict[str, NodeInfo]:
+        return {name: NodeInfo(**node) for name, node in info.items()}
+
+    there = nodes(INFO)
+    assert uploads(graph, there) == [("1", "image")] and complaints(graph, there, []) == []
+    assert complaints(graph, {name: there[name] for name in ("LoadImage", "SaveImage")}, []) == [
         "it has no node Edit: install the pack that has it"
     ]
-    other = copy.deepcopy(INFO)
-    other["Edit"]["input"]["required"]["model"] = [["mini", "full"], {}]
+    info = copy.deepcopy(INFO)
+    info["Edit"]["input"]["required"]["model"] = [["mini", "full"], {}]
+    other = nodes(info)
     assert complaints(graph, other, []) == ["Edit lacks its input model"]
-    assert differing(graph, INFO, other) == ["Edit"]
+    assert differing(graph, there, other) == ["Edit"]
     graph.nodes["2"]["inputs"]["model"] = "mine"
     assert complaints(graph, other, []) == ["Edit.model is 'mine'; there it may be mini, full …"]
     assert complaints(graph, other, [("2", "model")]) == []  # the list says it
