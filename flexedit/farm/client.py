@@ -284,8 +284,12 @@ class Client:
             raise Lost("somebody interrupted the edit")
         outputs: list[Output] = []
         texts: dict[str, list[str]] = {}
-        for key, output in finished.outputs.items():
-            for value in output.values():
+        keys = [
+            *graph,
+            *sorted(finished.outputs.keys() - graph.keys()),
+        ]  # not in the order of events
+        for key in filter(finished.outputs.__contains__, keys):
+            for value in finished.outputs[key].values():
                 for entry in value if isinstance(value, list | tuple) else ():
                     if isinstance(entry, str):
                         texts.setdefault(title(graph, key), []).append(entry)

@@ -208,7 +208,13 @@ class Fake:
             file = f"{name}.png"
             self.files[file] = png(given["seed"])[: 40 if mood == "cut" else None]
             entry = {"filename": file, "subfolder": "", "type": "output"}
-            outputs = {} if mood == "empty" else {"3": {"images": [entry]}}
+            seen = {"filename": "seen.png", "subfolder": "", "type": "temp"}
+            self.files["seen.png"] = png(0)
+            outputs = {"2": {"images": [seen], "text": ["a duck"]}, "3": {"images": [entry]}}
+            if mood == "empty":
+                outputs = {}
+            if given["seed"] % 2:  # a real one's order is that of events
+                outputs = dict(reversed(outputs.items()))
             status = {"status_str": "success", "completed": True, "messages": []}
             if mood == "fail":
                 why = {"node_id": "2", "exception_message": "The mask is empty."}

@@ -70,6 +70,9 @@ def test_two_servers_share_a_list_and_do_nothing_twice(folder):
         assert one.made.total() > slow.made.total() > 0
         assert one.uploads.total() == slow.uploads.total() == 1
         check_pictures(folder)
+        assert (folder / "out" / "000002_a" / "Edit_1.png").read_bytes() == png(0)
+        rows = Journal(folder / "out").rows().values()
+        assert all(row[-1]["texts"] == {"Edit": ["a duck"]} for row in rows)
         counts, _ = run(folder, one, slow)
         assert counts == {"done": 0, "failed": 0, "before": EDITS, "left": 0}
         (folder / "out" / "000003_a.png").write_bytes(b"")  # cut off: made again
