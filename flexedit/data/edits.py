@@ -55,6 +55,8 @@ class Edits:
         self.reader = reader_from(str(source)) if isinstance(source, str | Path) else source
         self.name, self.size, self.seed = self.reader.name, size, seed
         self.rows = self.reader.rows
+        if not len(self.rows):
+            raise FlexEditError(f"{self.name} has no row that anything could be learned from.")
         self.max_bad = max_bad if self.reader.skips else 0
         self.pattern = Pattern([1], [len(self.rows)], seed)
 

@@ -43,7 +43,7 @@ class Folders(Reader):
         try:
             seeds = [(str(name), str(seed)) for name, seeds in names for seed in sorted(seeds)]
             kept = {name for name, _ in names[: int(TRAINED * len(names))]}
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, KeyError) as error:
             raise FlexEditError(
                 f"{self.files[0]} must be a list of names with their seeds, "
                 '[["0000132", ["127380018"]]]'

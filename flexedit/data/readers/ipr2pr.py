@@ -48,7 +48,7 @@ class IPr2Pr(Reader):
                 )
                 for number, item in enumerate(items)
             ]
-        except (KeyError, TypeError, IndexError) as error:
+        except (LookupError, TypeError, ValueError) as error:
             raise FlexEditError(
                 f"{self.files[0]} and {self.files[1].name} do not fit as MGIE's do ({error!r})"
             ) from error

@@ -53,7 +53,7 @@ class MimicIt(Reader):
         return [
             Row(name, (number,), name)
             for number, (name, row) in enumerate(self.everything.items())
-            if 0 < len(row.get("image_ids") or ()) <= MOST
+            if isinstance(row, dict) and 0 < len(row.get("image_ids") or ()) <= MOST
         ]
 
     def describe(self) -> dict[str, Any]:

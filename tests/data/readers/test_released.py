@@ -445,3 +445,22 @@ def test_what_is_not_there_is_said_in_one_sentence(name, tmp_path):
         len(data_set(f"{name}:{','.join(paths)}").rows)
     with pytest.raises(FlexEditError, match=f"{name}: has other paths than {name}:"):
         data_set(f"{name}:")
+
+
+NONSENSE = ([], {}, 7, [7], [[]], {"a": 7}, {"data": 7}, {"data": {"a": 7}}, {"task": [7]})
+
+
+@pytest.mark.parametrize("content", NONSENSE, ids=json.dumps)
+@pytest.mark.parametrize("name", sorted(set(DATA_SETS) - {"magicbrush", "coco-stuff", "cc12m"}))
+def test_an_index_of_another_form_is_refused_or_has_no_good_row(name, content, tmp_path):
+    pytest.importorskip("pycocotools")
+    paths = []
+    for number, path in enumerate(DATA_SETS[name][0].partition("[")[0].split(",")):
+        file = tmp_path / f"{number}{Path(path).suffix or '/index.json'}"
+        write(content, file)
+        paths.append(str(file if Path(path).suffix else file.parent))
+    for file in ("seeds.json", "ipr2pr_expressive.json"):
+        write(content, tmp_path / "0" / file)
+    (tmp_path / "0" / "ipr2pr.pkl").write_bytes(pickle.dumps(content))
+    with pytest.raises(FlexEditError):
+        Edits(f"{name}:{','.join(paths)}", 32)[0]
