@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from ..jobs import Row
 
 SOME_FAILED = 3  # exit code of a batch on servers
+STOPPED = 130  # exit code after Ctrl+C, as shells have it
 SECONDS = click.FloatRange(min=0.0, min_open=True)
 
 server_options = together(
@@ -74,13 +75,18 @@ def batch(
 ) -> Report:
     """Edit many pictures, resumably."""
     servers = {name: options.pop(name) for name in ("server", "servers", *OF_SERVERS)}
-    if servers["server"] or servers["servers"]:
-        _refuse(context, "a batch on servers, whose graph says that", *options, "engine", "workers")
-        return _on_servers(context, file, part, out, **servers)
-    _refuse(context, "a batch without --server", *OF_SERVERS)
-    if engine == "plain":
-        _refuse(context, "a batch without --engine ray", "workers")
-    return _here(context, file, part, out, workers if engine == "ray" else 0, options)
+    try:
+        if servers["server"] or servers["servers"]:
+            what = "a batch on servers, whose graph says that"
+            _refuse(context, what, *options, "engine", "workers")
+            return _on_servers(context, file, part, out, **servers)
+        _refuse(context, "a batch without --server", *OF_SERVERS)
+        if engine == "plain":
+            _refuse(context, "a batch without --engine ray", "workers")
+        return _here(context, file, part, out, workers if engine == "ray" else 0, options)
+    except KeyboardInterrupt:
+        warn("Stopped. Run the same again to go on.")
+        context.exit(STOPPED)
 
 
 def _refuse(context: click.Context, what: str, *names: str) -> None:

@@ -199,6 +199,20 @@ def test_a_run_that_is_killed_again_and_again_loses_and_repeats_nothing(folder):
     assert not (folder / "out" / ".partial").exists()
 
 
+def test_a_run_that_is_stopped_says_how_to_go_on(folder):
+    with Fake() as only:
+        only.held = True
+        batch = start(folder, "--server", only.url, "--json")
+        assert [json.loads(batch.stdout.readline())["event"] for _ in range(3)][-1] == "sent"
+        batch.send_signal(signal.SIGINT)
+        _, said = batch.communicate(timeout=100)
+        assert batch.returncode == 130
+        assert said == "flexedit: Stopped. Run the same again to go on.\n"
+        only.held = False
+        assert start(folder, "--server", only.url).wait(timeout=100) == 0
+        assert only.made == Counter(range(EDITS))
+
+
 def test_a_second_run_into_one_folder_is_refused_unless_their_parts_differ(folder):
     with Fake() as only:
         only.held = True
