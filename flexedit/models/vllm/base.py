@@ -113,8 +113,9 @@ class VLLM(nn.Module):
         self.hidden_state = config.hidden_state if config else "at"
         self.prompt = config.prompt if config else PromptConfig()
         if not self.is_stock and self.prompt.chat == PromptConfig().chat:
-            chat_format = self.family.chat_format or self._chat_format()
-            self.prompt = dataclasses.replace(self.prompt, chat=chat_format)
+            # no system says otherwise: as the family, or its folder, is spoken to
+            own = self.family.chat_format or (chat and chat.format())
+            self.prompt = dataclasses.replace(self.prompt, chat=own or self.prompt.chat)
         self.tied = False
         names = config.edit_tokens if config else []
         if names:
@@ -138,11 +139,6 @@ class VLLM(nn.Module):
     def longest_answer(self) -> int:
         """In tokens: a reply is one sentence, a stock model may say several."""
         return 256 if self.is_stock else self.prompt.longest_reply
-
-    def _chat_format(self) -> str:
-        """The folder's own."""
-        assert self.chat is not None
-        return self.chat.format()
 
     @property
     def language_model(self) -> Any:

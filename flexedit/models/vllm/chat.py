@@ -20,7 +20,7 @@ from .pictures import Pictures
 
 MAX_SIDE = 1024  # pixels; some models cut a picture into as many tiles as it has room for
 MIN_SIDE = 8  # pixels; some models refuse a picture that is more than 200 times as long as wide
-MAX_PICTURE_TOKENS = 2048  # what a picture of that size becomes, at most
+MAX_PICTURE_TOKENS = 2928  # what a picture of that size becomes, at most: LLaVA-NeXT's
 QUESTION = "{question}"  # its place in a prompt's chat format
 
 
