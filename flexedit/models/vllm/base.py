@@ -209,13 +209,14 @@ class VLLM(nn.Module):
         self,
         prompt_texts: Sequence[str],
         pictures: Pictures,
-        replies: Sequence[str] | None = None,
+        replies: Sequence[str | list[int]] | None = None,
         *,
         edit_tokens: Sequence[bool] | None = None,
         forced: Sequence[bool] | None = None,
         end: bool = False,
     ) -> Sequences:
-        """Prompts, with their pictures, and replies → left-padded sequences on the model's device.
+        """Prompts, with their pictures, and replies (or the very ids that were said) → left-padded
+        sequences on the model's device.
 
         ``edit_tokens``: which rows' replies end in the N edit tokens (default: all), of which the
         first is what ends the VLLM's own words · ``forced``: which rows' replies it never has to
@@ -228,11 +229,13 @@ class VLLM(nn.Module):
             reply: list[int] = []
             num_spoken = 0
             if replies is not None:
-                reply = reply_ids(self.tokenizer, replies[index], self.prompt)
+                said = replies[index]
+                if isinstance(said, str):
+                    said = reply_ids(self.tokenizer, said, self.prompt)
                 has_edit = edit_tokens is None or edit_tokens[index]
                 closing = [self.tokenizer.eos_token_id] if end else []
-                num_spoken = 0 if forced is not None and forced[index] else len(reply) + 1
-                reply = reply + (self.edit_ids if has_edit else closing)
+                num_spoken = 0 if forced is not None and forced[index] else len(said) + 1
+                reply = said + (self.edit_ids if has_edit else closing)
             rows.append(ids + reply)
             spoken = reply[:num_spoken]
             labels.append([IGNORED] * len(ids) + spoken + [IGNORED] * (len(reply) - len(spoken)))
@@ -367,7 +370,8 @@ class VLLM(nn.Module):
         )
         hidden = None
         if with_edit and self.hidden_state == "before":  # needs the state of the last spoken token
-            full = self.tokenize(prompt_texts, pictures, replies)
+            words = [row[keep].tolist() for row, keep in zip(spoken, said, strict=True)]
+            full = self.tokenize(prompt_texts, pictures, words)
             hidden = self.edit_states(full, self.states(full, pictures))
         elif with_edit:
             own = self.family.own_positions

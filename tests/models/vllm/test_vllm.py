@@ -252,10 +252,9 @@ def test_before_takes_the_states_that_predict_the_edit_tokens(vllm, pictures):
 
 def test_before_after_a_spoken_reply_starts_at_its_last_token(vllm, pictures):
     vllm.hidden_state = "before"
-    replies, hidden = vllm.generate([SHORT], vllm.squares(pictures[:1]), max_new_tokens=5)
-    said = " " + replies[0]
-    reply = vllm.tokenizer(said, add_special_tokens=False)["input_ids"]
-    expected = expected_states(vllm, SHORT, reply, pictures[:1], before=True)
+    _, hidden = vllm.generate([SHORT], vllm.squares(pictures[:1]), max_new_tokens=5)
+    spoken = speak(vllm, SHORT, pictures[:1], 5)
+    expected = expected_states(vllm, SHORT, spoken, pictures[:1], before=True)
     torch.testing.assert_close(hidden[0], expected, atol=1e-4, rtol=1e-4)
 
 
