@@ -74,9 +74,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def lines(report: Mapping[str, Any], within: str = "") -> Iterator[str]:
     """A report for people to read: ``memory_mb.fp32.unet: 3438.1``"""
     for key, value in report.items():
-        if isinstance(value, Mapping):
+        if isinstance(value, Mapping) and value:
             yield from lines(value, f"{within}{key}.")
-        elif isinstance(value, list):
+        elif isinstance(value, Mapping | list):
             yield f"{within}{key}: {' '.join(map(str, value)) or 'nothing'}"
         else:
             yield f"{within}{key}: {value}"

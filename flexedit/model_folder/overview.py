@@ -15,7 +15,7 @@ from .keys import PARTS, shorten
 from .memory import empty_parts, sizes_of
 
 MB = 1e6
-PRECISIONS = {"fp16, bf16": torch.float16, "fp32": torch.float32}
+PRECISIONS = {"fp16": torch.float16, "fp32": torch.float32}  # bf16 weighs what fp16 does
 
 
 def overview(folder: ModelFolder) -> dict[str, Any]:

@@ -32,7 +32,7 @@ def test_sizes_licences_and_what_is_missing_are_said(tiny, tmp_path, capsys):
     assert report["parts"] == {"vllm": "vllm", "clip": "clip", "vae": "vae"}
     weights = folder / "flexedit.safetensors"
     assert report["disk_mb"]["flexedit.safetensors"] == round(weights.stat().st_size / 1e6, 1)
-    half, full = report["memory_mb"]["fp16, bf16"], report["memory_mb"]["fp32"]
+    half, full = report["memory_mb"]["fp16"], report["memory_mb"]["fp32"]
     assert list(full) == ["vllm", "bridge", "clip", "adapter", "unet", "vae", "all"]
     assert half["unet"] < full["unet"] and half["vae"] == full["vae"]  # which stays in full
     assert full["all"] == pytest.approx(sum(full.values()) / 2, abs=0.1)
@@ -47,3 +47,9 @@ def test_sizes_licences_and_what_is_missing_are_said(tiny, tmp_path, capsys):
     weights.unlink()
     assert run("info", "--model", folder) == 0
     assert "chair lacks flexedit.safetensors" in capsys.readouterr().out
+
+
+def test_a_model_of_which_no_licences_are_known_says_so(tiny, capsys):
+    assert run("info", tiny) == 0
+    said = capsys.readouterr().out
+    assert "licences: nothing\n" in said and "missing: nothing\n" in said
