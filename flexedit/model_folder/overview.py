@@ -15,7 +15,13 @@ from .keys import PARTS, shorten
 from .memory import empty_parts, sizes_of
 
 MB = 1e6
-PRECISIONS = {"fp16": torch.float16, "fp32": torch.float32}  # bf16 weighs what fp16 does
+# Of all parts, and of the VLLM where it is kept in fewer bits; bf16 weighs what fp16 does
+PRECISIONS: dict[str, tuple[torch.dtype, int | None]] = {
+    "fp32": (torch.float32, None),
+    "fp16": (torch.float16, None),
+    "vllm_8_bits": (torch.float16, 8),
+    "vllm_4_bits": (torch.float16, 4),
+}
 
 
 def overview(folder: ModelFolder) -> dict[str, Any]:
@@ -30,9 +36,11 @@ def overview(folder: ModelFolder) -> dict[str, Any]:
         trained = folder.keys
         parts = empty_parts(folder)
         missing += untrained(folder, parts)
-        for name, dtype in PRECISIONS.items():
-            sizes = {part: megabytes(size) for part, size in sizes_of(parts, dtype).items()}
-            memory[name] = sizes | {"all": round(sum(sizes.values()), 1)}
+        for name, (dtype, bits) in PRECISIONS.items():
+            if bits is None or "vllm" in parts:
+                found = sizes_of(parts, dtype, bits)
+                sizes = {part: megabytes(size) for part, size in found.items()}
+                memory[name] = sizes | {"all": round(sum(sizes.values()), 1)}
     except FlexEditError as error:
         missing += [str(error)]
     return {

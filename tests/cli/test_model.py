@@ -34,6 +34,8 @@ def test_sizes_licences_and_what_is_missing_are_said(tiny, tmp_path, capsys):
     assert report["disk_mb"]["flexedit.safetensors"] == round(weights.stat().st_size / 1e6, 1)
     half, full = report["memory_mb"]["fp16"], report["memory_mb"]["fp32"]
     assert list(full) == ["vllm", "bridge", "clip", "adapter", "unet", "vae", "all"]
+    least = report["memory_mb"]["vllm_4_bits"]
+    assert least["vllm"] <= half["vllm"] and least["unet"] == half["unet"]
     assert half["unet"] < full["unet"] and half["vae"] == full["vae"]  # which stays in full
     assert full["all"] == pytest.approx(sum(full.values()) / 2, abs=0.1)
 
