@@ -28,8 +28,6 @@ from .reading import by_library
 FULL_PRECISION = ("vae",)  # as the pipeline loads it: many overflow in half
 
 
-@packages.needed("transformers")
-@packages.needed("diffusers")
 def memory_by_part(
     folder: ModelFolder, dtype: torch.dtype = torch.float16, vllm_bits: int | None = None
 ) -> dict[str, int]:
@@ -58,6 +56,7 @@ def sizes_of(
     return sizes
 
 
+@packages.needed("transformers", "diffusers")
 def empty_parts(folder: ModelFolder) -> dict[str, nn.Module]:
     """The parts of an edit, by name, without weights."""
     from diffusers import AutoencoderKL
