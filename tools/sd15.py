@@ -4,24 +4,28 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from flexedit.model_folder import build_adapter, save_model_folder
+from flexedit.model_folder import build_adapter, build_interaction, save_model_folder
 from flexedit.models.diffusion.unet import FlexEditUNet
 from flexedit.systems import preset
 
 
-def make_sd15_folder(path: Path) -> Path:
-    """FlexEdit's UNet and adapter in full size, CLIP's text as the bridge; random weights, and of
-    the frozen parts only what the latents' scale needs.
+def make_sd15_folder(path: Path, system: str = "flexedit", **changes: Any) -> Path:
+    """A system's UNet, interaction and adapter in full size, CLIP's text as the bridge; random
+    weights, and of the frozen parts only what the latents' scale needs.
+
+    changes: sections of the config that differ from the system's
     """
     text = {"type": "clip_text", "num_embeddings": 77, "width": 768}
     settings = {"name": "sd15-shape", "vllm": None, "bridge": text}
-    config = preset("flexedit", {**settings, "sources": {"vae": {"folder": "vae"}}})
+    config = preset(system, {**settings, **changes, "sources": {"vae": {"folder": "vae"}}})
     with torch.device("meta"):
         unet = FlexEditUNet(config.unet)
-        shapes = unet.checkpoint() | build_adapter(config, unet.layers).checkpoint()
+        parts = (unet, build_interaction(config), build_adapter(config, unet.layers))
+        shapes = {k: v for part in parts if part is not None for k, v in part.checkpoint().items()}
         shapes["null.edit"] = torch.empty(77, 768)
     torch.manual_seed(0)
     tensors = {

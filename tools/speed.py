@@ -32,10 +32,13 @@ from flexedit.data.mixture import samples_from
 from flexedit.data.world import World, write
 from flexedit.masks.strokes import Stroke, rasterise
 from flexedit.model_folder import ModelFolder
+from flexedit.models.preprocess import Preprocess
 from flexedit.models.vllm import VLLM
+from flexedit.models.vllm.base import VLLMConfig
 from flexedit.models.vllm.pictures import Pictures
 from flexedit.pipeline import FlexEditPipeline
 from flexedit.training.batch import collate, loader
+from flexedit.training.pretrain.parts import train_tokenizer
 from tools.comfyui import inside
 from tools.comfyui.server import ComfyServer
 from tools.sd15 import make_sd15_folder
@@ -49,21 +52,38 @@ def guider() -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = make_sd15_folder(Path(folder) / "sd15")
         for strength, tokens, bar in ((0.0, 257, 1.02), (1.0, 257, 1.05)):
-            found = inside.run(
-                Path(inside.__file__).with_name("guiders.py"),
-                "guiders",
-                path,
-                *map(str, (strength, tokens, 16, 8, PAIRS)),
-                threads=2,
-                timeout=3000,
-            )
-            report(
-                f"sampler, λ = {strength:g}, {tokens} subject tokens: ours / ComfyUI's guider",
-                found["median_ratio"],
-                bar,
-                f"median of {found['pairs']} pairs, {found['ratios'][0]:.3f} to "
-                f"{found['ratios'][-1]:.3f}, {found['median_seconds']:.2f} s a run",
-            )
+            name = f"sampler, λ = {strength:g}, {tokens} subject tokens: ours / ComfyUI's guider"
+            in_sd15s_shape(name, bar, "guiders", path, strength, tokens)
+
+
+def systems() -> None:
+    """What other systems' parts cost in a sampling run, on one UNet of SD1.5's shape."""
+    for system, function, name, bar in (
+        ("instructpix2pix", "instructpix2pix", "InstructPix2Pix: our nodes / ComfyUI's own", 1.02),
+        ("smartedit", "bim", "a sampling run with BIM / without", 1.03),
+    ):
+        with tempfile.TemporaryDirectory() as folder:
+            path = make_sd15_folder(Path(folder) / "sd15", system)
+            in_sd15s_shape(name, bar, function, path)
+
+
+def in_sd15s_shape(name: str, bar: float, function: str, path: Path, *settings: float) -> None:
+    """Pairs of 8 steps on latents of 16 × 16, inside a ComfyUI."""
+    found = inside.run(
+        Path(inside.__file__).with_name("guiders.py"),
+        function,
+        path,
+        *map(str, (*settings, 16, 8, PAIRS)),
+        threads=2,
+        timeout=3000,
+    )
+    report(
+        name,
+        found["median_ratio"],
+        bar,
+        f"median of {found['pairs']} pairs, {found['ratios'][0]:.3f} to "
+        f"{found['ratios'][-1]:.3f}, {found['median_seconds']:.2f} s a run",
+    )
 
 
 def direct() -> None:
@@ -72,24 +92,100 @@ def direct() -> None:
     request = collate([World(64, "heldout", operations={"remove": 1.0})[0]]).request
     pictures = vllm.pictures(request.marked(), None, (False,))
     texts = [prompts.prompt(request.instructions[0])]
-    vllm.direct(texts, pictures), token_by_token(vllm, texts, pictures)
-    times = [
-        (
-            timed(lambda: vllm.direct(texts, pictures)),
-            timed(lambda: token_by_token(vllm, texts, pictures)),
-        )
-        for _ in range(10 * PAIRS)  # short as they are, they vary by half
-    ]
-    ratios = sorted(slow / fast for fast, slow in times)
-    fast, slow = (1e3 * statistics.median(each) for each in zip(*times, strict=True))
-    report(
+    compare_passes(
         "32 token-by-token steps / direct",
+        lambda: vllm.direct(texts, pictures),
+        lambda: token_by_token(vllm, texts, pictures),
+        10 * PAIRS,  # short as they are, they vary by half
+    )
+
+
+def direct_7b() -> None:
+    """The same in the widths of LLaVA-7B with 576 tokens a picture, one layer of its 32 deep: each
+    layer costs alike. MGIE has 8 edit tokens, SmartEdit 32.
+
+    Both begin with a prefill of the prompt, which is nearly all that ``direct`` costs; the tokens
+    alone are measured over its kept cache.
+    """
+    for count in (8, 32):
+        vllm = wide_vllm(count)
+        pictures = vllm.pictures(torch.rand(1, 3, 336, 336), None, (False,))
+        texts = [prompts.prompt("remove this")]
+        where = "7B's widths, 1 of its 32 layers"
+        compare_passes(
+            f"{count} token-by-token steps / direct, {where}",
+            lambda vllm=vllm, texts=texts, pictures=pictures: vllm.direct(texts, pictures),
+            lambda vllm=vllm, texts=texts, pictures=pictures: token_by_token(vllm, texts, pictures),
+            PAIRS,
+        )
+        one_pass, by_token = over_cache(vllm, texts, pictures)
+        compare_passes(f"the {count} tokens alone, {where}", one_pass, by_token, PAIRS)
+
+
+def over_cache(
+    vllm: VLLM, texts: list[str], pictures: Pictures
+) -> tuple[Callable[[], object], Callable[[], object]]:
+    """The edit tokens in one pass, and one by one as generation does it, after a prompt."""
+    sequences = vllm.tokenize(texts, pictures, [prompts.GENERIC_REPLY], edit_tokens=[False])
+    ids = torch.tensor([vllm.edit_ids])
+    with torch.inference_mode():
+        cache = vllm.model.model(**vllm.inputs(sequences, pictures), use_cache=True).past_key_values
+    length = cache.get_seq_length()
+
+    @torch.inference_mode()
+    def one_pass() -> None:
+        vllm.model.model(input_ids=ids, past_key_values=cache, use_cache=True)
+        cache.crop(length)
+
+    @torch.inference_mode()
+    def by_token() -> None:
+        for token in ids.split(1, dim=1):
+            vllm.model(input_ids=token, past_key_values=cache, use_cache=True)
+        cache.crop(length)
+
+    return one_pass, by_token
+
+
+def compare_passes(
+    name: str, quick: Callable[[], object], slow: Callable[[], object], pairs: int
+) -> None:
+    quick(), slow()
+    times = [(timed(quick), timed(slow)) for _ in range(pairs)]
+    ratios = sorted(long / short for short, long in times)
+    short, long = (1e3 * statistics.median(each) for each in zip(*times, strict=True))
+    report(
+        name,
         statistics.median(ratios),
         10,
         f"median of {len(times)} pairs, the middle half {ratios[len(ratios) // 4]:.1f} to "
-        f"{ratios[3 * len(ratios) // 4]:.1f}; {slow:.1f} and {fast:.1f} ms",
+        f"{ratios[3 * len(ratios) // 4]:.1f}; {long:.1f} and {short:.1f} ms",
         at_least=True,
     )
+
+
+def wide_vllm(num_edit_tokens: int) -> VLLM:
+    """Random weights in the widths of LLaVA-7B, behind a vision tower that costs nothing."""
+    from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig
+    from transformers import LlavaForConditionalGeneration as Llava
+
+    words = [prompts.prompt("remove this"), prompts.GENERIC_REPLY]
+    tokenizer = train_tokenizer(words, 400)
+    vision = CLIPVisionConfig(
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=1,
+        num_attention_heads=1,
+        image_size=336,
+        patch_size=14,
+    )
+    config = LlavaConfig(
+        vision_config=vision,
+        text_config=LlamaConfig(vocab_size=32064, num_hidden_layers=1),  # 7B's widths by default
+        image_token_index=tokenizer.convert_tokens_to_ids(prompts.IMAGE),
+        image_seq_length=576,
+        vision_feature_layer=-1,
+    )
+    return VLLM(Llava(config), tokenizer, Preprocess(336), VLLMConfig(num_edit_tokens)).eval()
 
 
 def token_by_token(vllm: VLLM, texts: list[str], pictures: Pictures) -> None:
@@ -331,9 +427,11 @@ ALL = (
     startup,
     benchmark,
     direct,
+    direct_7b,
     edit,
     imports,
     guider,
+    systems,
     compositing,
     cancel,
 )

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import resource
 import sys
+from dataclasses import replace
 from typing import Any
 
 import inside
@@ -16,6 +17,7 @@ from twin import SEED, Model, sample  # first: it makes this process a ComfyUI
 # isort: split
 import comfy.ops
 import torch
+from flexedit_pack.flexedit.models.diffusion.conditioning import Branches
 from flexedit_pack.nodes.runtime.clip_vision import load_clip_vision, tokens
 from flexedit_pack.nodes.runtime.unet import load_unet
 from flexedit_pack.nodes.runtime.vae import encode, load_vae
@@ -106,7 +108,8 @@ def hits(path: str) -> dict[str, int]:
 
 def full_size(path: str) -> dict[str, Any]:
     """A UNet of SD1.5's shape: what opening it costs, which layers are hit, and the errors of a
-    batch of two after 10 and 20 steps, the first without a subject.
+    batch of two after 10 and 20 steps, the first without a subject; and how much BIM's residual
+    changes.
     """
     model = Model(path, size=8, batch=2)
     before = resident_memory()
@@ -117,7 +120,10 @@ def full_size(path: str) -> dict[str, Any]:
     hits = count_hits(model)
     del model.patcher
     wanted = [model.diffusers(branches, steps, *GUIDANCE["guided"]) for steps in (10, 20)]
+    bare = Branches(*(replace(branch, residual=None) for branch in branches), branches.extra)
+    few = [model.diffusers(one, 2, *GUIDANCE["guided"]) for one in (bare, branches)]
     return {
+        "residual_felt": error(*few),
         "opened_mb": opened / 2**20,
         "hits": hits,
         "errors": [

@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 
 from flexedit.model_folder import EMBEDDED, WEIGHTS_FILE, ModelFolder, save_model_folder
 from flexedit.model_folder.folder import unet_layers
-from flexedit.systems import PRESETS
+from flexedit.systems import PRESETS, preset
 from flexedit.training.pretrain.shape import system_config
 from tests.tiny import (
     TINY,
@@ -102,10 +102,14 @@ def test_weights_in_half_precision_that_are_cast_as_they_are_used_agree(tmp_path
 
 
 @pytest.mark.slow
-def test_a_unet_of_sd15s_shape_agrees_in_all_its_16_cross_attention_layers(tmp_path):
-    folder = make_sd15_folder(tmp_path / "sd15")
+def test_a_unet_of_sd15s_shape_agrees_in_all_its_16_cross_attention_layers_and_in_bims_residual(
+    tmp_path,
+):
+    bim = preset("smartedit", {"name": "bim", "sources": {}}).to_dict()["interaction"]
+    folder = make_sd15_folder(tmp_path / "sd15", interaction=bim)
     figures = inside.run(SCRIPT, "full_size", folder, threads=2, timeout=1800)
     assert figures["hits"] == {"0": 0, "1": 16}
+    assert figures["residual_felt"] > 0.01
     assert max(figures["errors"]) <= TOLERANCE
     assert len(figures["errors"]) == 4
     assert figures["opened_mb"] < 300  # of the 3280 that the weights take
