@@ -130,18 +130,17 @@ def over_cache(
     ids = torch.tensor([vllm.edit_ids])
     with torch.inference_mode():
         cache = vllm.model.model(**vllm.inputs(sequences, pictures), use_cache=True).past_key_values
-    length = cache.get_seq_length()
 
     @torch.inference_mode()
     def one_pass() -> None:
         vllm.model.model(input_ids=ids, past_key_values=cache, use_cache=True)
-        cache.crop(length)
+        cache.crop(-ids.shape[1])
 
     @torch.inference_mode()
     def by_token() -> None:
         for token in ids.split(1, dim=1):
             vllm.model(input_ids=token, past_key_values=cache, use_cache=True)
-        cache.crop(length)
+        cache.crop(-ids.shape[1])
 
     return one_pass, by_token
 

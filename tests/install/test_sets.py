@@ -48,6 +48,7 @@ KINDS = [  # tests of saving and loading a folder of each kind
     "tests/models/vllm/test_stock.py",
     "tests/resolve/test_sam.py",
     "tests/models/vllm/test_lora.py",
+    "tests/convert/test_instructpix2pix.py",
     "tests/models/vllm/test_families.py",
 ]
 
