@@ -240,6 +240,27 @@ def read_json(file: Path) -> Any:
         raise FlexEditError(f"{file} is not valid JSON ({why[:200]}).") from error
 
 
+def read_yaml(file: Path) -> Any:
+    """Raises FlexEditError for a file that cannot be read, or is not YAML."""
+    import yaml
+
+    try:
+        text = file.read_text(encoding="utf-8-sig")
+        anchors: list[str | None] = []  # of the lists and mappings that are open
+        for event in yaml.parse(text):
+            if isinstance(event, yaml.CollectionStartEvent):
+                anchors.append(event.anchor)
+            elif isinstance(event, yaml.CollectionEndEvent):
+                anchors.pop()
+            elif isinstance(event, yaml.AliasEvent) and any(anchors):
+                # ten lines of that may stand for more than any memory holds
+                raise ValueError(f"*{event.anchor} is inside of what another name refers to")
+        return yaml.safe_load(text)
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+        why = " ".join(str(error).split())
+        raise FlexEditError(f"{file} cannot be read as YAML ({why[:200]}).") from error
+
+
 def read_records(kind: type[T], file: Path) -> dict[int, T]:
     """A record of every line of a JSONL file that is not blank, by its number; null is left out.
 

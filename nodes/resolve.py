@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+from comfy import model_management
 from comfy_api.latest import io
 
 from ..flexedit import masks
@@ -112,6 +113,7 @@ class ResolveMask(io.ComfyNode):
             sam=model,
             candidate=candidate,
             on_picture=step_callback(max(len(scene), masks.num_masks(mask))),
+            look=model_management.throw_exception_if_processing_interrupted,
             **mending,
         )
         return io.NodeOutput(

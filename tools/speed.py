@@ -401,7 +401,7 @@ def cancel() -> None:
         script, model = Path(inside.__file__).with_name("cancel.py"), ModelFolder.embedded().path
         found = inside.run(script, "steps", model, f"{folder}/sam", "4000", threads=2, timeout=3000)
     for kind, figures in found.items():
-        note = f"between two of {figures['calls']} calls of torch"
+        note = f"between two of {figures['looks']} looks"
         report(f"Cancel in {kind}, 12 megapixels, seconds", figures["longest"], 1.0, note)
 
 

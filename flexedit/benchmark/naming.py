@@ -16,12 +16,12 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, get_type_hints
 
-import yaml
 from pydantic import TypeAdapter, ValidationError
 from pydantic.errors import PydanticUserError
 from pydantic_core import to_jsonable_python
 
 from ..errors import FlexEditError
+from ..files import read_yaml
 from ..pipeline import FlexEditPipeline
 from .editors import (
     Editor,
@@ -79,10 +79,7 @@ def from_text(text: str) -> tuple[str, dict[str, Any]]:
 
 
 def from_yaml(file: str) -> tuple[str, dict[str, Any]]:
-    try:
-        options = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise FlexEditError(f"The system {file} cannot be read ({one_line(error)}).") from error
+    options = read_yaml(Path(file))
     if not isinstance(options, dict) or not isinstance(options.get("kind"), str):
         raise FlexEditError(f"{file} says no `kind` of system. {usages()}")
     return options.pop("kind"), {str(key): value for key, value in options.items()}

@@ -21,12 +21,11 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import field
 from pathlib import Path
-from typing import Any
 
-import yaml
 from pydantic.dataclasses import dataclass
 
 from ..errors import FlexEditError
+from ..files import read_yaml
 from ..validation import STRICT, validated
 from .edits import MAX_BAD, Edits
 from .order import Pattern
@@ -134,8 +133,5 @@ def samples_from(data: str | Reader, size: int, seed: int = 0) -> Edits | Mixtur
     if isinstance(data, Reader) or not data.endswith((".yaml", ".yml")):
         return Edits(data, size, seed)
     path = Path(data)
-    try:
-        content: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise FlexEditError(f"{path} cannot be read ({error}).") from error
-    return Mixture(validated(MixtureConfig, content, str(path)), path.parent, size, seed)
+    config = validated(MixtureConfig, read_yaml(path), str(path))
+    return Mixture(config, path.parent, size, seed)

@@ -61,13 +61,15 @@ def resolve(
     grow: int = 0,
     feather: int = 0,
     on_picture: Callable[[int], None] | None = None,
+    look: Callable[[], None] = lambda: None,
 ) -> Resolved:
     """scene (B, C, H, W) and a mask scribbled on each, one or the same number, of any size.
 
     ``sam``: the model that the method of this name asks · ``candidate``: which one is wanted, 1
     being the best · ``fill_holes``, ``min_area`` (pixels; smaller islands go, the largest stays):
     of every candidate · ``grow``, ``feather``: pixels, of the wanted one, as in `masks` ·
-    ``on_picture(count)``: called after each scene; what it raises ends the work.
+    ``on_picture(count)``: called after each scene, ``look()`` several times in each; what they
+    raise ends the work.
     Raises FlexEditError for an empty mask, a candidate that there is not, and a lacking model.
     """
     if method not in METHODS:
@@ -87,7 +89,7 @@ def resolve(
     for row in range(batch):
         picture = opaque(masks.one_of(scene, row))[0]
         scribble = prepare_mask(masks.one_of(scribbles, row), height, width)[0].to(scene.device)
-        found = mend(ask(picture, scribble), fill_holes, min_area)
+        found = mend(ask(picture, scribble), fill_holes, min_area, look)
         grown = masks.grow(pick(found, candidate, row + 1)[None].to(chosen), grow)
         if not grown.any():
             raise FlexEditError(
@@ -95,16 +97,21 @@ def resolve(
                 "Let grow be larger."
             )
         chosen[row] = masks.feather(grown, feather)[0]
-        shown[row] = overlay(picture, found, candidate)
+        shown[row] = overlay(picture, found, candidate, look)
         resolutions.append(found)
         if on_picture is not None:
             on_picture(row + 1)
     return Resolved(chosen, shown, tuple(resolutions), candidate)
 
 
-def mend(found: Resolution, fill_holes: bool, min_area: int) -> Resolution:
+def mend(
+    found: Resolution, fill_holes: bool, min_area: int, look: Callable[[], None] = lambda: None
+) -> Resolution:
     """Every candidate with its holes filled and without small islands; equal ones become one."""
-    mended = [tidy(one.mask, fill_holes, min_area) for one in found.candidates]
+    mended = []
+    for one in found.candidates:
+        look()
+        mended.append(tidy(one.mask, fill_holes, min_area))
     regions = np.stack(mended).reshape(len(mended), -1)
     kept = distinct(regions, None, range(len(mended)))
     candidates = tuple(
@@ -140,14 +147,22 @@ def pick(found: Resolution, candidate: int, picture: int) -> Tensor:
     return torch.from_numpy(found.candidates[candidate - 1].mask)
 
 
-def overlay(scene: Tensor, found: Resolution, candidate: int) -> Tensor:
+def overlay(
+    scene: Tensor,
+    found: Resolution,
+    candidate: int,
+    look: Callable[[], None] = lambda: None,
+) -> Tensor:
     """scene (3, H, W) with the outline of each candidate in its colour (3, H, W); the chosen one
     is filled, and so are both of an ambiguous scribble's.
     """
     height, width = scene.shape[1:]
     thickness = max(1, round(min(height, width) / 200))
     filled = {candidate - 1} | ({0, 1} if found.ambiguous else set())
-    outlined = [outline(one.mask, thickness) for one in found.candidates]
+    outlined = []
+    for one in found.candidates:
+        look()
+        outlined.append(outline(one.mask, thickness))
     picture = scene.clone()
     for index in sorted(filled, reverse=True):
         _paint(picture, found.candidates[index].mask, ALPHA, index)

@@ -6,10 +6,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic.dataclasses import dataclass
 
-from ..errors import FlexEditError
+from ..files import read_yaml
 from ..validation import STRICT, T, validated
 from .draws import Recipe as Losses
 from .pretrain.shape import Shape
@@ -43,11 +42,7 @@ class MiniRecipe(Stages):
 
 def read_recipe(kind: type[T], file: Path) -> T:
     """Raises FlexEditError for a file that cannot be read, and for settings that are not ours."""
-    try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise FlexEditError(f"{file} cannot be read ({error}).") from error
-    return validated(kind, content, str(file))
+    return validated(kind, read_yaml(file), str(file))
 
 
 def mini_recipe() -> MiniRecipe:

@@ -1,8 +1,8 @@
 # ruff: noqa: E402
 """Where our nodes look whether Cancel was pressed, and what is left of a run that was cancelled.
 
-``steps(MODEL, SAM)``: of each kind of work the calls of torch, the longest time between two of them
-(so long one waits at most), and how a run ends that is cancelled at half of them.
+``steps(MODEL, SAM, SIDE)``: of each kind of work how often it looks, the longest time between two
+looks (so long one waits at most), and how a run ends that is cancelled at half of them.
 """
 
 from __future__ import annotations
@@ -27,39 +27,46 @@ from flexedit_pack.nodes.crop import Crop
 from flexedit_pack.nodes.interpreter import MaskInterpreter
 from flexedit_pack.nodes.resolve import ResolveMask
 from flexedit_pack.nodes.runtime.parts import ManagedPart
-from torch.overrides import TorchFunctionMode
 
 MENDING = {"fill_holes": True, "min_area": 64, "grow": 3, "feather": 2}
 SETTINGS = {"region": "mask + connected change", "grow": 5, "feather": 2, "color_match": True}
 
 
-class Watch(TorchFunctionMode):
-    """Counts calls of torch, and presses Cancel at one of them."""
+class Watch:
+    """Counts the looks at whether Cancel was pressed, and presses it before one of them."""
 
     def __init__(self, press_at: int = 0) -> None:
-        super().__init__()
-        self.press_at, self.calls, self.longest = press_at, 0, 0.0
-        self.last = time.perf_counter()
+        self.press_at, self.looks, self.longest = press_at, 0, 0.0
 
-    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None):
-        self.calls += 1
-        model_management.interrupt_current_processing(self.calls == self.press_at)
+    def __enter__(self) -> Watch:
+        self.look = model_management.throw_exception_if_processing_interrupted
+        model_management.throw_exception_if_processing_interrupted = self
+        self.last = time.perf_counter()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        model_management.throw_exception_if_processing_interrupted = self.look
+
+    def __call__(self) -> None:
+        self.looks += 1
+        if self.looks == self.press_at:
+            model_management.interrupt_current_processing(True)
         now = time.perf_counter()
         self.longest, self.last = max(self.longest, now - self.last), now
-        return function(*args, **(kwargs or {}))
+        self.look()
 
 
 def cancelled(work: Callable[[], torch.Tensor]) -> dict[str, Any]:
-    """A run, the same again cancelled at half of its calls, and once more."""
+    """A run, the same again cancelled at half of its looks, and once more."""
     work()  # what is imported or loaded once is not part of it
     with Watch() as whole:
         before = work()
-    figures: dict[str, Any] = {"calls": whole.calls, "longest": whole.longest, "raised": False}
-    with Watch(whole.calls // 2) as half:
+    figures: dict[str, Any] = {"looks": whole.looks, "longest": whole.longest, "raised": False}
+    with Watch(whole.looks // 2) as half:
         try:
             work()
         except model_management.InterruptProcessingException:
-            figures |= {"raised": True, "more calls": half.calls - half.press_at}
+            figures |= {"raised": True, "more looks": half.looks - half.press_at}
     model_management.interrupt_current_processing(False)
     return figures | {"same again": torch.equal(work(), before)}
 
