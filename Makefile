@@ -20,7 +20,7 @@ PYTEST := $(RUN) -m pytest -q -n $(WORKERS) --dist loadfile
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export SETS
 
-.PHONY: test test-fast test-installs soak demo lint bench mini benchmark
+.PHONY: test test-fast test-installs soak audit demo lint bench mini benchmark
 
 test: $(READY)
 	$(PYTEST) --durations=10 $(ARGS)
@@ -31,6 +31,11 @@ test-fast: $(READY)
 
 test-installs: $(READY)
 	$(RUN) -m pytest -q -m installs -rP tests/install/test_sets.py $(ARGS)
+
+# Known holes in the packages that tests and tools run on, as PyPI lists them.
+audit: $(READY)
+	$(PYTHON) -m venv .venv/audit && .venv/audit/bin/python -m pip install -q pip-audit
+	.venv/audit/bin/pip-audit --strict --path $$($(RUN) -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
 
 # Hundreds of edits on real servers, some of which are killed.
 soak: $(READY)
