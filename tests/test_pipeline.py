@@ -356,3 +356,10 @@ def test_a_part_comes_to_the_device_when_the_one_before_has_left_it():
 def test_a_device_that_is_not_there_is_named(tiny: Path, device):
     with pytest.raises(FlexEditError, match=f"'{device}' cannot be used"):
         FlexEditPipeline.from_pretrained(tiny, device)
+
+
+def test_a_scene_of_fifty_megapixels_is_refused_before_anything_large_is_made(pipeline):
+    scene = torch.zeros(1, 1, 1, 1).expand(1, 1, 5000, 10_000)
+    asked = EditRequest.create(scene, "remove this")
+    with pytest.raises(FlexEditError, match="10000×5000 pixels, more than can be edited at once"):
+        pipeline(asked)

@@ -171,3 +171,16 @@ def test_a_request_moves_with_all_it_holds():
     moved = create(subject=pictures(1)).to("meta")
     assert {moved.scene.device.type, moved.mask.device.type, moved.subject.device.type} == {"meta"}
     assert moved.has_subject == (True,) and moved.instructions == ("remove this",)
+
+
+# Transparency
+
+
+def test_colours_that_nobody_sees_reach_no_model():
+    alpha = torch.linspace(1, 0, 16).round().expand(1, 1, 12, 16)
+    color = torch.rand(1, 3, 12, 16)
+    clear = [torch.cat([torch.where(alpha > 0, color, hidden), alpha], 1) for hidden in (0.0, 1.0)]
+    one, other = (create(scene=picture, subject=picture) for picture in clear)
+    assert torch.equal(one.scene, other.scene) and torch.equal(one.subject, other.subject)
+    assert torch.equal(one.scene[..., :8], color[..., :8])
+    assert not torch.equal(one.marked()[..., 8:], one.scene[..., 8:])  # the mark is seen on it

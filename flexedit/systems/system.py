@@ -121,6 +121,16 @@ def texts(bridge: Any, reading: Reading, batch: int) -> tuple[Text, Text]:
     return replace(text, pooled=pooled), replace(null, pooled=nothing.expand(batch, -1))
 
 
+def require_editable(request: EditRequest) -> None:
+    """Raises FlexEditError for a scene that no memory holds as a latent."""
+    height, width = request.height, request.width
+    if height * width > MOST_PIXELS:
+        raise FlexEditError(
+            f"The scene has {width}×{height} pixels, more than can be edited at once. Cut out a "
+            "part with FlexEdit Crop (on the command line with --crop), or scale it down."
+        )
+
+
 def condition(parts: Parts, embeds: Embeds, strength: float | Tensor = 1.0) -> Branches:
     """The three branches of guidance, the same in training dropout and in sampling.
 
@@ -130,12 +140,7 @@ def condition(parts: Parts, embeds: Embeds, strength: float | Tensor = 1.0) -> B
     negative = (e∅ as it is, no subject; a zero latent). Dropping the edit drops the subject.
     """
     intent, config = embeds.intent, parts.config
-    height, width = intent.request.height, intent.request.width
-    if height * width > MOST_PIXELS:
-        raise FlexEditError(
-            f"The scene has {width}×{height} pixels, more than can be edited at once. Cut out a "
-            "part with FlexEdit Crop (on the command line with --crop), or scale it down."
-        )
+    require_editable(intent.request)
     e, null = embeds.text.e, embeds.null.e.to(embeds.text.e.dtype)
     latent = parts.encode(intent.marked if config.vae_input == "marked" else intent.request.scene)
     scene, residual = parts.see(intent.marked) if config.looks else None, None
