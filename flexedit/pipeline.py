@@ -172,6 +172,7 @@ class FlexEditPipeline:
         ``seed``: of the whole batch, or one per row.
         """
         advice = self.config.sampling
+        system.require_editable(request)
         intent = self.interpret(request, reply or advice.reply)
         branches = self.condition(self.embed(intent), subject_strength)
         start = sampling.noise(tuple(branches.positive.scene_latent.shape), seed)
