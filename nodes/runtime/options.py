@@ -15,7 +15,8 @@ from torch import Tensor
 
 from ...flexedit.errors import FlexEditError
 
-NO_WIRE = (type(None), str, numbers.Number)  # what nobody's output of an own type is
+# what nobody's output of an own type is
+NO_WIRE = (type(None), str, numbers.Number, dict, list, tuple, Tensor)
 
 
 def one_of(name: str, value: object, options: Collection[str]) -> bool | str:
@@ -59,11 +60,22 @@ def check(expected: io.Input, value: Any) -> None:
     elif isinstance(expected, io.Boolean.Input):
         fits, wanted = isinstance(value, bool), "Give true or false."
     else:
-        is_picture = isinstance(expected, (io.Image.Input, io.Mask.Input))
-        fits = isinstance(value, Tensor) if is_picture else not isinstance(value, NO_WIRE)
+        if isinstance(expected, (io.Image.Input, io.Mask.Input)):
+            fits = isinstance(value, Tensor)
+        elif isinstance(expected, io.Latent.Input):
+            fits = isinstance(value, dict) and isinstance(value.get("samples"), Tensor)
+        elif isinstance(expected, io.Conditioning.Input):
+            fits = isinstance(value, list) and bool(value) and all(map(is_cond, value))
+        else:
+            fits = not isinstance(value, NO_WIRE)
         wanted = f"Connect an output of the type {expected.get_io_type()}."
     if not fits:
         raise FlexEditError(f"{expected.id} is {shown(value)}. {wanted}")
+
+
+def is_cond(value: Any) -> bool:
+    """[context, {…}], one of ComfyUI's CONDITIONING"""
+    return isinstance(value, list | tuple) and len(value) == 2 and isinstance(value[0], Tensor)
 
 
 def shown(value: object) -> str:

@@ -211,6 +211,8 @@ def test_a_number_that_comes_by_wire_keeps_to_the_widgets_limits(
         ("FlexEditComposite", "mask", "mask.png", "mask is 'mask.png'. Connect an output of the"),
         ("FlexEditMaskInterpreter", "instruction", "caf\udce9", "instruction .* lone surrogate"),
         ("FlexEditMaskInterpreter", "vllm", "text", "vllm is 'text'. Connect an output of the"),
+        ("FlexEditQFormerEmbed", "intent", {"a": 1}, "intent is of the type dict. Connect an outp"),
+        ("FlexEditKSampler", "latent", {"a": 1}, "latent is of the type dict. Connect an output"),
         ("FlexEditComposite", "crop", "text", "crop is 'text'. Connect an output of the type"),
         ("FlexEditLoader", "precision", {"a": 1}, "of the type dict"),
     ],
