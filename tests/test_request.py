@@ -99,8 +99,9 @@ def test_batches_that_do_not_match_are_reported_with_their_numbers(changes, mess
 # Pictures
 
 
-def test_alpha_is_dropped_and_grey_is_repeated():
+def test_what_is_opaque_stays_as_it_is_and_grey_is_repeated():
     rgba, grey = torch.rand(1, 4, 12, 16), torch.rand(1, 1, 12, 16)
+    rgba[:, 3] = 1
     assert torch.equal(create(scene=rgba).scene, rgba[:, :3])
     assert torch.equal(create(scene=grey).scene, grey.repeat(1, 3, 1, 1))
 
