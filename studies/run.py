@@ -31,8 +31,8 @@ from flexedit.models.config import SystemConfig
 from flexedit.pipeline import FlexEditPipeline
 from flexedit.systems import preset
 from flexedit.training.batch import Samples
+from flexedit.training.monitor import curve
 from flexedit.training.run import Stage, Training
-from flexedit.training.trainer import curve
 
 from .cases import cases, first_of_each
 from .logs import SHOWN_SEED, Log, core_minutes, read_logs, write_pictures

@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 
 import click
-import numpy as np
 
 from .arguments import AS_JSON, PATH, POSITIVE, SEED, Report, json_option, together
 
@@ -50,6 +49,8 @@ def preview(source: str, size: int, seed: int, count: int, columns: int, out: Pa
 
     SOURCE: what --data of train is.
     """
+    import numpy as np
+
     from ..data.mixture import samples_from
     from ..data.preview import sheet
     from ..data.sample import pictures

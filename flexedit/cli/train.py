@@ -1,13 +1,17 @@
-"""``train``: the embedded model from scratch, or any model on your own edits."""
+"""``train``: a system by its recipe, the embedded model from scratch, any model on your edits."""
 
 from __future__ import annotations
 
 import logging
+import sys
+import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import click
 
+from ..errors import FlexEditError
 from .arguments import PATH, POSITIVE, TRAINING_SEED, Report, finite, together
 
 MIXTURES = (".yaml", ".yml")
@@ -25,6 +29,39 @@ common_options = together(
 )
 
 
+PIPELINE = ("unet", "vae", "scheduler", "text_encoder", "text_encoder_2", "tokenizer_2")
+RECIPES = Path(__file__).parents[1] / "training" / "recipes"
+run_options = together(
+    click.option(
+        "--set",
+        "overrides",
+        multiple=True,
+        metavar="PATH=VALUE",
+        help="another setting of the recipe: stages.joint.train.lr=1e-5; more than once",
+    ),
+    click.option(
+        "--strategy",
+        type=click.Choice(("ddp", "fsdp", "deepspeed")),
+        help="how processes share the model; default: what the recipe says, ddp",
+    ),
+    click.option(
+        "--report-to",
+        multiple=True,
+        type=click.Choice(("tensorboard", "wandb", "trackio")),
+        help="trackers; more than once",
+    ),
+    click.option("--push-to-hub", metavar="REPO", help="where the model goes when it is done"),
+    click.option("--dry-run", is_flag=True, help="say what it will be, and do nothing"),
+    click.option("--gpus", type=POSITIVE, help="of a dry run; default: those that are there"),
+    click.option(
+        "--rate",
+        type=click.FloatRange(min=0, min_open=True),
+        callback=finite,
+        help="samples a second, for a dry run's hours; default: as the run in --out went",
+    ),
+)
+
+
 @click.group(no_args_is_help=False)
 def train() -> None:
     """Train a model, resumably."""
@@ -34,21 +71,36 @@ def train() -> None:
 @click.option("--out", type=PATH, default=Path("runs/mini"))
 @click.option("--stages", help="comma-separated; default: all, in order")
 @click.option("--start", type=PATH, help="a flexedit-mini to continue from, at joint")
+@click.option(
+    "--set",
+    "overrides",
+    multiple=True,
+    metavar="PATH=VALUE",
+    help="another setting of the recipe: stages.base.train.batch_size=512; more than once",
+)
 @common_options
-def mini(out: Path, stages: str | None, start: Path | None, seed: int, **limits: Any) -> Report:
+def mini(
+    out: Path,
+    stages: str | None,
+    start: Path | None,
+    overrides: tuple[str, ...],
+    seed: int,
+    **limits: Any,
+) -> Report:
     """Train flexedit-mini from scratch, stage by stage."""
     from ..model_folder import ModelFolder
     from ..training.mini import MiniTraining
+    from ..training.recipe import mini_recipe
 
     _prepare(limits["threads"])
-    training = MiniTraining(out, seed=seed)
+    training = MiniTraining(out, mini_recipe(overrides), seed)
     if start is not None:
         training.start_from(ModelFolder(start))
     training.run(stages.split(",") if stages else None, limits["seconds"])
     return {"out": str(out)}
 
 
-@train.command()
+@train.command("finetune-own")
 @click.option(
     "--data",
     type=PATH,
@@ -69,7 +121,7 @@ def mini(out: Path, stages: str | None, start: Path | None, seed: int, **limits:
     callback=finite,
     help="default: 2e-4 for align, 1e-5 for joint",
 )
-@click.option("--optimizer", type=click.Choice(("adamw", "muon")), default="adamw")
+@click.option("--optimizer", type=click.Choice(("adamw", "adamw8bit", "muon")), default="adamw")
 @click.option(
     "--ema",
     type=click.FloatRange(0, 1, max_open=True),
@@ -85,11 +137,13 @@ def mini(out: Path, stages: str | None, start: Path | None, seed: int, **limits:
 )
 @click.option("--show", type=PATH, help="edits to draw pictures of; default: of --data")
 @click.option("--show-every", "validate_every", type=POSITIVE, default=500, metavar="STEPS")
+@run_options
 @common_options
 def own(
     data: Path, model: Path | None, out: Path, stages: str, show: Path | None, **settings: Any
 ) -> Report:
     """Train any model on your own edits."""
+    planned = {name: settings.pop(name) for name in ("push_to_hub", "dry_run", "gpus", "rate")}
     from ..data.readers import reader_from
 
     source: Any = str(data)
@@ -104,18 +158,157 @@ def own(
     _prepare(settings.pop("threads"))
     seconds = settings.pop("seconds")
     start = ModelFolder(model) if model else ModelFolder.embedded()
-    recipe = own_recipe(stages.split(","), **settings)
+    overrides = settings.pop("overrides")
+    recipe = own_recipe(stages.split(","), overrides, **settings)
     size, seed = start.config.sampling.size, settings["seed"]
     edits = samples_from(source, size, seed)
+    if planned["dry_run"]:
+        return _say_plan(start, recipe, dict.fromkeys(recipe, edits), out, planned)
     shown = samples_from(str(show), size, seed) if show else edits
-    finished = OwnTraining(out, start, edits, shown, recipe).run(max_seconds=seconds)
-    return {"out": str(out / "model" if finished else out), "finished": finished}
+    training = OwnTraining(out, start, edits, shown, recipe)
+    return _run(training, seconds, planned["push_to_hub"], [str(start.path)])
+
+
+train.add_command(own, "own")  # its name before there were others
+
+
+def _system_command(file: Path) -> click.Command:
+    """``train NAME`` of a recipe of a whole system."""
+    lines = file.read_text(encoding="utf-8").splitlines()
+    about = " ".join(line.lstrip("# ") for line in lines[: lines.index("")])
+
+    @click.command(file.stem, help=about)
+    @click.option("--data", type=PATH, help="the folder that the recipe's paths start from")
+    @click.option("--model", type=PATH, help="a folder to start from; default: the recipe's parts")
+    @click.option("--out", type=PATH, default=Path("runs") / file.stem)
+    @run_options
+    @common_options
+    def command(data: Path | None, model: Path | None, out: Path, **settings: Any) -> Report:
+        return _train_system(file.stem, data, model, out, settings)
+
+    return command
+
+
+for _file in sorted(RECIPES.glob("*.yaml")):
+    if _file.stem not in train.commands:
+        train.add_command(_system_command(_file))
+
+
+def _train_system(
+    name: str, data: Path | None, model: Path | None, out: Path, settings: dict[str, Any]
+) -> Report:
+    from ..data.mixture import Mixture
+    from ..model_folder import ModelFolder
+    from ..training.own import OwnTraining
+    from ..training.recipe import system_recipe
+
+    _prepare(settings["threads"])
+    recipe, seed = system_recipe(name, settings["overrides"]), settings["seed"]
+    changes = {"seed": seed, "strategy": settings["strategy"], "report_to": settings["report_to"]}
+    changes = {key: value for key, value in changes.items() if value not in (None, ())}
+    stages = {key: stage.with_settings(**changes) for key, stage in recipe.stages.items()}
+    parts = [recipe.start.pipeline, recipe.start.clip, recipe.start.vllm]
+    mixtures: dict[str, Any] = {}
+    if data is not None:
+        made = {repr(it): Mixture(it, data, recipe.size, seed) for it in recipe.data.values()}
+        mixtures = {key: made[repr(recipe.data[key])] for key in stages}
+    elif not settings["dry_run"]:
+        raise FlexEditError(
+            f"{name} learns from data sets on your disk. Name their folder by --data; "
+            "docs/training.md says where they are from and how they lie in it."
+        )
+    if settings["dry_run"]:
+        with tempfile.TemporaryDirectory() as folder:
+            start = ModelFolder(model) if model else _planned(recipe, parts, Path(folder))
+            return _say_plan(start, stages, mixtures, out, settings)
+    start = ModelFolder(model) if model else _assembled(recipe, parts, out, seed)
+    training = OwnTraining(out, start, mixtures, mixtures[list(stages)[-1]], stages)
+    bases = [str(model)] if model else [part for part in parts if part]
+    return _run(training, settings["seconds"], settings["push_to_hub"], bases)
+
+
+def _planned(recipe: Any, parts: list[str | None], folder: Path) -> Any:
+    """The model folder that `_assembled` would make, with configs alone."""
+    from ..convert.assemble import planned
+    from ..model_folder import ModelFolder
+    from ..training.plan import config_folder
+
+    pipeline, clip, vllm = (None if it is None else config_folder(it, folder) for it in parts)
+    assert pipeline is not None and clip is not None
+    config, sources = planned(pipeline, clip, vllm, recipe.system, recipe.size, recipe.system)
+    for name, source in sources.items():
+        (folder / name).symlink_to(source.resolve(), target_is_directory=True)
+    return ModelFolder(folder, config)
+
+
+def _assembled(recipe: Any, parts: list[str | None], out: Path, seed: int) -> Any:
+    """The model that a recipe starts from, beside the run: one process makes it, once."""
+    from accelerate import PartialState
+
+    from ..convert.assemble import assemble
+    from ..model_folder import ModelFolder
+
+    target = out.with_name(f"{out.name}-start")
+    with PartialState().main_process_first():
+        if not target.is_dir():
+            pipeline, clip, vllm = map(_downloaded, parts, (PIPELINE, None, None))
+            assert pipeline is not None and clip is not None
+            assemble(pipeline, clip, vllm, target, recipe.size, seed, recipe.system)
+    return ModelFolder(target)
+
+
+def _downloaded(source: str | None, folders: tuple[str, ...] | None) -> Path | None:
+    """A folder, or what a repository of the hub holds; folders: those that are needed of it"""
+    from ..model_folder.folder import DOWNLOADED, snapshot
+
+    if source is None or Path(source).is_dir():
+        return None if source is None else Path(source)
+    files = [f"{name}/{it}" for name in folders for it in DOWNLOADED] if folders else DOWNLOADED
+    try:
+        return snapshot(source, None, files)
+    except Exception as error:  # the hub's errors share no base; all mean "not to be had"
+        raise FlexEditError(
+            f"{source} could not be fetched: {error}. Check the connection, or download it and "
+            "name its folder: --set start.vllm=FOLDER, start.clip or start.pipeline."
+        ) from error
+
+
+def _say_plan(
+    start: Any, stages: Mapping[str, Any], data: Mapping[str, Any], out: Path, settings: Any
+) -> Report:
+    from ..training import plan
+
+    plans = plan.plans(start, stages)
+    rows = {name: sum(len(part.rows) for part in _parts(it)) for name, it in data.items()}
+    rate = settings["rate"] or plan.measured_rate(out, list(stages), stages)
+    for line in plan.report(plans, settings["gpus"] or plan.num_gpus(), rows, rate):
+        click.echo(line, err=True)
+    return {"trained": plans[list(plans)[-1]].trained, "finished": False}
+
+
+def _parts(data: Any) -> list[Any]:
+    """The data sets of a mixture, or the one that it is."""
+    return getattr(data, "parts", [data])
+
+
+def _run(training: Any, seconds: float | None, repo: str | None, bases: list[str]) -> Report:
+    """Trains and, when it is done, puts the model on the hub if it shall go there."""
+    from ..training.card import card, push
+
+    out, finished = training.folder, training.run(max_seconds=seconds)
+    report = {"out": str(out / "model" if finished else out), "finished": finished}
+    if finished and repo is not None and training.writes:
+        said = ["python -m flexedit", *sys.argv[1:]]
+        sources = sorted({part.name for it in training.data.values() for part in _parts(it)})
+        report["hub"] = push(out, repo, card(out, said, sources, bases))
+    return report
 
 
 def _prepare(threads: int | None) -> None:
     """Takes the threads, and lets training say what it computes in."""
     import torch
 
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    logging.basicConfig(format="%(message)s")
+    logging.getLogger("flexedit").setLevel(logging.INFO)
     if threads:
         torch.set_num_threads(threads)

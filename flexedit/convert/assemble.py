@@ -23,14 +23,13 @@ from ..model_folder import (
     by_library,
     copy_part,
     load_diffusers,
-    load_image_encoder,
-    load_text_encoder,
     load_vllm,
     save_model_folder,
     vllm_family,
 )
 from ..model_folder.weights import read_config, unreadable
 from ..models.bridges.bridge import Bridge
+from ..models.config import SystemConfig
 from ..models.diffusion.sampling import DiffusionConfig
 from ..models.diffusion.unet import FlexEditUNet
 from ..models.vllm import lora
@@ -41,52 +40,53 @@ PUBLISHED_WIDTH = 768  # of the context, for which systems name their numbers of
 HEAD_WIDTH = 64  # with other widths
 
 
-def assemble(
+def planned(
     pipeline: Path,
     clip: Path,
     vllm: Path | None,
-    out: Path,
-    size: int = 256,
-    seed: int = 0,
-    system: str = "flexedit",
+    name: str,
+    size: int,
+    system: str,
     image_encoder: Path | None = None,
-) -> ModelFolder:
-    """Writes the model folder ``out`` of a system, with copies of the parts.
+) -> tuple[SystemConfig, dict[str, Path]]:
+    """The config of what `assemble` makes, by the parts' configs alone, and where its frozen parts
+    are from.
 
     pipeline: a diffusers folder of Stable Diffusion 1, SDXL or InstructPix2Pix · clip: both towers
     of the CLIP whose text encoder its UNet reads (SDXL's: the first) · vllm: of one of our families
     · size: of the pictures it is trained with, in pixels a side · image_encoder: another CLIP's
     tower, which sees scene and subject in place of that of ``clip``.
-    Raises FlexEditError for parts that cannot be read or do not go together, and if ``out`` exists.
+    Raises FlexEditError for parts that cannot be read or do not go together.
     """
-    if out.exists():
-        raise FlexEditError(f"{out} is there already. Choose another folder, or delete it.")
+    from transformers import CLIPTextConfig, CLIPVisionConfig
+
     inside = [pipeline / name for name in ("unet", "scheduler", "text_encoder", "vae")]
     for folder in (*inside, clip, *(one for one in (vllm, image_encoder) if one is not None)):
         if not any(folder.glob("*config.json")):
             raise FlexEditError(f"{folder} is not a model folder: it has no config. Download it.")
-    unet = load_unet(pipeline / "unet")
-    text, image = load_text_encoder(clip), load_image_encoder(image_encoder or clip)
-    width, second = text.width, pipeline / "text_encoder_2"
-    if unet.config.addition_embed_type:
+    unet = unet_config(pipeline / "unet")
+    text = by_library(clip, CLIPTextConfig.from_pretrained, clip, local_files_only=True)
+    sees = image_encoder or clip
+    vision = by_library(sees, CLIPVisionConfig.from_pretrained, sees, local_files_only=True)
+    width, second = text.hidden_size, pipeline / "text_encoder_2"
+    if unet["addition_embed_type"]:
         width += read_config(second).get("hidden_size", 0)
-    require_its_clip(text.text_model.config, pipeline / "text_encoder")
+    require_its_clip(text, pipeline / "text_encoder")
     sizes = {
-        "num_embeddings": text.length,
+        "num_embeddings": text.max_position_embeddings,
         "width": width,
-        "clip_width": image.visual_projection.out_features,
-        "vision_width": image.vision_width,
-        "channels": unet.config.block_out_channels[0],
+        "clip_width": vision.projection_dim,
+        "vision_width": vision.hidden_size,
+        "channels": unet["block_out_channels"][0],
     }
     if width != PUBLISHED_WIDTH:
         sizes |= {"intermediate_width": 4 * width, "num_heads": max(1, width // HEAD_WIDTH)}
     if vllm is not None:
         sizes["hidden_width"] = hidden_width(vllm)
     settings = {
-        "name": out.name,
+        "name": name,
         "diffusion": diffusion_config(pipeline / "scheduler" / "scheduler_config.json"),
-        "unet": {k: v for k, v in unet.config.items() if k[0] != "_"}
-        | {"in_channels": 2 * unet.config.out_channels},
+        "unet": unet | {"in_channels": 2 * unet["out_channels"]},
         "sources": {},
         "sampling": {"size": size},
     }
@@ -117,17 +117,37 @@ def assemble(
         raise unreadable(pipeline / "vae", "config.json names no block_out_channels")
     if size % 2 ** (len(levels) - 1):
         raise FlexEditError(f"The size is {size}; choose a multiple of {2 ** (len(levels) - 1)}.")
+    return config, sources
+
+
+def assemble(
+    pipeline: Path,
+    clip: Path,
+    vllm: Path | None,
+    out: Path,
+    size: int = 256,
+    seed: int = 0,
+    system: str = "flexedit",
+    image_encoder: Path | None = None,
+) -> ModelFolder:
+    """Writes the model folder ``out`` of a system, with copies of the parts (as `planned`).
+
+    Raises FlexEditError for what `planned` does, and if ``out`` exists.
+    """
+    if out.exists():
+        raise FlexEditError(f"{out} is there already. Choose another folder, or delete it.")
+    config, sources = planned(pipeline, clip, vllm, out.name, size, system, image_encoder)
     unfinished = out.with_name(out.name + ".unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
     try:
         for part, folder in sources.items():
             copy_part(folder, unfinished / part)
         if config.pools:
-            copy_part(pipeline / "tokenizer_2", unfinished / second.name)
+            copy_part(pipeline / "tokenizer_2", unfinished / "text_encoder_2")
         torch.manual_seed(seed)
         model = ModelFolder(unfinished, config)
         model.load_vae()  # does it go with the UNet?
-        tensors = untrained(model, unet)
+        tensors = untrained(model, pipeline / "unet")
         save_model_folder(unfinished, config, tensors)
         unfinished.rename(out)
     finally:
@@ -136,16 +156,14 @@ def assemble(
 
 
 @torch.no_grad()
-def untrained(folder: ModelFolder, unet: Any) -> dict[str, Tensor]:
-    """By the checkpoint's names: a pipeline's UNet, and the other parts as they start beside it."""
-    config = folder.config
-    tensors: dict[str, Tensor] = {}
-    if config.vllm is not None:
-        vllm = load_vllm(folder.part("vllm"), config.vllm)
-        lora.attach(vllm, config.vllm.lora)
-        tensors |= lora.checkpoint(vllm)
+def untrained(folder: ModelFolder, unet: Path) -> dict[str, Tensor]:
+    """By the checkpoint's names: a pipeline's UNet, and the other parts as they start beside it.
+
+    Parts come and go one by one, the largest as it lies on disk: the VLLM is not read in float32.
+    """
+    config, tensors = folder.config, untrained_tokens(folder)
     ours = FlexEditUNet(config.unet)
-    ours.unet.load_state_dict(with_scene(unet))
+    ours.unet.load_state_dict(with_scene(load_unet(unet)))
     bridge, adapter = build_bridge(folder), build_adapter(config, ours.layers)
     if isinstance(bridge, Bridge):
         bridge.null_edit.copy_(folder.load_text()([""])[0])
@@ -156,23 +174,47 @@ def untrained(folder: ModelFolder, unet: Any) -> dict[str, Tensor]:
     return tensors
 
 
+def untrained_tokens(folder: ModelFolder) -> dict[str, Tensor]:
+    """What is new in the VLLM, if there is one: edit tokens and LoRA."""
+    config = folder.config.vllm
+    if config is None:
+        return {}
+    part = folder.part("vllm")
+    says = read_config(part)
+    stored = getattr(torch, str(says.get("dtype") or says.get("torch_dtype")), torch.float32)
+    vllm = load_vllm(part, config, stored)
+    lora.attach(vllm, config.lora)
+    return {name: tensor.float().clone() for name, tensor in lora.checkpoint(vllm).items()}
+
+
 def load_unet(folder: Path) -> Any:
-    """Raises FlexEditError for one that FlexEdit cannot drive: an inpainting model's, …"""
     from diffusers import UNet2DConditionModel
 
-    unet = load_diffusers(UNet2DConditionModel, folder)
-    config = unet.config
-    others = config.class_embed_type or config.encoder_hid_dim_type
-    if config.addition_embed_type != "text_time":  # SDXL's
-        others = others or config.addition_embed_type
-    reads, makes = config.in_channels, config.out_channels
+    return load_diffusers(UNet2DConditionModel, folder)
+
+
+def unet_config(folder: Path) -> dict[str, Any]:
+    """All settings of a pipeline's UNet, also those that its folder leaves to diffusers.
+
+    Raises FlexEditError for one that FlexEdit cannot drive: an inpainting model's, …
+    """
+    from diffusers import UNet2DConditionModel
+
+    says = by_library(folder, UNet2DConditionModel.load_config, folder)
+    with torch.device("meta"):
+        unet = by_library(folder, UNet2DConditionModel.from_config, says)
+    config = {name: value for name, value in unet.config.items() if name[0] != "_"}
+    others = config["class_embed_type"] or config["encoder_hid_dim_type"]
+    if config["addition_embed_type"] != "text_time":  # SDXL's
+        others = others or config["addition_embed_type"]
+    reads, makes = config["in_channels"], config["out_channels"]
     if others or reads not in (makes, 2 * makes):
         raise FlexEditError(
             f"{folder} has {reads} channels in and {makes} out"
             f"{f', and reads {others} besides' if others else ''}. FlexEdit trains UNets as "
             "Stable Diffusion 1's (as many in as out) and InstructPix2Pix's (twice as many in)."
         )
-    return unet
+    return config
 
 
 def with_scene(unet: Any) -> dict[str, Tensor]:

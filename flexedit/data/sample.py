@@ -52,6 +52,7 @@ class Sample:
     # the instruction says it all; "": the mask alone does
     expression: str | None = None
     skipped: tuple[tuple[str, str], ...] = ()  # bad rows whose place it has, and why they are bad
+    features: dict[str, np.ndarray] | None = None  # what a model in training has made of it before
 
 
 def request_of(samples: Sequence[Sample]) -> EditRequest:

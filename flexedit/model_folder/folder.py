@@ -127,7 +127,7 @@ class ModelFolder:
             return folder
         assert source.repo is not None
         try:
-            return _snapshot(source.repo, source.revision, files)
+            return snapshot(source.repo, source.revision, files)
         except Exception as error:  # the hub's errors share no base; all mean "not to be had"
             raise FlexEditError(
                 f"{name} ({source.repo}@{source.revision}) could not be fetched: {error}. "
@@ -247,7 +247,7 @@ class ModelFolder:
             )
 
 
-def _snapshot(repo: str, revision: str | None, files: Sequence[str]) -> Path:
+def snapshot(repo: str, revision: str | None, files: Sequence[str]) -> Path:
     """A repository of the hub or, where the hub cannot be reached, what was downloaded before: some
     versions of huggingface_hub ask for a list of files even then.
     """

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -36,6 +36,8 @@ class Batch:
     object_mask (B, H, W) · classes, result_classes, subject_classes (B, H, W) of scene, target and
     the request's subject, 0 background
 
+    features: what the model has made of these rows before, by name (B, …) (`cache`)
+
     What a sample's source does not know of masks and classes is 0.
     """
 
@@ -51,6 +53,7 @@ class Batch:
     result_classes: Tensor
     subject_classes: Tensor
     samples: tuple[Sample, ...]
+    features: dict[str, Tensor] = field(default_factory=dict)
 
     def to(self, device: torch.device) -> Batch:
         moved: dict[str, Any] = {
@@ -58,6 +61,7 @@ class Batch:
             for name, value in vars(self).items()
             if isinstance(value, Tensor | EditRequest)
         }
+        moved["features"] = {name: value.to(device) for name, value in self.features.items()}
         return replace(self, **moved)
 
 
@@ -80,6 +84,10 @@ def collate(samples: Sequence[Sample]) -> Batch:
             for sample, scene in zip(samples, shown, strict=True)
         ).long(),
         samples=tuple(samples),
+        features={
+            name: stack((sample.features or {})[name] for sample in samples)
+            for name in samples[0].features or {}
+        },
     )
 
 

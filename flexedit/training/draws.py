@@ -5,7 +5,7 @@ B batch, K noises of one row, C × h × w a latent
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Literal
 
 import torch
@@ -21,17 +21,21 @@ class Recipe:
     """What a stage trains, and how much each loss counts.
 
     noises is K: on how many noises and timesteps a row is scored; what comes before the UNet is
-    computed once for all of them. ``text`` is what a system without a VLLM reads: words that name
-    everything, or those that a person said. ``region`` weighs latent pixels in and around the
-    edited region (others: 1). The helpers are for training only: read off the UNet's last features,
-    the classes of scene and result and the mask of what is meant teach it what it looks at and what
-    it has to draw; the saved model has no such head.
+    computed once for all of them. ``shift`` moves timesteps to high noise, where it is decided what
+    is drawn (1: they are uniform). ``perceptual``, from the step ``perceptual_from`` on, weighs how
+    far the picture that a row's first prediction decodes to is from the truth as CLIP sees them.
+    ``own`` weighs the losses that parts have of their own, by name (others: 1). ``text`` is what a
+    system without a VLLM reads: words that name everything, or those that a person said. ``region``
+    weighs latent pixels in and around the edited region (others: 1). The helpers are for training
+    only: read off the UNet's last features, the classes of scene and result and the mask of what is
+    meant teach it what it looks at and what it has to draw; the saved model has no such head.
     """
 
     stage: Literal["align", "joint"]
     parts: tuple[Trained, ...]  # slots
     drop_edit: float = 0.05  # guidance dropout: the scene-only branch
     drop_scene: float = 0.05  # guidance dropout: the negative branch
+    drop_scene_alone: float = 0.0  # the edit without the scene, which sampling never asks for
     noises: int = 1
     text: Literal["caption", "instruction"] = "caption"
     generic_reply: float = 0.5  # how many edits are answered with the reply ``direct`` forces
@@ -39,6 +43,10 @@ class Recipe:
     diffusion: float = 1.0
     align: float = 1.0
     region: float = 1.0
+    shift: float = 1.0
+    perceptual: float = 0.0
+    perceptual_from: int = 0
+    own: dict[str, float] = field(default_factory=dict)
     helper_classes: float = 0.0
     helper_result: float = 0.0
     helper_mask: float = 0.0
@@ -48,7 +56,8 @@ class Recipe:
 class Draw:
     """All that is random in one step, drawn for the global batch so that processes agree.
 
-    noise (B, K, C, h, w) · timesteps, branch (B, K); 0 positive, 1 scene-only, 2 negative ·
+    noise (B, K, C, h, w) · timesteps, branch (B, K); 0 positive, 1 scene-only,
+    2 negative, 3 the edit without the scene ·
     generic (B,): which edits are answered with the generic reply · positional (B,): which phrase
     """
 
@@ -71,11 +80,21 @@ class Draw:
         batch, *latent = shape
         noises = (batch, recipe.noises)
         choice = torch.rand(noises, generator=generator)
+        branch = torch.zeros(noises, dtype=torch.long)
+        for number, share in (
+            (3, recipe.drop_scene + recipe.drop_edit + recipe.drop_scene_alone),
+            (1, recipe.drop_scene + recipe.drop_edit),
+            (2, recipe.drop_scene),
+        ):
+            branch[choice < share] = number
         return cls(
             noise=torch.randn((*noises, *latent), generator=generator),
-            timesteps=torch.randint(num_train_timesteps, noises, generator=generator),
-            branch=(choice < recipe.drop_edit + recipe.drop_scene).long()
-            + (choice < recipe.drop_scene).long(),
+            timesteps=shifted(
+                torch.randint(num_train_timesteps, noises, generator=generator),
+                recipe.shift,
+                num_train_timesteps,
+            ),
+            branch=branch,
             generic=torch.rand(batch, generator=generator) < recipe.generic_reply,
             positional=torch.randint(
                 len(prompts.POSITIONAL_PARAPHRASES), (batch,), generator=generator
@@ -91,3 +110,13 @@ class Draw:
 
     def to(self, device: torch.device) -> Draw:
         return Draw(*(getattr(self, field.name).to(device) for field in fields(self)))
+
+
+def shifted(timesteps: Tensor, shift: float, num_train_timesteps: int) -> Tensor:
+    """Uniform timesteps → as many, moved to high noise: t' = s·t / (1 + (s − 1)·t), t in 0..1
+    (Stable Diffusion 3, arXiv 2403.03206, eq. 23).
+    """
+    if shift == 1.0:
+        return timesteps
+    share = (timesteps + 0.5) / num_train_timesteps
+    return (shift * share / (1 + (shift - 1) * share) * num_train_timesteps).long()

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
+from ..models.parts import PictureTokens
 from .batch import Batch
 
 # Latent pixels around the edited region that weigh as it does. Where it ends is what a prediction
@@ -35,6 +36,14 @@ def diffusion(prediction: Tensor, wanted: Tensor, weight: Tensor) -> Tensor:
     error = (prediction.float() - wanted).square()
     error = rearrange(error, "(b k) ... -> b k ...", b=len(weight)) * weight[:, None]
     return error.mean((1, 2, 3, 4))
+
+
+def perceptual(seen: PictureTokens, truth: PictureTokens, left: Tensor) -> Tensor:
+    """1 − the cosine of what CLIP sees in two pictures, over patches (B,), each row weighed by how
+    much of its picture the noise had left (B,): of pure noise nobody can draw sharply.
+    """
+    alike = F.cosine_similarity(seen.raw.float(), truth.raw.float(), dim=-1)
+    return left * (1 - alike).mean(-1)
 
 
 def helpers(output: Tensor, batch: Batch, weight: Tensor) -> dict[str, Tensor]:

@@ -145,7 +145,8 @@ class MiniTraining(Training):
         grid = None
         if is_shown:
             unseen = World(self.shape.size, seed=VALIDATION_SEED)
-            grid = PictureGrid(system, self.folder / name / "pictures", unseen)
+            pictures = self.folder / name / "pictures"
+            grid = PictureGrid(system, pictures, unseen, writes=self.writes)
         return self.fit_system(name, system, grid)
 
     def ship(self) -> bool:

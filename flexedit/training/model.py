@@ -7,7 +7,9 @@ latent's size
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -23,7 +25,7 @@ from ..models.clip import ImageEncoder, TextEncoder, TextEncoders
 from ..models.diffusion import sampling
 from ..models.diffusion.conditioning import Branches, Conditioning
 from ..models.diffusion.unet import FlexEditUNet
-from ..models.parts import PictureTokens, Reading
+from ..models.parts import PictureTokens, Reading, Text
 from ..models.vllm import VLLM, lora
 from ..systems import system
 from ..systems.system import Embeds, Intent
@@ -39,6 +41,7 @@ class TrainingModel(Trainee):
     """All parts of one system, and the losses of one batch."""
 
     former_names = {"qformer.": "bridge.", "mea.": "adapter.", "vllm.llava.": "vllm.model."}
+    in_layers = ("vllm", "unet")
 
     def __init__(
         self,
@@ -76,6 +79,7 @@ class TrainingModel(Trainee):
         if isinstance(self.bridge, Bridge):
             with torch.no_grad():
                 self.bridge.null_edit.copy_(self.text([""])[0])
+        self.is_refining = False  # whether the perceptual loss counts in this step
         self._freeze()
 
     def _freeze(self) -> None:
@@ -125,6 +129,17 @@ class TrainingModel(Trainee):
         if self.vllm is not None and given["vllm"]:
             lora.load(self.vllm, under("lora", tensors), under("tokens", tensors))
 
+    def save_memory(self) -> None:
+        if "unet" in self.recipe.parts:
+            self.unet.unet.enable_gradient_checkpointing()
+        if self.vllm is None or "vllm" not in self.recipe.parts:
+            return
+        model = self.vllm.model
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+        for module in model.modules():  # transformers heeds it in layers that train, these alone
+            if getattr(module, "gradient_checkpointing", False):
+                module.training = True
+
     # --- what the road asks of whoever has the parts ---
 
     @torch.no_grad()
@@ -139,6 +154,7 @@ class TrainingModel(Trainee):
     # --- one step ---
 
     def draw(self, step: int, batch_size: int) -> Draw:
+        self.is_refining = self.recipe.perceptual > 0 and step >= self.recipe.perceptual_from
         side = self.config.sampling.size // autoencoder.ratio(self.vae)
         shape = (batch_size, self.config.latent_channels, side, side)
         num_timesteps = self.config.diffusion.num_train_timesteps
@@ -150,8 +166,13 @@ class TrainingModel(Trainee):
         if self.recipe.stage == "align":
             target = self.text(batch.captions)
             loss = losses.alignment(embeds.text.e, target, batch.has_caption)
-            return scores | {"align": self.recipe.align * loss}
-        return scores | self.diffusion(embeds, batch, draw)
+            scores["align"] = self.recipe.align * loss
+        else:
+            scores |= self.diffusion(embeds, batch, draw)
+        if hasattr(self, "unshard"):  # FSDP's
+            name = next(iter(scores))
+            scores[name] = scores[name] + self.felt()
+        return scores
 
     def embed(self, batch: Batch, draw: Draw) -> tuple[Embeds, dict[str, Tensor]]:
         """Edit embeddings, and the loss of the VLLM's reply if that is trained."""
@@ -167,6 +188,9 @@ class TrainingModel(Trainee):
             if loss is not None:
                 scores["reply"] = self.recipe.reply * loss
         intent = Intent(request, marked, reading)
+        if "text" in batch.features:
+            null = self.bridge.null(request.batch_size)
+            return Embeds(intent, Text(batch.features["text"].float()), null), scores
         return Embeds(intent, *system.texts(self.bridge, reading, request.batch_size)), scores
 
     def read(
@@ -195,11 +219,12 @@ class TrainingModel(Trainee):
         """L_diffusion (eq. 4) in the config's prediction type, and what the helpers lose; questions
         have no such terms.
         """
-        branches = system.condition(self, embeds)
+        parts = Remembering(self, embeds.intent, batch)
+        branches = system.condition(parts, embeds)
         conditioning = choose(branches, draw.branch)
         noise, timesteps = draw.noise.flatten(0, 1), draw.timesteps.flatten()
         with torch.no_grad():
-            clean = self.encode(batch.target).float() * self.vae.config.scaling_factor
+            clean = parts.encode(batch.target).float() * self.vae.config.scaling_factor
             clean = repeat(clean, "b ... -> (b k) ...", k=draw.timesteps.shape[1])
         noisy = self.schedule.add_noise(clean, noise, timesteps)
         prediction, features = self.predict(noisy, timesteps, conditioning)
@@ -215,7 +240,13 @@ class TrainingModel(Trainee):
         scores = {"diffusion": recipe.diffusion * error * batch.has_target}
         if branches.extra:
             found = self.adapter.losses(branches.extra, self.see(batch.target))
-            scores |= {name: loss * batch.has_target for name, loss in found.items()}
+            scores |= {
+                name: recipe.own.get(name, 1.0) * loss * batch.has_target
+                for name, loss in found.items()
+            }
+        if self.is_refining:
+            loss = self.perceptual(prediction, noisy, timesteps, batch)
+            scores["perceptual"] = recipe.perceptual * loss * batch.has_target
         if recipe.helper_classes or recipe.helper_result or recipe.helper_mask:
             rows = len(batch.captions)
             output = rearrange(self.helper(features).float(), "(b k) c h w -> b c k h w", b=rows)
@@ -224,6 +255,40 @@ class TrainingModel(Trainee):
                 loss = (loss.mean((2, 3)) * concerned).mean(1)
                 scores[name] = getattr(recipe, name) * loss
         return scores
+
+    def perceptual(
+        self, prediction: Tensor, noisy: Tensor, timesteps: Tensor, batch: Batch
+    ) -> Tensor:
+        """How far the picture that a row's first prediction means is from the truth (B,)."""
+        prediction, noisy, timesteps = (
+            rearrange(tensor, "(b k) ... -> b k ...", b=len(batch.captions))[:, 0]
+            for tensor in (prediction.float(), noisy, timesteps)
+        )
+        left = self.schedule.alphas_cumprod.to(noisy.device)[timesteps]
+        clean = denoised(prediction, noisy, left, self.config.diffusion.prediction_type)
+        assert self.clip is not None
+        picture = self.vae.decode((clean / self.vae.config.scaling_factor).to(self.vae.dtype))
+        seen = self.clip((picture.sample.float() / 2 + 0.5).clamp(0, 1))
+        return losses.perceptual(seen, self.see(batch.target), left)
+
+    @torch.no_grad()
+    def remember(self, batch: Batch) -> dict[str, Tensor]:
+        """What no step changes of a batch, by name (B, …): what `Remembering` gives back."""
+        request, config = batch.request, self.config
+        marked = request.marked(config.mark_alpha)
+        scene = marked if config.vae_input == "marked" else request.scene
+        found = {"scene_latent": self.encode(scene), "target_latent": self.encode(batch.target)}
+        if config.looks:
+            subject = (
+                torch.zeros_like(request.scene) if request.subject is None else request.subject
+            )
+            for name, picture in (("scene", marked), ("subject", subject)):
+                tokens = self.see(picture)
+                found |= {f"{name}_projected": tokens.projected, f"{name}_raw": tokens.raw}
+        if self.vllm is None and not isinstance(self.text, TextEncoders):
+            reads = batch.captions if self.recipe.text == "caption" else request.instructions
+            found["text"] = self.text(reads)
+        return found
 
     def predict(
         self, noisy: Tensor, timesteps: Tensor, conditioning: Conditioning
@@ -239,11 +304,53 @@ class TrainingModel(Trainee):
         return prediction, features[0]
 
 
+class Remembering:
+    """A model's parts, for one batch: what was computed before is not computed again."""
+
+    def __init__(self, model: TrainingModel, intent: Intent, batch: Batch) -> None:
+        self.model, self.features = model, batch.features
+        self.config, self.interaction, self.adapter = model.config, model.interaction, model.adapter
+        self.names = {
+            id(intent.marked): "scene",
+            id(batch.request.scene): "scene",
+            id(batch.request.subject): "subject",
+            id(batch.target): "target",
+        }
+
+    def encode(self, picture: Tensor) -> Tensor:
+        name = f"{self.names.get(id(picture))}_latent"
+        known = self.features.get(name)
+        return self.model.encode(picture) if known is None else known.float()
+
+    def see(self, picture: Tensor) -> PictureTokens:
+        name = self.names.get(id(picture))
+        known = self.features.get(f"{name}_projected")
+        if known is None:
+            return self.model.see(picture)
+        raw = self.features[f"{name}_raw"].float()
+        side = math.isqrt(raw.shape[1])
+        return PictureTokens(known.float(), raw, (side, side))
+
+
+def denoised(prediction: Tensor, noisy: Tensor, left: Tensor, kind: str) -> Tensor:
+    """The clean latent that a prediction means; left: ᾱ of each row (B,)"""
+    if kind == "sample":
+        return prediction
+    signal, noise = (tensor.sqrt()[:, None, None, None] for tensor in (left, 1 - left))
+    if kind == "epsilon":
+        return (noisy - noise * prediction) / signal
+    return signal * noisy - noise * prediction
+
+
 def choose(branches: Branches, branch: Tensor) -> Conditioning:
-    """Guidance dropout: each row takes the branches (B, K) it was dealt (0, 1 or 2): B·K rows."""
+    """Guidance dropout: each row takes the branches (B, K) it was dealt (`Draw`): B·K rows."""
+    alone = replace(
+        branches.positive, scene_latent=torch.zeros_like(branches.positive.scene_latent)
+    )
+    options = (branches.positive, branches.scene_only, branches.negative, alone)
 
     def pick(name: str) -> Any:
-        tensors = [getattr(option, name) for option in branches]
+        tensors = [getattr(option, name) for option in options]
         if tensors[0] is None:
             return None
         stacked = rearrange(tensors, "n b ... -> b n ...")

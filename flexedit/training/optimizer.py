@@ -1,10 +1,11 @@
-"""What moves the weights: torch's AdamW, or timm's Muon."""
+"""What moves the weights: AdamW, also with averages of 8 bits (bitsandbytes), or Muon (timm)."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable
 from functools import partial
+from importlib import import_module
 from typing import Any, Literal, get_args
 
 import torch
@@ -13,33 +14,40 @@ from torch import Tensor, nn
 from ..errors import FlexEditError
 from .precision import fast_dtype
 
-Optimizer = Literal["adamw", "muon"]
+Optimizer = Literal["adamw", "adamw8bit", "muon"]
+
+OTHERS = {  # their package, module and class
+    "adamw8bit": ("bitsandbytes", "bitsandbytes.optim", "AdamW8bit"),
+    "muon": ("timm", "timm.optim", "Muon"),
+}
 
 
 def optimizer_class(name: str) -> Any:
-    """torch's AdamW, or timm's Muon, which knows convolutions.
+    """torch's AdamW; bitsandbytes' with averages of 8 bits, which takes a quarter of the memory;
+    timm's Muon, which knows convolutions.
 
-    Raises FlexEditError for an unknown optimizer, and for Muon without timm.
+    Raises FlexEditError for an unknown optimizer, and for one whose package is not installed.
     """
     if name not in get_args(Optimizer):
         raise FlexEditError(
-            f"Unknown optimizer {name!r}; choose {' or '.join(get_args(Optimizer))}."
+            f"Unknown optimizer {name!r}; choose from {', '.join(get_args(Optimizer))}."
         )
     if name == "adamw":
         return torch.optim.AdamW
+    package, module, kind = OTHERS[name]
     try:
-        from timm.optim import Muon
+        return getattr(import_module(module), kind)
     except ImportError as error:
         raise FlexEditError(
-            "Training with Muon needs timm: pip install timm, or choose the optimizer adamw."
+            f"Training with {kind} needs {package}: pip install {package}, or choose the optimizer "
+            "adamw."
         ) from error
-    return Muon
 
 
 def build_optimizer(
     name: Optimizer, model: nn.Module, device: torch.device, **settings: Any
 ) -> torch.optim.Optimizer:
-    """AdamW for all that is trained; or Muon for the weights of linear and convolution layers (each
+    """AdamW for all that is trained, or Muon for the weights of linear and convolution layers (each
     a matrix, whose step is made orthogonal and as long as AdamW's) and NAdamW for the others.
 
     device: where it will train; Muon iterates in what is fast there · settings: lr, betas,
@@ -53,8 +61,8 @@ def build_optimizer(
         {"params": [p for p in trained if p.dim() > 1]},
         {"params": [p for p in trained if p.dim() <= 1], "weight_decay": 0.0},
     ]
-    if name == "adamw":
-        return kind(groups, fused=True, **settings)
+    if name != "muon":
+        return kind(groups, **settings, **({"fused": True} if name == "adamw" else {}))
 
     def weights(*kinds: type) -> set[int]:
         return {id(m.weight) for m in model.modules() if isinstance(m, kinds)}

@@ -1,11 +1,13 @@
-"""Training a model on one's own edits: the paper's two stages, from any model folder.
+"""Training a model from any model folder, on one's own edits or by the recipe of a whole system.
 
-``align`` is stage 1: the bridge learns to say by the VLLM's hidden states what CLIP's text
-encoder says by the caption. ``joint`` is stage 2: L = L_VLLM + L_diffusion, all parts together.
+``align`` is the paper's stage 1: the bridge learns to say by the VLLM's hidden states what CLIP's
+text encoder says by the caption. ``joint`` is stage 2: L = L_VLLM + L_diffusion, all parts
+together.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -20,18 +22,24 @@ from ..files import fingerprint
 from ..model_folder import CONFIG_FILE, WEIGHTS_FILE, ModelFolder
 from .precision import resolved
 from .preview import PictureGrid
-from .recipe import StageRecipe, own_stages
+from .recipe import StageRecipe, as_yaml, own_stages
 from .run import Stage, Training
 
+Data = Edits | Mixture  # what has an origin
+RECIPE = "recipe.yaml"  # in a run's folder
 ORIGIN = "origin"  # a note of what a folder's training is of
 
 
-def own_recipe(names: Sequence[str], **changes: Any) -> dict[str, StageRecipe]:
+def own_recipe(
+    names: Sequence[str], overrides: Sequence[str] = (), **changes: Any
+) -> dict[str, StageRecipe]:
     """The stages of that name, with other settings of `TrainConfig` where one is not None.
+
+    overrides: settings of the recipe by their path, as `read_recipe` has them
 
     Raises FlexEditError for stages that are unknown or in another order.
     """
-    stages = own_stages()
+    stages = own_stages(overrides)
     if list(names) != [name for name in stages if name in names]:
         raise FlexEditError(
             f"The stages are {', '.join(names)}; choose from {', '.join(stages)}, in this order."
@@ -43,27 +51,33 @@ def own_recipe(names: Sequence[str], **changes: Any) -> dict[str, StageRecipe]:
 class OwnTraining(Training):
     """One training in ``folder``, whose result is ``folder/model``.
 
-    start: what it goes on from · data: what it learns from · shown: what its pictures are made of
+    start: what it goes on from · data: what it learns from, or each stage does · shown: what its
+    pictures are made of
     """
 
     def __init__(
         self,
         folder: Path,
         start: ModelFolder,
-        data: Edits | Mixture,
+        data: Data | Mapping[str, Data],
         shown: Edits | Mixture,
         recipe: Mapping[str, StageRecipe],
     ) -> None:
         """Raises FlexEditError for `align` of a model without a VLLM."""
-        if "align" in recipe and not start.config.vllm:
+        aligns = any(stage.losses and stage.losses.stage == "align" for stage in recipe.values())
+        if aligns and not start.config.vllm:
             raise FlexEditError(
                 f"{start.path.name} has neither a VLLM nor a Q-Former to align. Train joint only."
             )
         files = [start.path / name for name in (CONFIG_FILE, WEIGHTS_FILE)]
-        data_files, words = data.origin
-        origin = fingerprint([*files, *data_files], " ".join(filter(None, [*recipe, words])))
+        self.data = dict(data) if isinstance(data, Mapping) else dict.fromkeys(recipe, data)
+        words = list(recipe)
+        for one in {id(one): one for one in self.data.values()}.values():
+            data_files, said = one.origin
+            files, words = [*files, *data_files], [*words, said]
+        origin = fingerprint(files, " ".join(filter(None, words)))
         super().__init__(folder, recipe, {ORIGIN: origin})
-        self.start, self.data, self.shown = start, data, shown
+        self.start, self.shown = start, shown
         self.stages = [
             *(Stage(name, partial(self.learn, name)) for name in recipe),
             Stage("export", partial(self.export, list(recipe)[-1], start, folder / "model")),
@@ -79,18 +93,28 @@ class OwnTraining(Training):
                 "Choose another --out, or delete it."
             )
 
-    def samples(self, name: str) -> Edits | Mixture:
-        return self.data
+    def claim(self) -> None:
+        """Keeps the resolved recipe beside the run, as it was last run."""
+        super().claim()
+        if self.writes:
+            text = as_yaml({name: dataclasses.asdict(it) for name, it in self.recipe.items()})
+            (self.folder / RECIPE).write_text(text, encoding="utf-8")
+
+    def samples(self, name: str) -> Data:
+        return self.data[name]
 
     def learn(self, name: str) -> bool:
         train = self.recipe[name].train
-        tensors = self.start.all_tensors()
-        if name == "joint" and (self.folder / "align" / WEIGHTS_FILE).is_file():
-            tensors = self.handed_on("align")
+        tensors, names = self.start.all_tensors(), list(self.recipe)
+        before = names[: names.index(name)][-1:]
+        if before and (self.folder / before[0] / WEIGHTS_FILE).is_file():
+            tensors = self.handed_on(before[0])
         half = resolved(train.mixed_precision) == "bf16"
         dtype = torch.bfloat16 if half else torch.float32
         system = self.system(name, self.start, tensors, first_seed=train.seed, dtype=dtype)
         grid = None
-        if name == "joint":
-            grid = PictureGrid(system, self.folder / "pictures", self.shown)
+        losses = self.recipe[name].losses
+        if losses is not None and losses.stage == "joint":
+            pictures = self.folder / "pictures"
+            grid = PictureGrid(system, pictures, self.shown, writes=self.writes)
         return self.fit_system(name, system, grid)

@@ -23,29 +23,38 @@ VALIDATION_SEED = 1000  # of a world that no stage trains on
 
 
 class PictureGrid:
-    """Call it with a step: it writes ``folder/<step>.png`` of the first samples that are no
-    questions, if there are any.
+    """Call it with a step: it makes a picture (H, W, 3) uint8 of the first samples that have a
+    target, if there are any, and writes ``folder/<step>.png``.
+
+    writes: whether this process does, of those that make it together
     """
 
     batch: Batch | None
 
     def __init__(
-        self, system: TrainingModel, folder: Path, samples: Samples, count: int = COUNT
+        self,
+        system: TrainingModel,
+        folder: Path,
+        samples: Samples,
+        count: int = COUNT,
+        writes: bool = True,
     ) -> None:
-        self.system, self.folder = system, folder
+        self.system, self.folder, self.writes = system, folder, writes
         first = (samples[index] for index in range(10 * count))
-        edits = list(islice((sample for sample in first if sample.task != "ask"), count))
+        edits = list(islice((sample for sample in first if sample.target is not None), count))
         self.batch = collate(edits) if edits else None
 
-    def __call__(self, step: int) -> None:
+    def __call__(self, step: int) -> np.ndarray | None:
         if self.batch is None:
-            return
+            return None
         edited = edit(self.system, self.batch)
         rows = [self.batch.request.marked(), edited, self.batch.target]
         grid = torch.cat([torch.cat(list(row), dim=2) for row in rows], dim=1)
-        self.folder.mkdir(parents=True, exist_ok=True)
-        array = (grid.clamp(0, 1) * 255).byte().permute(1, 2, 0).numpy()
-        Image.fromarray(np.ascontiguousarray(array)).save(self.folder / f"{step:06d}.png")
+        picture = (grid.clamp(0, 1) * 255).byte().permute(1, 2, 0).numpy()
+        if self.writes:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(np.ascontiguousarray(picture)).save(self.folder / f"{step:06d}.png")
+        return picture
 
 
 @torch.no_grad()

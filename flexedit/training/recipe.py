@@ -1,28 +1,39 @@
-"""Recipes: YAML files that say what a training's stages learn, and for how long."""
+"""Recipes: YAML files that say what a training's stages learn, from what, and for how long."""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import yaml
 from pydantic.dataclasses import dataclass
 
+from ..data.mixture import MixtureConfig
+from ..errors import FlexEditError
 from ..files import read_yaml
 from ..validation import STRICT, T, validated
+from .cache import CacheConfig
 from .draws import Recipe as Losses
 from .pretrain.shape import Shape
 from .trainer import TrainConfig
 
 FOLDER = Path(__file__).parent / "recipes"
+EXPONENT = re.compile(r"[-+]?[\d.]+[eE][-+]?\d+")  # YAML wants a point in it
+EXTENDS = "extends"  # the recipe that a recipe differs from
 
 
 @dataclass(frozen=True, config=STRICT)
 class StageRecipe:
-    """losses: what of a system learns, and by which losses; None for a stage that has its own"""
+    """losses: what of a system learns, and by which losses; None for a stage that has its own ·
+    cache: what no step changes is computed once
+    """
 
     train: TrainConfig
     losses: Losses | None = None
+    cache: CacheConfig | None = None
 
     def with_settings(self, **settings: Any) -> StageRecipe:
         """The same with other settings of its `TrainConfig`"""
@@ -40,14 +51,101 @@ class MiniRecipe(Stages):
     num_texts: int  # samples whose words the tokenizers learn from
 
 
-def read_recipe(kind: type[T], file: Path) -> T:
-    """Raises FlexEditError for a file that cannot be read, and for settings that are not ours."""
-    return validated(kind, read_yaml(file), str(file))
+@dataclass(frozen=True, config=STRICT)
+class Start:
+    """What others trained, each a folder or a repository of the hub: a diffusion pipeline, the CLIP
+    that it reads, a VLLM if the system has one.
+    """
+
+    pipeline: str
+    clip: str
+    vllm: str | None = None
 
 
-def mini_recipe() -> MiniRecipe:
-    return read_recipe(MiniRecipe, FOLDER / "mini.yaml")
+@dataclass(frozen=True, config=STRICT)
+class SystemRecipe(Stages):
+    """A system from nothing but what others trained; data: of each stage"""
+
+    system: str
+    size: int
+    start: Start
+    data: dict[str, MixtureConfig]
+
+    def __post_init__(self) -> None:
+        if lacking := [name for name in self.stages if name not in self.data]:
+            raise ValueError(f"the stage {lacking[0]} has no data")
 
 
-def own_stages() -> dict[str, StageRecipe]:
-    return read_recipe(Stages, FOLDER / "own.yaml").stages
+SYSTEM_RECIPES = tuple(
+    sorted({file.stem for file in FOLDER.glob("*.yaml")} - {"mini", "finetune-own"})
+)
+
+
+def read_recipe(kind: type[T], file: Path, changes: Sequence[str] = ()) -> T:
+    """changes: settings by their path, ``stages.joint.train.lr=1e-5``
+
+    Raises FlexEditError for a file that cannot be read, and for settings that are not ours.
+    """
+    content = _read(file)
+    for change in changes:
+        path, equals, value = change.partition("=")
+        if not equals or not path:
+            raise FlexEditError(f"{change!r} sets nothing. Write it as stages.joint.train.lr=1e-5.")
+        content = merged(content, _nested(path.split("."), _value(value)))
+    return validated(kind, content, str(file))
+
+
+def _read(file: Path) -> Any:
+    content = read_yaml(file)
+    if not isinstance(content, dict) or EXTENDS not in content:
+        return content
+    base = _read(file.with_name(f"{content.pop(EXTENDS)}.yaml"))
+    return merged(base, content)
+
+
+def merged(base: Any, changes: Any) -> Any:
+    """Settings with others in their place, section by section."""
+    if not (isinstance(base, dict) and isinstance(changes, dict)):
+        return changes
+    both = {name: merged(base[name], changes[name]) for name in base.keys() & changes.keys()}
+    return base | changes | both
+
+
+def _value(text: str) -> Any:
+    """As YAML has it; but 1e-5 is a number, and no is a word: a precision."""
+    if text in ("no", "yes", "on", "off"):
+        return text
+    if EXPONENT.fullmatch(text):
+        return float(text)
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise FlexEditError(f"{text!r} is no value ({error}).") from error
+
+
+def _nested(path: Sequence[str], value: Any) -> Any:
+    for name in reversed(path):
+        value = {name: value}
+    return value
+
+
+def as_yaml(settings: Any) -> str:
+    return yaml.safe_dump(_plain(settings), sort_keys=False)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _plain(one) for name, one in value.items()}
+    return [_plain(one) for one in value] if isinstance(value, list | tuple) else value
+
+
+def mini_recipe(changes: Sequence[str] = ()) -> MiniRecipe:
+    return read_recipe(MiniRecipe, FOLDER / "mini.yaml", changes)
+
+
+def system_recipe(name: str, changes: Sequence[str] = ()) -> SystemRecipe:
+    return read_recipe(SystemRecipe, FOLDER / f"{name}.yaml", changes)
+
+
+def own_stages(changes: Sequence[str] = ()) -> dict[str, StageRecipe]:
+    return read_recipe(Stages, FOLDER / "finetune-own.yaml", changes).stages

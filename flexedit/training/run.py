@@ -23,12 +23,15 @@ from torch import Tensor
 from ..errors import FlexEditError
 from ..model_folder import WEIGHTS_FILE, ModelFolder, copy_part, save_model_folder
 from ..model_folder.weights import portable_name, read_config
+from . import checkpoint
 from .batch import Samples
+from .cache import Cached
 from .model import TrainingModel
 from .optimizer import optimizer_class
 from .preview import PictureGrid
+from .processes import whole_tensors
 from .recipe import StageRecipe
-from .trainer import CHECKPOINT, Trainer, num_workers
+from .trainer import Trainer, num_workers
 
 
 @dataclass(frozen=True)
@@ -117,7 +120,7 @@ class Training:
         """Whether a later stage has begun, with what this one made; the last one may go on."""
         names = [stage.name for stage in self.stages]
         later = names[names.index(name) + 1 :]
-        return any((self.folder / after / CHECKPOINT).is_file() for after in later)
+        return any(checkpoint.latest(self.folder / after) for after in later)
 
     def finish(self, name: str) -> None:
         """What is to be done when a stage has come to its end."""
@@ -126,14 +129,24 @@ class Training:
         """What a stage learns from."""
         raise NotImplementedError
 
-    def fit(
-        self, name: str, trainee: Any, validate: Callable[[int], None] | None = None
-    ) -> Trainer:
-        config = self.recipe[name].train
+    def fit(self, name: str, trainee: Any, validate: Callable[[int], Any] | None = None) -> Trainer:
+        config, cache, samples = (
+            self.recipe[name].train,
+            self.recipe[name].cache,
+            self.samples(name),
+        )
         if torch.cuda.is_available():  # a GPU outruns one process that draws samples
             config = dataclasses.replace(config, num_workers=num_workers())
-        trainer = Trainer(trainee, self.samples(name), config, self.folder / name, validate)
+        if cache is not None:
+            device, folder = self.processes.device, self.folder / name / "cache"
+            trainee.to(device)
+            samples = Cached(
+                samples, cache, folder, trainee.remember, device, self.processes, config.seed
+            )
+        trainer = Trainer(trainee, samples, config, self.folder / name, validate)
         trainer.run(self.deadline)
+        if trainer.finished and self.writes:
+            shutil.rmtree(self.folder / name / "cache", ignore_errors=True)
         return trainer
 
     def system(
@@ -163,10 +176,12 @@ class Training:
     ) -> bool:
         """Hands on all that is trained so far, when it is done."""
         trainer = self.fit(name, system, validate)
-        if trainer.finished and self.writes:
+        if trainer.finished:
             with trainer.averaged():
-                tensors = {k: v.detach().contiguous() for k, v in system.tensors().items()}
-                save_file(tensors, self.folder / name / WEIGHTS_FILE)
+                tensors = whole_tensors(system.tensors())
+                if self.writes:
+                    tensors = {name: tensor.contiguous() for name, tensor in tensors.items()}
+                    save_file(tensors, self.folder / name / WEIGHTS_FILE)
         return trainer.finished
 
     def handed_on(self, name: str) -> dict[str, Tensor]:

@@ -9,31 +9,52 @@ the draw (the VAE has some of its own) and no loss of a row depends on those bes
 from __future__ import annotations
 
 import dataclasses
-import json
+import logging
+import math
 import os
 import re
+import signal
+import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ..errors import FlexEditError
+from . import checkpoint
 from .batch import Batch, Samples, loader
+from .monitor import Monitor, Tracker, check_trackers
 from .optimizer import Optimizer, build_optimizer
 from .precision import Precision, resolved
+from .processes import (
+    Strategy,
+    accelerator,
+    gathered,
+    is_deepspeed,
+    is_sharded,
+    own_share,
+    shared_as,
+    whole,
+)
 
-CHECKPOINT = "checkpoint.pt"
-LOG = "log.jsonl"
+AHEAD = 4  # batches that each worker of a loader has begun, at most
 MAX_WORKERS = 16  # of one loader, however many cores there are
 # What a run keeps to its end; its length, its learning rates and its reports may change, and a
 # precision of "auto", so that it may go on on another kind of machine
-KEPT = ("seed", "batch_size", "betas", "weight_decay", "mixed_precision")
+KEPT = ("seed", "batch_size", "betas", "weight_decay", "mixed_precision", "optimizer")
+COUNT = "rows/"  # of a data set, in the names of what a step reports
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -55,6 +76,15 @@ class TrainConfig:
     log_every: int = 20  # steps; a row of the log has the losses of its own step
     validate_every: int = 0
     num_workers: int = 0
+    strategy: Strategy = "ddp"  # how processes share the model
+    gradient_checkpointing: bool = False  # less memory, a third more time
+    checkpoints_total_limit: int = 1  # older ones are removed
+    report_to: tuple[Tracker, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_size", "accumulate", "checkpoints_total_limit"):
+            if getattr(self, name) < 1:
+                raise FlexEditError(f"{name} is {getattr(self, name)}; choose 1 or more.")
 
     def lr_at(self, step: int) -> float:
         """Linear warm-up, then constant, then linear to 0."""
@@ -66,10 +96,12 @@ class TrainConfig:
 class Trainee(nn.Module):
     """What the trainer trains.
 
-    former_names: what names of parameters began with in checkpoints of older versions, and do now
+    former_names: what names of parameters began with in checkpoints of older versions, and do now ·
+    in_layers: parts that every row passes, whose layers FSDP may gather one by one
     """
 
     former_names: Mapping[str, str] = {}
+    in_layers: tuple[str, ...] = ()
 
     def draw(self, step: int, batch_size: int) -> Any:
         """What is random in a step, for the global batch; has ``rows(a, b)``, ``to(device)``. None
@@ -80,12 +112,34 @@ class Trainee(nn.Module):
     def forward(self, batch: Batch, draw: Any) -> dict[str, Tensor]:
         raise NotImplementedError
 
+    def felt(self) -> Tensor:
+        """0, with a gradient of 0 to every trained weight that is here whole: processes that share
+        weights must send the gradients of the same ones, also of a part that none of their rows
+        has used.
+        """
+        weights = [p for p in self.parameters() if p.requires_grad and not is_sharded(p)]
+        return torch.stack([weight.flatten()[0].float() for weight in weights]).sum() * 0.0
+
     def complete(self) -> None:
         """What is left to do when it has learned, before it is saved."""
 
+    def save_memory(self) -> None:
+        """From now on the backward pass computes again what lies inside of layers."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """What became of a step, in all processes: of each name a value, then the gradients' norm, then
+    how many of the processes want to leave.
+    """
+
+    step: int
+    names: tuple[str, ...]
+    values: Tensor
+
 
 class Trainer:
-    """Runs or resumes one training in ``folder``, home of ``checkpoint.pt`` and ``log.jsonl``."""
+    """Runs or resumes one training in ``folder``, home of its checkpoints and ``log.jsonl``."""
 
     def __init__(
         self,
@@ -93,17 +147,28 @@ class Trainer:
         samples: Samples,
         config: TrainConfig,
         folder: Path,
-        validate: Callable[[int], None] | None = None,
+        validate: Callable[[int], Any] | None = None,
     ) -> None:
-        from accelerate import Accelerator
-        from accelerate.utils import DistributedDataParallelKwargs
+        """validate: what is called with the step, and may return a picture (H, W, 3) uint8; in
+        every process, if these share the weights
+
+        Raises FlexEditError for settings that do not go together.
+        """
         from diffusers.training_utils import EMAModel
 
         self.config, self.samples, self.folder, self.validate = config, samples, folder, validate
-        self.accelerator = Accelerator(
+        check_trackers(config.report_to)
+        if config.gradient_checkpointing:
+            model.save_memory()
+        self.accelerator = accelerator(
+            config.strategy,
+            model,
+            config.batch_size // config.accumulate,
+            config.max_grad_norm,
             mixed_precision=resolved(config.mixed_precision),
             gradient_accumulation_steps=config.accumulate,
-            kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
+            log_with=list(config.report_to) or None,
+            project_dir=folder,
         )
         ranks = self.accelerator.num_processes
         if config.batch_size % (ranks * config.accumulate):
@@ -111,8 +176,13 @@ class Trainer:
                 f"batch_size {config.batch_size} does not divide into {ranks} processes × "
                 f"{config.accumulate} accumulated parts. Choose a multiple."
             )
-        self.model = model
-        self.trained = {n: p for n, p in model.named_parameters() if p.requires_grad}
+        settings = dataclasses.asdict(config)
+        self.monitor = Monitor(self.accelerator, folder, config.report_to, settings)
+        if config.strategy != "ddp" and config.optimizer != "adamw":
+            raise FlexEditError(
+                f"The optimizer {config.optimizer} needs whole weights, which {config.strategy} "
+                "cuts up. Choose adamw, or the strategy ddp."
+            )
         optimizer = build_optimizer(
             config.optimizer,
             model,
@@ -121,11 +191,24 @@ class Trainer:
             betas=config.betas,
             weight_decay=config.weight_decay,
         )
+        self.model = model
         self.prepared, self.optimizer = self.accelerator.prepare(model, optimizer)
-        self.ema = EMAModel(self.trained.values(), decay=config.ema) if config.ema else None
+        self.trained = {n: p for n, p in model.named_parameters() if p.requires_grad}
+        self.ema = EMAModel(self.shares, decay=config.ema) if config.ema else None
         if self.ema is not None:
             self.ema.to(self.accelerator.device)
-        self.step, self.seconds = 0, 0.0  # spent on training so far, by the log
+        self.step, self.saved = 0, -1  # that a checkpoint was written of
+        self.signal = 0  # that asked this process to leave
+        self.is_stopped = False  # in all processes
+
+    @property
+    def shares(self) -> list[Tensor]:
+        """What this process has of the weights that are trained."""
+        return [own_share(parameter) for parameter in self.trained.values()]
+
+    @property
+    def is_sharded(self) -> bool:
+        return any(is_sharded(parameter) for parameter in self.trained.values())
 
     @property
     def kept(self) -> dict[str, Any]:
@@ -137,75 +220,99 @@ class Trainer:
         return self.step >= self.config.steps
 
     def run(self, deadline: float | None = None) -> None:
-        """Trains to the last step, or until ``time.monotonic()`` is past ``deadline``, and leaves a
-        checkpoint.
+        """Trains to the last step, until ``time.monotonic()`` is past ``deadline``, or until a
+        SIGTERM or SIGINT, and leaves a checkpoint.
 
         Raises FlexEditError for the checkpoint of another run, and for a loss or gradients that are
         no numbers; then the checkpoint in the folder stays as it was.
         """
-        from tqdm import tqdm
-
         self.folder.mkdir(parents=True, exist_ok=True)
         self.resume()
-        config, is_main = self.config, self.accelerator.is_main_process
-        batches, earlier, began = self.batches(), self.seconds, time.monotonic()
-        with tqdm(
-            total=config.steps,
-            initial=self.step,
-            desc=self.folder.name,
-            disable=not is_main,
-            mininterval=5,
-        ) as bar:
-            while not self.finished and not self.is_late(deadline):
-                losses = self.train_step(batches)
+        batches, reports = self.batches(), deque[Report]()
+        # A GPU works on the next step while this process reads what became of the last one.
+        behind = 0 if self.accelerator.device.type == "cpu" else 1
+        with self.leaving_on_signals(), self.monitor.bar(self.config.steps, self.step) as bar:
+            self.is_stopped = self.agreed(self.is_late(deadline))
+            while not self.finished and not self.is_stopped:
+                reports.append(self.train_step(batches, deadline))
                 self.step += 1
                 bar.update()
-                if self.step % config.log_every == 0 or self.finished:
-                    row = {name: float(loss) for name, loss in losses.items()}
-                    bar.set_postfix({name: f"{loss:.4f}" for name, loss in row.items()})
-                    self.seconds = earlier + time.monotonic() - began
-                    self.log({"step": self.step, "seconds": self.seconds, **row})
-                if self.step % config.checkpoint_every == 0:
+                while len(reports) > (0 if self.is_due else behind):
+                    self.settle(reports.popleft(), bar)
+                if self.step % self.config.checkpoint_every == 0:
                     self.save()
-                if self.validate and is_main and self.is_validated:
-                    with self.averaged():
-                        self.validate(self.step)
-        self.save()
+                if self.is_validated:
+                    self.show()
+            while reports:
+                self.settle(reports.popleft(), bar)
+            self.save()
+        self.monitor.close()
+        if self.signal and self.accelerator.is_main_process:
+            name = signal.Signals(self.signal).name
+            log.info("%s: left at step %d on %s. Run it again to go on.", *self.place, name)
+
+    @property
+    def place(self) -> tuple[str, int]:
+        return self.folder.name, self.step
+
+    @property
+    def is_due(self) -> bool:
+        """Whether something is to be done with the weights or the losses of this step."""
+        every = (self.config.log_every, self.config.checkpoint_every)
+        return self.finished or self.is_validated or any(self.step % n == 0 for n in every)
 
     @property
     def is_validated(self) -> bool:
         """Whether this step is one of those after which the model is validated."""
         every = self.config.validate_every
-        return every > 0 and self.step % every == 0
+        return self.validate is not None and every > 0 and self.step % every == 0
 
     def batches(self) -> Iterator[Batch]:
         """This process's share of what is left to train on, a part of a step at a time."""
-        parts = self.config.accumulate
-        return loader(
+        config, parts = self.config, self.config.accumulate
+        self.prepare(self.step)
+        batches = loader(
             self.samples,
-            self.config.batch_size // parts,
+            config.batch_size // parts,
             self.step * parts,
-            self.config.steps * parts,
+            config.steps * parts,
             rank=self.accelerator.process_index,
             ranks=self.accelerator.num_processes,
-            num_workers=self.config.num_workers,
+            num_workers=config.num_workers,
+        )
+        return (
+            batch
+            for step in range(self.step, config.steps)
+            for batch in self.of_step(step, batches)
         )
 
-    def train_step(self, batches: Iterator[Batch]) -> dict[str, Any]:
-        """One step of the optimizer; the mean of each loss over all rows and processes."""
-        config = self.config
+    def of_step(self, step: int, batches: Iterator[Batch]) -> Iterator[Batch]:
+        self.prepare(step)
+        return islice(batches, self.config.accumulate)
+
+    def prepare(self, step: int) -> None:
+        """Lets a cache compute what this step needs, and those that workers have begun."""
+        if prepare := getattr(self.samples, "prepare", None):
+            last = min(step + AHEAD * self.config.num_workers, self.config.steps - 1)
+            prepare(step * self.config.batch_size, (last + 1) * self.config.batch_size - 1)
+
+    def train_step(self, batches: Iterator[Batch], deadline: float | None = None) -> Report:
+        """One step of the optimizer, and what became of it in all processes."""
+        config, process = self.config, self.accelerator
         for group in self.optimizer.param_groups:
             group["lr"] = config.lr_at(self.step)
-        step_losses: dict[str, Any] = {}
-        for part in range(config.accumulate):
-            for name, mean in self.train_part(batches, part).items():
-                step_losses[name] = step_losses.get(name, 0.0) + mean / config.accumulate
+        parts = [self.train_part(batches, part) for part in range(config.accumulate)]
         if self.ema is not None:
-            self.ema.step(self.trained.values())
-        return step_losses
+            self.ema.step(self.shares)
+        names, values = parts[0][0], torch.stack([values for _, values in parts]).mean(0)
+        leaves = torch.tensor([float(self.is_late(deadline))], device=process.device)
+        values = process.reduce(torch.cat([values, self.norm[None].to(values), leaves]), "mean")
+        return Report(self.step + 1, names, values)
 
-    def train_part(self, batches: Iterator[Batch], part: int) -> dict[str, Tensor]:
-        """Gradients of one accumulated part, and the step that the last one ends with."""
+    def train_part(self, batches: Iterator[Batch], part: int) -> tuple[tuple[str, ...], Tensor]:
+        """Gradients of one accumulated part, and the step that the last one ends with: means of the
+        losses by their names, not yet over all processes.
+        """
         config, process = self.config, self.accelerator
         rows = config.batch_size // config.accumulate
         share = rows // process.num_processes
@@ -216,41 +323,87 @@ class Trainer:
         if draw is not None:
             draw = draw.rows(first, first + share).to(process.device)
         batch = next(batches).to(process.device)
-        with process.accumulate(self.prepared), quick_attention(process.device):
+        with (
+            process.accumulate(self.prepared),
+            quick_attention(process.device),
+            self.monitor.counting(config.accumulate),
+        ):
             losses = self.prepared(batch, draw)
-            means = torch.stack([loss.mean() for loss in losses.values()])
-            reduced = dict(zip(losses, process.reduce(means.detach(), "mean"), strict=True))
-            self.require_finite(reduced)
-            process.backward(means.sum())
+            process.backward(torch.stack([loss.mean() for loss in losses.values()]).sum())
             if process.sync_gradients:
                 norm = process.clip_grad_norm_(self.trained.values(), config.max_grad_norm)
-                self.require_finite({"gradient norm": norm})
+                self.norm = whole(torch.as_tensor(0.0 if norm is None else norm)).detach()
             self.optimizer.step()
             self.optimizer.zero_grad()
-        return reduced
+        detached = {name: loss.detach().float() for name, loss in losses.items()}
+        return by_source(detached, batch, sources_of(self.samples))
 
-    def is_late(self, deadline: float | None) -> bool:
-        """Whether it is in any process: all of them must leave a run at the same step."""
-        if deadline is None:
-            return False
-        late = torch.tensor(float(time.monotonic() > deadline), device=self.accelerator.device)
-        return bool(self.accelerator.reduce(late, "sum"))
+    def settle(self, report: Report, bar: Any) -> None:
+        """Reads what became of a step: whether it was one, and whether a process wants to leave.
 
-    def require_finite(self, values: dict[str, Tensor]) -> None:
-        """values: scalars, the same in every process, for all of them must leave a run together.
-
-        Raises FlexEditError for one that is not a number, before it gets into weights and averages;
-        not in fp16, where the gradient scaler leaves out such a step.
+        Raises FlexEditError for a loss or gradients that are no numbers, in all processes: before
+        the weights get into a checkpoint. Not in fp16, where the gradient scaler leaves out such a
+        step.
         """
-        if self.accelerator.scaler is not None:
-            return
-        for name, value in values.items():
-            if not value.isfinite():
+        *values, norm, leaves = report.values.tolist()
+        losses = dict(zip(report.names, values, strict=True))
+        for name, value in {**losses, "gradient norm": norm}.items():
+            if self.accelerator.scaler is None and not math.isfinite(value):
                 raise FlexEditError(
-                    f"{self.folder.name}: {name} became {float(value)} in step {self.step + 1}. "
+                    f"{self.folder.name}: {name} became {value} in step {report.step}. "
                     "As it is, the run would fail there again: lower its lr, and it goes on from "
                     "the last checkpoint."
                 )
+        self.is_stopped = self.is_stopped or leaves > 0
+        if report.step % self.config.log_every == 0 or report.step == self.config.steps:
+            losses = means_of_sources(losses)
+            bar.set_postfix({k: f"{loss:.4f}" for k, loss in losses.items() if "/" not in k})
+            lr = self.config.lr_at(report.step - 1)
+            self.monitor.tell(report.step, losses, lr, self.config.batch_size)
+
+    def show(self) -> None:
+        """Validates the averaged weights."""
+        assert self.validate is not None
+        if not (self.is_sharded or self.accelerator.is_main_process):
+            return
+        with self.averaged(), gathered(self.model):
+            self.monitor.show(self.step, self.validate(self.step))
+
+    # --- leaving ---
+
+    def is_late(self, deadline: float | None) -> bool:
+        """Whether this process has to leave."""
+        return self.signal != 0 or (deadline is not None and time.monotonic() > deadline)
+
+    def agreed(self, leaves: bool) -> bool:
+        """Whether one of the processes has to: all of them must leave a run at the same step."""
+        flag = torch.tensor(float(leaves), device=self.accelerator.device)
+        return bool(self.accelerator.reduce(flag, "sum"))
+
+    @contextmanager
+    def leaving_on_signals(self) -> Iterator[None]:
+        """Inside, the first SIGTERM or SIGINT ends the run after its step, with a checkpoint; the
+        next one ends it at once.
+        """
+        if threading.current_thread() is not threading.main_thread():
+            yield  # only that one may ask for signals
+            return
+        before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+
+        def leave(number: int, _: Any) -> None:
+            self.signal = number
+            restore()
+
+        def restore() -> None:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+        for number in before:
+            signal.signal(number, leave)
+        try:
+            yield
+        finally:
+            restore()
 
     @contextmanager
     def averaged(self) -> Iterator[None]:
@@ -258,7 +411,7 @@ class Trainer:
         if self.ema is None:
             yield
             return
-        parameters = list(self.trained.values())
+        parameters = self.shares
         self.ema.store(parameters)
         self.ema.copy_to(parameters)
         try:
@@ -266,58 +419,130 @@ class Trainer:
         finally:
             self.ema.restore(parameters)
 
-    def log(self, row: dict[str, Any]) -> None:
-        if self.accelerator.is_main_process:
-            with (self.folder / LOG).open("a") as file:
-                file.write(json.dumps(row) + "\n")
+    # --- checkpoints ---
 
-    def state(self) -> dict[str, Any]:
+    def tensors(self) -> dict[str, Tensor]:
+        """All that a checkpoint has, by name; sharded tensors as this process's shares of them."""
+        tensors = {f"trained.{name}": tensor.detach() for name, tensor in self.trained.items()}
+        tensors |= self.averages()
+        for name, state in self.moments().items():
+            for key, value in state.items():
+                if isinstance(value, Tensor):
+                    tensors[f"optimizer.{name}.{key}"] = value
+        return tensors
+
+    def averages(self) -> dict[str, Tensor]:
+        if self.ema is None:
+            return {}
+        pairs = zip(self.ema.shadow_params, self.trained.items(), strict=True)
+        return {f"averages.{name}": shared_as(share, weight) for share, (name, weight) in pairs}
+
+    def moments(self) -> dict[str, dict[str, Any]]:
+        """What the optimizer remembers of each parameter; DeepSpeed keeps its own."""
+        if is_deepspeed(self.accelerator):
+            return {}
+        names = {id(parameter): name for name, parameter in self.trained.items()}
+        return {names[id(parameter)]: state for parameter, state in self.optimizer.state.items()}
+
+    def facts(self) -> dict[str, Any]:
         scaler = self.accelerator.scaler
+        averages = self.ema.state_dict() if self.ema else None
         return {
             "step": self.step,
             "kept": self.kept,
-            "trained": {name: tensor.detach() for name, tensor in self.trained.items()},
-            "optimizer": self.optimizer.state_dict(),
-            "ema": self.ema.state_dict() if self.ema else None,
+            "averages": averages and {k: v for k, v in averages.items() if k != "shadow_params"},
             "scaler": scaler.state_dict() if scaler else None,
+            "optimizer": {
+                name: {k: v for k, v in state.items() if not isinstance(v, Tensor)}
+                for name, state in self.moments().items()
+            },
         }
 
     def save(self) -> None:
-        """Atomic: a run that is killed while it writes still has its last checkpoint."""
+        if self.saved == self.step:
+            return
+        process, also = self.accelerator, None
+        if is_deepspeed(process):
+            also = partial(process.save_state, exclude_frozen_parameters=True)
+        checkpoint.write(self.folder, self.step, self.tensors(), self.facts(), process, also)
         if self.accelerator.is_main_process:
-            temporary = self.folder / (CHECKPOINT + ".tmp")
-            torch.save(self.state(), temporary)
-            os.replace(temporary, self.folder / CHECKPOINT)
+            checkpoint.prune(self.folder, self.config.checkpoints_total_limit)
+        self.saved = self.step
 
     def resume(self) -> None:
-        """Goes on from the folder's checkpoint, if there is one, and cuts the log back to it."""
-        path = self.folder / CHECKPOINT
-        if path.is_file():
-            self.load_checkpoint(path)
-        log = self.folder / LOG
-        if log.is_file() and self.accelerator.is_main_process:
-            lines = [line for line in log.read_text().splitlines() if line.endswith("}")]
-            kept = [line for line in lines if json.loads(line)["step"] <= self.step]
-            log.write_text("".join(line + "\n" for line in kept))
-            self.seconds = json.loads(kept[-1])["seconds"] if kept else 0.0
+        """Goes on from the folder's last checkpoint, if there is one, and cuts the log back to it.
 
-    def load_checkpoint(self, path: Path) -> None:
-        """Raises FlexEditError for the checkpoint of another model or configuration."""
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        Raises FlexEditError for the checkpoint of another model or configuration.
+        """
+        path = checkpoint.latest(self.folder)
+        if path is not None:
+            former = path.name == checkpoint.FORMER
+            (self.load_former if former else self.load)(path)
+        self.monitor.start(self.step)
+
+    def load(self, path: Path) -> None:
+        facts, stored = checkpoint.facts_of(path), checkpoint.shapes(path)
+        self.require_same_run(path, facts["kept"])
+        own = {name: tensor.shape for name, tensor in self.tensors().items()}
+        theirs = {name: shape for name, (shape, _) in stored.items()}
+        optimizer = {name for name in {**own, **theirs} if name.startswith("optimizer.")}
+        for names in (own, theirs):
+            for name in optimizer & names.keys():
+                del names[name]
+        if own != theirs or (facts["scaler"] is None) != (self.accelerator.scaler is None):
+            raise another(path)
+        into = {f"trained.{name}": tensor.detach() for name, tensor in self.trained.items()}
+        into |= self.averages()
+        moments: dict[str, dict[str, Any]] = {k: dict(v) for k, v in facts["optimizer"].items()}
+        for name in sorted(optimizer & stored.keys()):
+            weight, _, key = name.removeprefix("optimizer.").rpartition(".")
+            shape, dtype = stored[name]
+            like = self.trained[weight]
+            if shape == like.shape:
+                into[name] = torch.empty_like(like, dtype=dtype, requires_grad=False)
+            else:
+                into[name] = torch.empty(shape, dtype=dtype)
+            moments.setdefault(weight, {})[key] = into[name]
+        checkpoint.read(path, into)
+        if is_deepspeed(self.accelerator):
+            self.accelerator.load_state(path / checkpoint.STATE, load_module_strict=False)
+        else:
+            self.load_moments(moments)
+        if self.ema is not None:
+            shares = {"shadow_params": self.ema.shadow_params, "decay": self.config.ema}
+            self.ema.load_state_dict(facts["averages"] | shares)
+        if self.accelerator.scaler:
+            self.accelerator.scaler.load_state_dict(facts["scaler"])
+        self.step = self.saved = facts["step"]
+
+    def load_moments(self, moments: Mapping[str, Mapping[str, Any]]) -> None:
+        """What the optimizer remembered of each parameter, by its name."""
+        names = {id(parameter): name for name, parameter in self.trained.items()}
+        order = [names[id(p)] for group in self.optimizer.param_groups for p in group["params"]]
+        state = {index: moments[name] for index, name in enumerate(order) if name in moments}
+        self.optimizer.load_state_dict(self.optimizer.state_dict() | {"state": state})
+
+    def load_former(self, path: Path) -> None:
+        """The checkpoint of FlexEdit 0.1.0."""
+        if self.is_sharded:
+            raise FlexEditError(
+                f"{path} is of an older version, which knew no {self.config.strategy}. Go on for a "
+                "step with --strategy ddp."
+            )
+        state = checkpoint.read_former(path)
         for former, name in self.model.former_names.items():
             trained = state["trained"].items()
             state["trained"] = {re.sub(f"^{re.escape(former)}", name, k): v for k, v in trained}
-        for name, ours in self.kept.items():
-            theirs = state.get("kept", {}).get(name, ours)  # older checkpoints do not say
-            if theirs != ours:
-                raise FlexEditError(
-                    f"{path} belongs to a run with {name} {theirs}, not {ours}. "
-                    f"Set it to {theirs}, or train into a new folder."
-                )
-        if structure(state) != structure(self.state()):
-            raise FlexEditError(
-                f"{path} belongs to another model or configuration. Train into a new folder."
-            )
+        self.require_same_run(path, state.get("kept", {}))  # older ones do not say
+        ours = {name: weight.shape for name, weight in self.trained.items()}
+        groups = [len(group["params"]) for group in state["optimizer"]["param_groups"]]
+        if (
+            {name: weight.shape for name, weight in state["trained"].items()} != ours
+            or groups != [len(group["params"]) for group in self.optimizer.param_groups]
+            or (state["ema"] is None) != (self.ema is None)
+            or (state["scaler"] is None) != (self.accelerator.scaler is None)
+        ):
+            raise another(path)
         with torch.no_grad():
             for name, tensor in state["trained"].items():
                 self.trained[name].copy_(tensor)
@@ -329,15 +554,60 @@ class Trainer:
             self.accelerator.scaler.load_state_dict(state["scaler"])
         self.step = state["step"]
 
+    def require_same_run(self, path: Path, kept: Mapping[str, Any]) -> None:
+        """Raises FlexEditError unless a checkpoint's run had this one's settings."""
+        for name, ours in self.kept.items():
+            theirs = kept.get(name, ours)
+            theirs = tuple(theirs) if isinstance(theirs, list) else theirs
+            if theirs != ours:
+                raise FlexEditError(
+                    f"{path} belongs to a run with {name} {theirs}, not {ours}. "
+                    f"Set it to {theirs}, or train into a new folder."
+                )
 
-def structure(state: Mapping[str, Any]) -> Any:
-    """What two checkpoints of the same model and kind of training have in common."""
-    return (
-        {name: tensor.shape for name, tensor in state["trained"].items()},
-        [len(group["params"]) for group in state["optimizer"]["param_groups"]],
-        state["ema"] is not None,
-        state["scaler"] is not None,
+
+def another(path: Path) -> FlexEditError:
+    return FlexEditError(
+        f"{path} belongs to another model or configuration. Train into a new folder."
     )
+
+
+def sources_of(samples: Any) -> tuple[str, ...]:
+    """The data sets of a mixture; none of what is one itself."""
+    parts = getattr(samples, "parts", ())
+    return tuple(dict.fromkeys(part.name for part in parts))
+
+
+def by_source(
+    losses: Mapping[str, Tensor], batch: Batch, sources: Sequence[str]
+) -> tuple[tuple[str, ...], Tensor]:
+    """The mean of each loss (B,), and of a mixture the sums and counts by its data sets: names and
+    their values, which may be averaged over processes and parts.
+    """
+    names, values = list(losses), [torch.stack([loss.mean() for loss in losses.values()])]
+    if sources:
+        of_rows = torch.tensor([sources.index(sample.source) for sample in batch.samples])
+        member = F.one_hot(of_rows, len(sources)).to(values[0])
+        for name, loss in losses.items():
+            names += [f"{name}/{source}" for source in sources]
+            values.append(loss @ member)
+        names += [f"{COUNT}{source}" for source in sources]
+        values.append(member.sum(0))
+    return tuple(names), torch.cat(values)
+
+
+def means_of_sources(values: Mapping[str, float]) -> dict[str, float]:
+    """Sums and counts by data set → means; none of a data set that had no row."""
+    means = {}
+    for name, value in values.items():
+        _, _, source = name.partition("/")
+        if name.startswith(COUNT):
+            continue
+        if not source:
+            means[name] = value
+        elif count := values[f"{COUNT}{source}"]:
+            means[name] = value / count
+    return means
 
 
 def quick_attention(device: torch.device) -> AbstractContextManager[None]:
@@ -345,11 +615,6 @@ def quick_attention(device: torch.device) -> AbstractContextManager[None]:
     if device.type != "cpu":
         return nullcontext()
     return sdpa_kernel(SDPBackend.MATH)
-
-
-def curve(folder: Path) -> list[dict[str, float]]:
-    """The log of a run in ``folder``: a row per logged step."""
-    return [json.loads(line) for line in (folder / LOG).read_text().splitlines()]
 
 
 def num_workers() -> int:

@@ -1,10 +1,15 @@
+import dataclasses
+import gc
 import json
 import shutil
+import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from diffusers import UNet2DConditionModel
+from safetensors.torch import load_file, save_file
 from transformers import (
     AutoTokenizer,
     CLIPImageProcessor,
@@ -24,7 +29,8 @@ from flexedit.models.diffusion.sampling import DiffusionConfig
 from flexedit.pipeline import FlexEditPipeline
 from flexedit.systems import PRESETS
 from flexedit.training.batch import collate
-from tests.tiny import POOLED, TINY, XL_UNET, build_second_text
+from flexedit.training.pretrain.parts import build_vllm
+from tests.tiny import POOLED, TEXTS, TINY, XL_UNET, build_second_text
 from tests.tiny_pipelines import make_tiny_pipeline
 from tests.tiny_vllms import make_tiny_vllm
 
@@ -289,3 +295,45 @@ def test_the_command_line_assembles(others, tmp_path, capsys):
     assert main(["assemble", *map(str, words), "--size", "64"]) == 0
     assert f"out: {tmp_path / 'made'}" in capsys.readouterr().out
     assert ModelFolder(tmp_path / "made").config.sampling.size == 64
+
+
+def peak_of(run: Callable[[], object]) -> int:
+    """The most memory of its own, in bytes, that this process had more while it ran"""
+
+    def anonymous() -> int:
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return 1024 * int(next(line for line in lines if line.startswith("RssAnon")).split()[1])
+
+    seen, done = [anonymous()], threading.Event()
+
+    def watch() -> None:
+        while not done.wait(0.005):
+            seen.append(anonymous())
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        run()
+    finally:
+        done.set()
+        watcher.join()
+    return max(seen) - seen[0]
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").is_file(), reason="Linux tells it")
+def test_assembling_takes_little_more_memory_than_the_largest_part(tmp_path):
+    pipeline = make_tiny_pipeline(tmp_path)
+    shape = dataclasses.replace(TINY, llm_width=1024, llm_layers=10)
+    shutil.rmtree(tmp_path / "vllm")
+    build_vllm(shape, TEXTS, tmp_path / "vllm")
+    file = tmp_path / "vllm" / "model.safetensors"
+    halves = {name: tensor.bfloat16() for name, tensor in load_file(file).items()}
+    save_file(halves, file, metadata={"format": "pt"})
+    config = tmp_path / "vllm" / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"dtype": "bfloat16"}))
+    largest = file.stat().st_size
+    assert largest > 200e6
+    del halves
+    gc.collect()
+    words = (pipeline, tmp_path / "clip", tmp_path / "vllm", tmp_path / "model", 64)
+    assert peak_of(lambda: assemble(*words)) < 1.3 * largest

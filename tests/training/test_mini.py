@@ -17,11 +17,12 @@ from flexedit.model_folder import PRETRAINED, WEIGHTS_FILE, ModelFolder, load_st
 from flexedit.pipeline import FlexEditPipeline
 from flexedit.training.batch import collate
 from flexedit.training.mini import ORDER, MiniTraining
+from flexedit.training.monitor import curve
 from flexedit.training.pretrain.parts import build_vae
 from flexedit.training.recipe import mini_recipe
-from flexedit.training.trainer import CHECKPOINT, curve
 from tests.processes import in_two_processes
 from tests.tiny import TINY
+from tests.training.kept import last_checkpoint
 from tests.training.plan import tiny_plan
 
 CARD = Path(__file__).parents[2] / "MODEL_CARD.md"
@@ -115,7 +116,7 @@ def test_each_stage_goes_on_from_the_one_before(trained):
 
 def last_weights(folder: Path, prefix: str) -> dict[str, torch.Tensor]:
     """Those under a prefix that a stage ended with"""
-    state = torch.load(folder / CHECKPOINT, weights_only=True)["trained"]
+    state = last_checkpoint(folder)["trained"]
     return {key[len(prefix) :]: w for key, w in state.items() if key.startswith(prefix)}
 
 
@@ -138,8 +139,7 @@ def test_what_a_stage_pretrained_is_what_the_next_one_reads(trained, stage, pref
 
 
 def averages(folder: Path) -> dict[str, torch.Tensor]:
-    state = torch.load(folder / CHECKPOINT, weights_only=True)
-    return dict(zip(state["trained"], state["ema"]["shadow_params"], strict=True))
+    return last_checkpoint(folder)["averages"]
 
 
 def test_averaged_weights_are_handed_on_also_of_a_decoder_that_is_trained_alone(trained):

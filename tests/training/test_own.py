@@ -19,8 +19,8 @@ from flexedit.model_folder import WEIGHTS_FILE, ModelFolder
 from flexedit.pipeline import FlexEditPipeline
 from flexedit.training.batch import collate
 from flexedit.training.model import TrainingModel
+from flexedit.training.monitor import curve
 from flexedit.training.own import OwnTraining, own_recipe
-from flexedit.training.trainer import CHECKPOINT, curve
 from tests.tiny import INSTRUCT_PIX2PIX, make_tiny_folder
 from tests.tiny_pipelines import make_tiny_pipeline
 
@@ -107,7 +107,7 @@ def test_a_broken_run_goes_on_to_what_an_unbroken_one_becomes(folder, tmp_path):
         assert not (tmp_path / "broken" / "model").exists()
     assert [row["step"] for row in curve(tmp_path / "broken" / "joint")] == [1, 2, 3, 4]
     (tmp_path / "broken" / "align" / WEIGHTS_FILE).unlink()  # older versions did not write it
-    (tmp_path / "broken" / "align" / CHECKPOINT).unlink()  # nobody goes back to it
+    shutil.rmtree(tmp_path / "broken" / "align" / "checkpoint-6")  # nobody goes back to it
     assert own(tmp_path / "broken").run()
     unbroken, broken = (
         ModelFolder(tmp_path / name / "model").all_tensors() for name in ("unbroken", "broken")

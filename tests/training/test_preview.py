@@ -1,5 +1,6 @@
 import dataclasses
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -52,5 +53,11 @@ def test_what_goes_wrong_in_evaluation_still_leaves_the_system_training(system):
 
 
 def test_a_grid_has_scenes_edits_and_truth(system, tmp_path):
-    PictureGrid(system, tmp_path, World(64), count=2)(7)
-    assert Image.open(tmp_path / "000007.png").size == (2 * 64, 3 * 64)
+    picture = PictureGrid(system, tmp_path, World(64), count=2)(7)
+    written = Image.open(tmp_path / "000007.png")
+    assert written.size == (2 * 64, 3 * 64) and np.array_equal(written, picture)
+
+
+def test_one_process_writes_what_all_of_them_make(system, tmp_path):
+    picture = PictureGrid(system, tmp_path / "here", World(64), count=1, writes=False)(7)
+    assert picture.shape == (3 * 64, 64, 3) and not (tmp_path / "here").exists()

@@ -3,7 +3,15 @@ import yaml
 
 from flexedit.errors import FlexEditError
 from flexedit.training.mini import ORDER
-from flexedit.training.recipe import FOLDER, MiniRecipe, mini_recipe, own_stages, read_recipe
+from flexedit.training.recipe import (
+    FOLDER,
+    MiniRecipe,
+    _value,
+    mini_recipe,
+    own_stages,
+    read_recipe,
+    system_recipe,
+)
 
 
 def test_every_stage_that_trains_has_its_recipe():
@@ -36,3 +44,19 @@ def test_a_file_that_is_no_recipe_is_named(tmp_path, text):
     (tmp_path / "my.yaml").write_text(text)
     with pytest.raises(FlexEditError, match=r"my\.yaml"):
         read_recipe(MiniRecipe, tmp_path / "my.yaml")
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("1e-5", 1e-5), ("2", 2), ("no", "no"), ("[1, 2]", [1, 2]), ('{"one": "e"}', {"one": "e"})],
+)
+def test_values_of_the_command_line_are_what_a_recipe_has(text, value):
+    assert _value(text) == value
+
+
+def test_a_recipe_that_extends_another_says_what_differs():
+    small, large = system_recipe("flexedit-7b"), system_recipe("flexedit-sdxl")
+    assert large.size == 512 and large.start.vllm == small.start.vllm
+    assert large.stages["joint"].train.batch_size == 64 and large.data == small.data
+    ours, theirs = (recipe.stages["joint"].losses for recipe in (small, large))
+    assert ours == theirs

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
@@ -91,12 +92,15 @@ class Subject:
         return cls(conditioning.f2[rows], conditioning.strength[rows], rows, layers)
 
     def keys_values(self, name: str, attn: nn.Module) -> tuple[Tensor, Tensor]:
-        if name not in self.cache:
-            if self.layers is None:
-                self.cache[name] = attn.to_k(self.tokens), attn.to_v(self.tokens)  # type: ignore[operator]
-            else:
-                self.cache[name] = self.layers[name](self.tokens)
-        return self.cache[name]
+        if name in self.cache:
+            return self.cache[name]
+        if self.layers is None:
+            pair = attn.to_k(self.tokens), attn.to_v(self.tokens)  # type: ignore[operator]
+        else:
+            pair = self.layers[name](self.tokens)
+        if not torch.is_grad_enabled():  # the backward pass may compute them again
+            self.cache[name] = pair
+        return pair
 
 
 @dataclass(frozen=True)
