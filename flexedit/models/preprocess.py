@@ -56,7 +56,8 @@ class Preprocess:
         shape = (1, 3, 1, 1)
         mean = torch.tensor(self.mean, device=pictures.device, dtype=pictures.dtype).view(shape)
         std = torch.tensor(self.std, device=pictures.device, dtype=pictures.dtype).view(shape)
-        top, left = (self.size - inner[0]) // 2, (self.size - inner[1]) // 2
+        # towards zero: what is cut off is shared out as CLIP's own processor does it
+        top, left = (int((self.size - side) / 2) for side in inner)
         margins = (left, self.size - inner[1] - left, top, self.size - inner[0] - top)
         return F.pad((pictures - mean) / std, margins)
 

@@ -49,7 +49,7 @@ def by_clips_own_processor(picture, **settings):
     return processor(Image.fromarray(pixels), return_tensors="pt")["pixel_values"]
 
 
-@pytest.mark.parametrize("size", [(48, 64), (91, 50), (32, 32)])
+@pytest.mark.parametrize("size", [(48, 64), (91, 50), (32, 32), (32, 45), (91, 64)])
 def test_a_picture_is_squashed_or_cropped_as_released_models_saw_it(size):
     coarse = torch.rand(1, 3, 6, 5, generator=torch.Generator().manual_seed(0))
     picture = F.interpolate(coarse, size, mode="bilinear")

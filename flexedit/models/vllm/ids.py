@@ -12,7 +12,8 @@ def prompt_ids(tokenizer: Any, text: str, form: PromptConfig) -> list[int]:
     """A prompt, with the token that begins a text."""
     if form.ids == "whole":
         return tokenizer(text, add_special_tokens=lacks_begin(tokenizer, text))["input_ids"]
-    return [tokenizer.bos_token_id, *stretch_ids(tokenizer, text)]
+    begin = tokenizer.bos_token_id  # Qwen's have none
+    return [*([] if begin is None else [begin]), *stretch_ids(tokenizer, text)]
 
 
 def reply_ids(tokenizer: Any, text: str, form: PromptConfig) -> list[int]:

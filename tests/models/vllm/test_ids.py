@@ -65,6 +65,13 @@ def test_smartedits_prompt_is_cut_at_its_added_tokens(tokenizer, pieces):
     ]  # fmt: skip
 
 
+def test_a_tokenizer_without_a_beginning_begins_with_the_text(folder):
+    tokenizer = AutoTokenizer.from_pretrained(folder / "out")
+    _, *words = prompt_ids(tokenizer, "an <img>image", STRETCHES)
+    tokenizer.bos_token = None
+    assert prompt_ids(tokenizer, "an <img>image", STRETCHES) == words
+
+
 def test_a_reply_goes_on_where_the_prompt_ended(tokenizer, pieces):
     prompt, reply = "USER: an image ASSISTANT:", "Sure, I can generate"
     both = prompt_ids(tokenizer, prompt, STRETCHES) + reply_ids(tokenizer, reply, STRETCHES)
