@@ -72,7 +72,8 @@ def empty_parts(folder: ModelFolder) -> dict[str, nn.Module]:
         parts["interaction"] = build_interaction(config)
         parts |= _unet_and_adapter(config)
         vae = _part(folder, "vae")
-        parts["vae"] = AutoencoderKL.from_config(by_library(vae, AutoencoderKL.load_config, vae))
+        settings = by_library(vae, AutoencoderKL.load_config, vae)
+        parts["vae"] = by_library(vae, AutoencoderKL.from_config, settings)
     return {name: part for name, part in parts.items() if part is not None}
 
 

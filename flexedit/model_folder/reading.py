@@ -27,7 +27,19 @@ from .weights import is_portable, read_config, read_weights, unreadable
 
 CPU = torch.device("cpu")
 # what transformers and diffusers raise for a folder that they cannot read
-COMPLAINTS = (ImportError, KeyError, OSError, RuntimeError, SafetensorError, TypeError, ValueError)
+COMPLAINTS = (
+    ArithmeticError,
+    ImportError,
+    KeyError,
+    OSError,
+    RuntimeError,
+    SafetensorError,
+    TypeError,
+    ValueError,
+)
+CHECKS = (
+    "huggingface_hub.errors"  # where those of newer configs are, which share no base with these
+)
 
 
 @packages.needed("transformers")
@@ -215,11 +227,14 @@ def by_library(folder: Path, read: Callable[..., Any], *arguments: Any, **option
     with quiet():
         try:
             return read(*arguments, **options)
-        except torch.OutOfMemoryError:
-            raise
-        except COMPLAINTS as error:
+        except Exception as error:
+            is_check = type(error).__module__ == CHECKS
+            is_complaint = is_check or isinstance(error, COMPLAINTS)
+            if isinstance(error, torch.OutOfMemoryError) or not is_complaint:
+                raise  # such as ComfyUI's Cancel
             if not packages.is_failed_import(error):
-                raise unreadable(folder, _first_line(error)) from error
+                why = (error.__cause__ if is_check else None) or error
+                raise unreadable(folder, _first_line(why)) from error
             advice = " ".join(packages.complaints()) or "Install it into the Python that runs this."
             raise FlexEditError(
                 f"{folder} needs a package that cannot be imported ({_first_line(error)}). {advice}"

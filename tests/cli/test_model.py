@@ -18,6 +18,15 @@ def test_a_model_folder_is_described_without_loading_it(tiny, tmp_path, capsys):
     assert missing.startswith(f"{folder}/vllm has no .safetensors weights")
 
 
+def test_a_part_that_cannot_be_built_is_named_among_what_is_missing(tiny, tmp_path, capsys):
+    folder = shutil.copytree(tiny, tmp_path / "chair")
+    settings = json.loads((folder / "vae" / "config.json").read_text()) | {"norm_num_groups": 0}
+    (folder / "vae" / "config.json").write_text(json.dumps(settings))
+    assert run("info", folder, "--json") == 0
+    (missing,) = json.loads(capsys.readouterr().out)["missing"]
+    assert missing.startswith(f"{folder}/vae cannot be loaded")
+
+
 def test_sizes_licences_and_what_is_missing_are_said(tiny, tmp_path, capsys):
     folder = shutil.copytree(tiny, tmp_path / "chair")
     settings = json.loads((folder / "flexedit.json").read_text())

@@ -87,13 +87,13 @@ def with_ones(key: str, *shape: int) -> Spoil:
     return tensors(WEIGHTS_FILE, lambda found: found.update({key: torch.ones(shape)}))
 
 
-def settings(change: Callable[[dict], object]) -> Spoil:
-    """Changes flexedit.json."""
+def settings(change: Callable[[dict], object], file: str = CONFIG_FILE) -> Spoil:
+    """Changes flexedit.json, or another file."""
 
     def spoil(folder: Path) -> None:
-        data = json.loads((folder / CONFIG_FILE).read_text())
+        data = json.loads((folder / file).read_text())
         change(data)
-        (folder / CONFIG_FILE).write_text(json.dumps(data))
+        (folder / file).write_text(json.dumps(data))
 
     return spoil
 
@@ -335,7 +335,15 @@ def test_a_system_whose_bridge_reads_the_instruction_has_no_vllm(adapter, tmp_pa
         ("vllm", write("vllm/tokenizer.json", "{}"), "vllm (cannot be loaded|needs a package)"),
         ("vllm", remove("vllm/preprocessor_config.json"), "vllm has no preprocessor_config.json"),
         ("vllm", write("vllm/config.json", "{"), "vllm cannot be loaded"),
-        ("vllm", write("vllm/config.json", '{"model_type": "bert"}'), "vllm cannot be loaded"),
+        ("vllm", write("vllm/config.json", '{"model_type": "bert"}'), "vllm holds a bert, which"),
+        *(
+            (part, settings(change, f"{part}/config.json"), f"{part} cannot be loaded")
+            for part, change in (
+                ("vllm", lambda d: d["text_config"].update(num_hidden_layers="two")),
+                ("vllm", lambda d: d["text_config"].update(num_attention_heads=0)),
+                ("vae", lambda d: d.update(norm_num_groups=0)),
+            )
+        ),
         # clip/ and vae/
         (
             "clip",
@@ -388,9 +396,12 @@ def test_a_long_list_of_missing_keys_is_shortened(folder):
     assert len(str(raised.value)) < 400
 
 
-@pytest.mark.parametrize("read", [load_vllm, load_stock_vllm])
-def test_a_folder_that_holds_no_vllm_is_named(read, tiny):
-    with pytest.raises(FlexEditError, match="clip cannot be loaded"):
+@pytest.mark.parametrize(
+    ("read", "complaint"),
+    [(load_vllm, "clip holds a clip, which"), (load_stock_vllm, "clip cannot be loaded")],
+)
+def test_a_folder_that_holds_no_vllm_is_named(read, complaint, tiny):
+    with pytest.raises(FlexEditError, match=complaint):
         read(tiny / "clip")
 
 

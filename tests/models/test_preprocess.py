@@ -92,9 +92,16 @@ def test_mean_and_deviation_are_read_from_the_folder(name, tmp_path):
     assert preprocess == Preprocess(24, (0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
 
 
-@pytest.mark.parametrize("text", [None, "{}", "not json"])
-def test_a_folder_without_them_is_named(text, tmp_path):
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        (None, " has no preprocessor_config.json"),
+        ("{}", " has no preprocessor_config.json"),
+        ("not json", "/preprocessor_config.json is not valid JSON"),
+    ],
+)
+def test_a_folder_without_them_is_named(text, complaint, tmp_path):
     if text is not None:
         (tmp_path / "preprocessor_config.json").write_text(text)
-    with pytest.raises(FlexEditError, match=f"{tmp_path.name} has no preprocessor_config.json"):
+    with pytest.raises(FlexEditError, match=tmp_path.name + complaint):
         Preprocess.from_folder(tmp_path, 24)
