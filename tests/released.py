@@ -382,6 +382,7 @@ class FullLLaVA(LLaVA):
 
     def __init__(self, sizes: Sizes) -> None:
         self.weights, self.base = Weights.of(llava(sizes, on_meta), "llava"), None
+        self.folder = Path("llava")
         self.num_pieces = sizes.num_pieces
         self.config = {
             "hidden_size": sizes.llm,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -20,11 +19,9 @@ from .writing import Plan
 WORDS = "remove the dog on the left"
 
 
-def check_trained(
-    config: SystemConfig, plan: Plan, language: Mapping[str, Any], where: str
-) -> None:
+def check_trained(config: SystemConfig, plan: Plan, language: Any, where: str) -> None:
     """Raises FlexEditError unless a plan for ``flexedit.safetensors`` has what the config asks for,
-    no more and no less. language: the settings of the language model
+    no more and no less. language: transformers' config of the language model
     """
     with torch.device("meta"):
         unet = FlexEditUNet(config.unet)
@@ -36,10 +33,10 @@ def check_trained(
             own = {} if part is None else part.checkpoint()
             expected |= {name: tuple(tensor.shape) for name, tensor in own.items()}
     if config.vllm is not None:
-        width, lora = language["hidden_size"], config.vllm.lora
+        width, lora = language.hidden_size, config.vllm.lora
         for name in ("embed", "lm_head"):
             expected[f"tokens.{name}"] = (config.vllm.num_edit_tokens, width)
-        for layer in range(language["num_hidden_layers"]) if lora else ():
+        for layer in range(language.num_hidden_layers) if lora else ():
             for projection in "qv":
                 expected[f"lora.{layer}.{projection}.A"] = (lora.rank, width)
                 expected[f"lora.{layer}.{projection}.B"] = (width, lora.rank)

@@ -171,18 +171,18 @@ def zeros(*shape: int) -> Planned:
     return Planned(shape, lambda: torch.zeros(shape))
 
 
-def vllm_config(settings: Mapping[str, Any], clip: Path, num_rows: int, image: int) -> Any:
-    """transformers' LlavaConfig of a language model's ``settings`` (LLaVA's config.json) and a
-    CLIP's tower · num_rows: of its vocabulary · image: the token whose place pictures take
+def vllm_config(llava: LLaVA, clip: Path, num_rows: int, image: int) -> Any:
+    """transformers' LlavaConfig of LLaVA's language model and a CLIP's tower · num_rows: of its
+    vocabulary · image: the token whose place pictures take
     """
     from transformers import CLIPConfig, LlamaConfig, LlavaConfig
 
-    kept = {name: settings[name] for name in SETTINGS if settings.get(name) is not None}
+    says = llava.config
+    kept = {name: says[name] for name in SETTINGS if says.get(name) is not None}
+    kept |= {"vocab_size": num_rows, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
     vision = by_library(clip, CLIPConfig.from_pretrained, clip).vision_config
     return LlavaConfig(
-        text_config=LlamaConfig(
-            **kept, vocab_size=num_rows, bos_token_id=1, eos_token_id=2, pad_token_id=0
-        ),
+        text_config=by_library(llava.folder, LlamaConfig, **kept),
         vision_config=vision,
         image_token_index=image,
         image_seq_length=(vision.image_size // vision.patch_size) ** 2,
@@ -222,19 +222,21 @@ def clip_tower(clip: Path) -> dict[str, Tensor]:
     return {name: t for name, t in tensors.items() if not name.endswith("position_ids")}
 
 
-def check_vllm(config: Any, plan: Plan, what: str) -> None:
-    """Raises FlexEditError unless a plan has what transformers' class asks for, and no more."""
+def check_vllm(config: Any, plan: Plan, folder: Path) -> None:
+    """Raises FlexEditError unless a plan has what transformers' class asks for, and no more.
+    folder: where the config's settings come from
+    """
     from transformers import LlavaForConditionalGeneration as Model
 
     with torch.device("meta"):
-        state = Model(config).state_dict()
+        state = by_library(folder, Model, config).state_dict()
     says = config.to_dict()
     expected = {}
     for name, tensor in state.items():
         name = re.sub(r"^model\.language_model\.", "language_model.model.", name)
         name = re.sub(r"^lm_head\.", "language_model.lm_head.", name)
         expected[portable_name(name.removeprefix("model."), says)] = tensor.shape
-    check_shapes(expected, plan, what)  # type: ignore[arg-type]
+    check_shapes(expected, plan, "The converted VLLM")  # type: ignore[arg-type]
 
 
 def write_vllm(
@@ -244,7 +246,7 @@ def write_vllm(
     shown = clip / "preprocessor_config.json"
     if not shown.is_file():
         raise FlexEditError(f"{clip} lacks {shown.name}. Download it too.")
-    check_vllm(config, plan, "The converted VLLM")
+    check_vllm(config, plan, llava.folder)
     folder.mkdir(parents=True, exist_ok=True)
     config.save_pretrained(folder)
     shutil.copy(shown, folder)

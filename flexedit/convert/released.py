@@ -71,10 +71,10 @@ def write_folder(
     tokens (``check``).
     """
     config = made.config
-    check_trained(config, made.trained, llava.config, str(made.where))
     num_rows = llava.num_pieces + len(made.added)
     image = llava.num_pieces + made.added.index(made.image)
-    whole = vllm_config(llava.config, clip, num_rows, image)
+    whole = vllm_config(llava, clip, num_rows, image)
+    check_trained(config, made.trained, whole.text_config, str(made.where))
     plan = vllm_plan(made.language, made.projector, clip_tower(clip))
     take_over(clip, folder / "clip")
     take_over(vae / "vae" if (vae / "vae").is_dir() else vae, folder / "vae")

@@ -2,6 +2,7 @@
 the sources.
 """
 
+import json
 import shutil
 
 import pytest
@@ -161,6 +162,23 @@ def test_another_llava_is_told_apart(change, complaint, either, tmp_path):
     if "mgie" not in either.options and "mm_projector" in complaint:
         pytest.skip("SmartEdit has a projector of its own")
     refused(either, tmp_path, complaint, llava=rewritten(either, tmp_path, change))
+
+
+@pytest.mark.parametrize(
+    ("settings", "complaint"),
+    [
+        ({"hidden_size": None}, "has shape"),  # 4096, as published
+        ({"num_hidden_layers": 2.5}, "llava cannot be loaded"),
+        ({"num_attention_heads": 0}, "llava cannot be loaded"),
+        ({"num_attention_heads": 5}, "llava cannot be loaded"),
+        ({"rope_theta": "wide"}, "llava cannot be loaded"),
+    ],
+)
+def test_settings_that_describe_no_language_model_are_told(settings, complaint, either, tmp_path):
+    llava = shutil.copytree(either.options["llava"], tmp_path / "llava")
+    says = json.loads((llava / "config.json").read_text()) | settings
+    (llava / "config.json").write_text(json.dumps(says))
+    refused(either, tmp_path, complaint, llava=llava)
 
 
 def test_merged_weights_are_no_deltas(either, delta, tmp_path):

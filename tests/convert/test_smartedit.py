@@ -235,8 +235,9 @@ def test_every_official_name_and_shape_has_its_place(sizes, tmp_path):
     (tmp_path / LLM).write_bytes(b"")
     config = system_config("full", tmp_path, files, {})
     null = {"null.edit": Planned((77, 768), Tensor)}
-    check_trained(config, trained_plan(files, 32000) | null, language.config, "full")
     clip = released.full_clip(tmp_path)
+    whole = vllm_config(language, tmp_path, 32036, 32035)
+    check_trained(config, trained_plan(files, 32000) | null, whole.text_config, "full")
     plan = vllm_plan(language_plan(files, language), projector(files), clip)
-    check_vllm(vllm_config(language.config, tmp_path, 32036, 32035), plan, "full")
+    check_vllm(whole, plan, tmp_path)
     finish(files, language)
