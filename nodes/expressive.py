@@ -6,7 +6,7 @@ from comfy_api.latest import io
 
 from ..flexedit.models.vllm import expressive
 from ..flexedit.request import EditRequest
-from .runtime.interrupt import step_callback
+from .runtime.interrupt import cancellable, step_callback
 from .runtime.options import checked
 from .runtime.types import CATEGORY, Vllm, schema, to_bchw
 
@@ -46,6 +46,7 @@ class ExpressiveInstruction(io.ComfyNode):
 
     @classmethod
     @checked
+    @cancellable
     def execute(cls, vllm, scene, instruction) -> io.NodeOutput:
         request = EditRequest.create(to_bchw(scene), instruction)
         model = vllm.use(vllm.read().model.memory_required(request.batch_size, 1))

@@ -7,7 +7,7 @@ import pytest
 from tests.resolve.tiny_sams import make_tiny_sam
 from tools.comfyui import inside
 
-KINDS = ("prefill", "generation", "classic", "SAM", "loading", "Crop and Composite")
+KINDS = ("prefill", "generation", "expressive", "classic", "SAM", "loading", "Crop and Composite")
 
 
 @pytest.fixture(scope="module")
@@ -20,6 +20,6 @@ def steps(tiny, tmp_path_factory) -> dict:
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_cancelled_node_stops_and_works_the_next_time(kind, steps):
     figures = steps[kind]
-    assert figures["looks"] > 20
+    assert figures["looks"] > 200  # not once a token alone
     assert figures["raised"] and figures["more looks"] < 5  # some close what they opened
     assert figures["same again"]

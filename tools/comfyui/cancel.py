@@ -20,10 +20,11 @@ inside.enter()
 # isort: split
 import torch
 from comfy import model_management
-from flexedit_pack.flexedit.model_folder import ModelFolder
+from flexedit_pack.flexedit.model_folder import ModelFolder, load_stock_vllm
 from flexedit_pack.flexedit.resolve.sam import load_sam
 from flexedit_pack.nodes.composite import Composite
 from flexedit_pack.nodes.crop import Crop
+from flexedit_pack.nodes.expressive import ExpressiveInstruction
 from flexedit_pack.nodes.interpreter import MaskInterpreter
 from flexedit_pack.nodes.resolve import ResolveMask
 from flexedit_pack.nodes.runtime.parts import ManagedPart
@@ -76,6 +77,7 @@ def steps(model: str, sam: str, side: str) -> dict[str, Any]:
     generator = torch.Generator().manual_seed(0)
     folder, width = ModelFolder(model), int(side)
     vllm = ManagedPart("VLLM", folder.load_vllm, "fp32", folder.config)
+    stock = ManagedPart("VLLM", lambda dtype: load_stock_vllm(Path(model, "vllm"), dtype), "fp32")
     segmenter = ManagedPart("SAM", lambda dtype: load_sam(Path(sam), dtype))
     small = torch.rand(1, 3, 12, 16, generator=generator)
     photo = torch.nn.functional.interpolate(small, (width * 3 // 4, width), mode="bicubic")
@@ -87,6 +89,10 @@ def steps(model: str, sam: str, side: str) -> dict[str, Any]:
         scene, mask = photo[:, :96, :128], torch.ones(1, 96, 128)
         words = {"instruction": "remove this", "task": "edit", "reply": reply, "mask": mask}
         return MaskInterpreter.execute(vllm, scene, **words).args[0].reading.hidden_states
+
+    def express() -> torch.Tensor:
+        said = ExpressiveInstruction.execute(stock, photo[:, :96, :128], "make it winter").args[0]
+        return torch.tensor(list(said.encode()))
 
     def resolve(method: str) -> torch.Tensor:
         return ResolveMask.execute(photo, scribble, method, 1, segmenter, **MENDING).args[0]
@@ -103,6 +109,7 @@ def steps(model: str, sam: str, side: str) -> dict[str, Any]:
     return {
         "prefill": cancelled(lambda: interpret("direct")),
         "generation": cancelled(lambda: interpret("generate")),
+        "expressive": cancelled(express),
         "classic": cancelled(lambda: resolve("classic")),
         "SAM": cancelled(lambda: resolve("sam")),
         "loading": cancelled(load),

@@ -23,7 +23,8 @@ QUESTION = (
     "where, and how it looks afterwards. Answer with that instruction only."
 )
 _AFTER = re.compile(r".*ASSISTANT:", re.DOTALL)
-_BEFORE = re.compile(r"</s>|\[IMG0\]|alternative", re.IGNORECASE)
+_BEFORE = re.compile(r"</s>|\[IMG0\]")
+_SECOND_THOUGHT = re.compile("alternative", re.IGNORECASE)  # MGIE's; its makers cut there
 _SENTENCE = re.compile(r"(?<=[.!?])\s+")
 _AROUND = "\"'“”‘’`* \n"
 
@@ -56,14 +57,17 @@ def express(
         pictures = [[to_pil(scene)] for scene in request.scene]
         said = tuple(vllm.answer(questions, pictures, MAX_TOKENS, on_token))
     return tuple(
-        concise(reply) or words for reply, words in zip(said, request.instructions, strict=True)
+        concise(reply, not vllm.is_stock) or words
+        for reply, words in zip(said, request.instructions, strict=True)
     )
 
 
-def concise(reply: str) -> str:
+def concise(reply: str, by_mgie: bool = False) -> str:
     """What counts of a reply: its first sentences, as many as fit into 32 words, or so many words
     of the first; "" if nothing does.
     """
+    if by_mgie:
+        reply = _SECOND_THOUGHT.split(reply, maxsplit=1)[0]
     text = _BEFORE.split(_AFTER.sub("", reply), maxsplit=1)[0]
     sentences = _SENTENCE.split(" ".join(text.split()).strip(_AROUND))[:MAX_SENTENCES]
     while len(sentences) > 1 and num_words(sentences) > MAX_WORDS:
