@@ -69,9 +69,13 @@ def pictures(job: Record) -> list[str]:
 
 def check_outs(outs: Mapping[str, str], inputs: Mapping[str, Sequence[Path]], folder: Path) -> None:
     """Both by the line of the list. Raises FlexEditError for a name that some system cannot write,
-    for two that are one file on some system, and for what the list reads too.
+    for two that are one file on some system, for what the list reads too, and for an input's name
+    that no file can have.
     """
     taken: dict[str, str] = {}
+    for where in inputs:
+        if bad := [str(path) for path in inputs[where] if "\0" in str(path)]:
+            raise FlexEditError(f"{where}: no file can be called {bad[0]!r}.")
     read = {name: (path, where) for where in inputs for path in inputs[where] for name in of(path)}
     for where, out in outs.items():
         if complaint := unwritable(out):

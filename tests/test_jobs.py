@@ -175,6 +175,7 @@ def test_a_picture_too_large_for_the_model_is_noted(folder, run):
         ([ROW | {"out": "a.png"}, ROW | {"out": "a.png"}], "line 2: .*line 1 writes a.png too"),
         ([ROW | {"out": "a.png"}, ROW | {"out": "A.png"}], "line 2: .*line 1 writes a.png too"),
         ([ROW, ROW | {"instruction": "\ud83d"}], "line 2: instruction is no valid Unicode"),
+        ([ROW, ROW | {"scene": "a\0.png"}], "line 2: no file can be called '.*a.x00.png'"),
         ([ROW, ROW | {"out": "\ud83d.png"}], "line 2: out is no valid Unicode"),
     ],
 )

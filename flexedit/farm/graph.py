@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import copy
 import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
+from math import inf
 from pathlib import Path
 from typing import Any
 
 from ..data.record import Record
 from ..errors import FlexEditError
 from ..files import line_of, read_records
-from ..jobs import GIVEN, check_outs, content, usual_name
+from ..jobs import GIVEN, RESULTS, check_outs, content, usual_name
 from ..validation import validated
 from .client import NodeInfo
 
@@ -181,14 +183,27 @@ def read_graph_jobs(
         if missing := sorted(wanted - job.given.keys()):
             raise FlexEditError(f"{where}: {missing[0]} is missing, which other lines give.")
     outs = {where: job.out for where, job in jobs.items()}
-    stems: dict[str, str] = {}
+    read = {where: list(job.files.values()) for where, job in jobs.items()}
+    check_outs(outs, read, out)
+    # a server decides on the ending
+    inputs = {stem_of(path): path for paths in read.values() for path in paths}
+    stems = {Path(RESULTS).stem: "the journal"}
     for where, name in outs.items():
         stem = Path(name).stem.casefold()
-        if stem in stems:  # a server decides on the ending
+        if stem in stems:
             raise FlexEditError(f"{where}: out is {name!r}; {stems[stem]} writes that name too.")
         stems[stem] = where
-    check_outs(outs, {where: list(job.files.values()) for where, job in jobs.items()}, out)
+        if path := inputs.get(stem_of(out / name)):
+            raise FlexEditError(
+                f"{where}: out is {name!r}, which may overwrite {path}: a server decides on the "
+                "ending. Name another picture, or another --out."
+            )
     return list(jobs.values())
+
+
+def stem_of(path: Path) -> str:
+    """A place without its ending, the same for whatever some system takes for the same"""
+    return os.path.realpath(os.path.splitext(path)[0]).casefold()
 
 
 def plain(value: Any, where: str) -> Value:
@@ -197,7 +212,8 @@ def plain(value: Any, where: str) -> Value:
         return json.dumps(value)
     if isinstance(value, list) and len(value) == 1:  # a list of one subject
         value = value[0]
-    if not isinstance(value, str | int | float):
+    is_number = isinstance(value, int | float) and abs(value) < inf  # and no NaN
+    if not (isinstance(value, str) or is_number):
         raise FlexEditError(f"{where} is {value!r}; give a text, a number, true or false.")
     return value
 

@@ -97,12 +97,17 @@ def test_a_list_of_the_librarys_own_fits_the_shipped_graph_for_lists(tmp_path):
         ([{"seed": [1, 2]}], r"line 1: seed is \[1, 2\]; give a text, a number"),
         ([{"seed": 1, "Edit.seed": 2}], "line 1: 'Edit.seed' goes where another value goes"),
         ([{"seed": 1, "out": "x.jpg"}, {"seed": 2, "out": "x.png"}], "line 1 writes that name"),
+        ([{"seed": 1, "out": "results.png"}], "the journal writes that name too"),
+        ([{"scene": "a.png", "out": "A.webp"}], "which may overwrite .*a.png: a server decides"),
+        ([{"scene": "a\0.png"}], r"line 1: no file can be called '.*a\\x00.png'"),
+        ([{"seed": float("nan")}], "line 1: seed is nan; give a text, a number"),
+        ([{"seed": -float("inf")}], "line 1: seed is -inf; give a text, a number"),
         ([{"seed": 1, "out": "../x.png"}], "give the name of a picture, no path"),
     ],
 )
 def test_a_line_that_the_graph_has_no_place_for_is_refused(rows, complaint, graph, tmp_path):
     with pytest.raises(FlexEditError, match=complaint):
-        read_graph_jobs(write_list(tmp_path, *rows), tmp_path / "out", graph)
+        read_graph_jobs(write_list(tmp_path, *rows), tmp_path, graph)
 
 
 @pytest.mark.parametrize(
