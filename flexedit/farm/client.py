@@ -178,10 +178,12 @@ class Client:
             outputs, texts = await asyncio.wait_for(self._edit(task, follower), task.seconds)
         except Failed as error:
             return Outcome("failed", str(error), follower.began)
+        except (Lost, ClientError) as error:  # some of aiohttp's are TimeoutErrors, too
+            return Outcome("lost", said(error), follower.began)
         except asyncio.TimeoutError:
             await self._forget(task.id)
             return Outcome("lost", f"not done after {task.seconds:g} seconds", follower.began)
-        except (Lost, ClientError, OSError) as error:
+        except OSError as error:
             return Outcome("lost", said(error), follower.began)
         seconds = round(time.monotonic() - start, 3)
         return Outcome("done", "", True, outputs, texts, seconds)
@@ -314,8 +316,8 @@ class Client:
                 read_picture(io.BytesIO(content), mode=None)
         except FlexEditError as error:
             raise Lost(f"its result {name} is broken. {error}") from error
-        if not re.fullmatch(r"\.\w{1,8}", suffix):
-            suffix = ""
+        if not re.fullmatch(r"\.\w{1,16}", suffix):
+            suffix = ".bin"  # none would give it the name of the folder for the other results
         return Output(of, suffix, content, kind == "output")
 
     async def _read(self, kind: Any, path: str) -> Any:

@@ -65,7 +65,7 @@ class Fake:
 
     def __init__(self, mood: Callable[[dict[str, Any]], str] | None = None, seconds: float = 0.01):
         self.mood = mood or (lambda _: "well")
-        self.seconds = seconds
+        self.seconds, self.ending = seconds, ".png"  # of its results
         self.made: Counter[int] = Counter()  # by seed
         self.uploads: Counter[str] = Counter()
         self.files: dict[str, bytes] = {}
@@ -205,7 +205,7 @@ class Fake:
             if mood == "hang":
                 await asyncio.sleep(3600)
             self.made[given["seed"]] += 1
-            file = f"{name}.png"
+            file = name + self.ending
             self.files[file] = png(given["seed"])[: 40 if mood == "cut" else None]
             entry = {"filename": file, "subfolder": "", "type": "output"}
             seen = {"filename": "seen.png", "subfolder": "", "type": "temp"}

@@ -1,6 +1,7 @@
 """A client takes whatever a server answers as that server's fault."""
 
 import asyncio
+import socket
 import uuid
 from typing import Any
 
@@ -77,3 +78,17 @@ def test_a_name_and_password_are_not_written_down():
     assert clients.public("https://me:secret@farm.example:8188/one/") == (
         "https://farm.example:8188/one"
     )
+
+
+def test_a_server_that_says_nothing_is_not_called_slow(monkeypatch):
+    async def ask(url: str) -> Outcome:
+        client = Client(url)
+        try:
+            return await client.edit(Task(str(uuid.uuid4()), GRAPH, {}, seconds=600.0))
+        finally:
+            await client.close()
+
+    monkeypatch.setattr(clients, "SILENCE", 0.1)
+    with socket.create_server(("127.0.0.1", 0)) as mute:
+        outcome = asyncio.run(ask(f"http://127.0.0.1:{mute.getsockname()[1]}"))
+    assert outcome.kind == "lost" and "600" not in outcome.why and outcome.why
