@@ -124,9 +124,11 @@ class FarmRun:
         aside = []
         for job in self.jobs:
             progress = Progress(job, job.asked(graph))
-            mine = [row for row in rows.get(job.out, []) if progress.asked.items() <= row.items()]
+            every = rows.get(job.out, [])
+            mine = [row for row in every if progress.asked.items() <= row.items()]
             last = mine[-1] if mine else {}
-            if "made" in last and self.journal.is_done(progress.asked, last):
+            latest = [row for row in every if "made" in row][-1:]  # its results lie there
+            if last in latest and self.journal.is_done(progress.asked, last):
                 self.counts["before"] += 1
             elif last.get("aside") and not self.again:
                 aside.append((job.out, last["error"]))
@@ -143,9 +145,11 @@ class FarmRun:
         self, connect: Callable[[str], Worker], urls: Callable[[], Sequence[str] | None]
     ) -> None:
         alone_since: float | None = None
+        listed: Sequence[str] = ()
         while self.counts["left"]:
-            if (listed := urls()) is not None:
-                self._list(listed, connect)
+            if (named := urls()) is not None:
+                listed = named
+            self._list(listed, connect)
             for pull in [pull for pull in self._pulls if pull.done()]:
                 self._pulls.discard(pull)
                 pull.result()  # a fault of ours is not hidden
@@ -164,7 +168,7 @@ class FarmRun:
     def _list(self, urls: Sequence[str], connect: Callable[[str], Worker]) -> None:
         listed = {public(url): url for url in urls}
         for name, server in self.servers.items():
-            server.leaving = name not in listed
+            server.leaving |= name not in listed  # if it comes back, then as a new one
         for name, url in listed.items():
             known = self.servers.get(name)
             if known is None or known.state == "gone":

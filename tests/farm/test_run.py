@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,15 +42,17 @@ def write_list(folder: Path, edits: int = EDITS) -> None:
     (folder / "edits.jsonl").write_text(text, encoding="utf-8")
 
 
-def run(folder: Path, *fakes: Fake, **how: Any) -> tuple[dict[str, int], list[dict[str, Any]]]:
+def run(
+    folder: Path, *fakes: Fake, urls: Callable[[], Sequence[str] | None] | None = None, **how: Any
+) -> tuple[dict[str, int], list[dict[str, Any]]]:
     """→ counts and events"""
     graph = Graph.read(folder / "graph.json")
     jobs = read_graph_jobs(folder / "edits.jsonl", folder / "out", graph)
     events: list[dict[str, Any]] = []
     tell = lambda event, **what: events.append({"event": event, **what})  # noqa: E731
     batch = farm.FarmRun(graph, jobs, folder / "out", tell, **how)
-    urls = iter([[fake.url for fake in fakes]])
-    return asyncio.run(batch.run(Client, lambda: next(urls, None))), events
+    once = iter([[fake.url for fake in fakes]])
+    return asyncio.run(batch.run(Client, urls or (lambda: next(once, None)))), events
 
 
 def check_pictures(folder: Path, seeds: range = range(EDITS)) -> None:
@@ -81,6 +84,17 @@ def test_two_servers_share_a_list_and_do_nothing_twice(folder):
         (folder / "a.png").write_bytes(png(9))  # another scene: all are
         counts, _ = run(folder, one, slow)
         assert counts["done"] == EDITS
+
+
+def test_a_list_that_goes_back_to_what_it_was_makes_its_pictures_again(folder):
+    with Fake() as only:
+        for seeds in (range(2), range(50, 52), range(2)):
+            rows = ({"scene": "a.png", "seed": seed, "out": f"{seed % 50}.png"} for seed in seeds)
+            text = "".join(json.dumps(row) + "\n" for row in rows)
+            (folder / "edits.jsonl").write_text(text, encoding="utf-8")
+            assert run(folder, only)[0]["done"] == 2
+            pictures = (Image.open(folder / "out" / f"{number}.png") for number in range(2))
+            assert [np.asarray(picture)[0, 0, 0] for picture in pictures] == list(seeds)
 
 
 @pytest.mark.parametrize("mood", ["empty", "cut", "forget", "nonsense", "fail", "refuse", "hang"])
@@ -147,6 +161,15 @@ def test_a_node_that_says_no_fails_its_edit_alone_with_its_words(folder):
         assert run(folder, only)[0]["done"] == 1  # tried again
 
 
+def test_a_result_without_an_ending_stands_beside_the_folder_of_the_others(folder):
+    write_list(folder, 1)
+    with Fake() as only:
+        only.ending = ""
+        assert run(folder, only)[0]["done"] == 1
+    assert (folder / "out" / "000001_a.bin").read_bytes() == png(0)
+    assert (folder / "out" / "000001_a" / "Edit_1.png").is_file()
+
+
 def test_a_missing_file_fails_its_edit_alone(folder):
     with (folder / "edits.jsonl").open("a") as file:
         file.write('{"scene": "none.png", "instruction": "go", "seed": 99}\n')
@@ -154,6 +177,29 @@ def test_a_missing_file_fails_its_edit_alone(folder):
         counts, events = run(folder, only)
     assert counts == {"done": EDITS, "failed": 1, "before": 0, "left": 0}
     assert "none.png cannot be read" in next(e for e in events if e["event"] == "failed")["why"]
+
+
+def test_a_server_that_leaves_and_comes_back_starts_anew(folder, monkeypatch):
+    monkeypatch.setattr(farm, "WATCH", 0.02)
+    with Fake() as one, Fake() as two:
+        one.held = two.held = True
+        both = [one.url, two.url]
+
+        def lists() -> Iterator[list[str] | None]:
+            yield both
+            while len(one.queue) + len(two.queue) < 4:
+                yield None
+            yield [two.url]
+            yield both
+            one.held = two.held = False
+            while True:
+                yield None
+
+        counts, events = run(folder, urls=lists().__next__)
+        told = (event for event in events if event.get("server") == one.url)
+        states = [event["state"] for event in told if event["event"] == "server"]
+        assert states == ["ready", "gone", "ready"]
+        assert counts["done"] == EDITS and one.made + two.made == Counter(range(EDITS))
 
 
 def test_a_run_ends_when_no_server_answers_any_more(folder):
