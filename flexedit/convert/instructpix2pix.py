@@ -218,7 +218,8 @@ def text_part(part: Part) -> Part:
     """Only the text encoder of a CLIP, under names that every version of transformers reads."""
     from transformers import CLIPTextConfig
 
-    says = dict(part.config.get("text_config") or part.config)
+    own = part.config.get("text_config")
+    says = dict(own if isinstance(own, Mapping) else part.config)
     says["model_type"] = CLIPTextConfig.model_type
     config = by_library(part.where, CLIPTextConfig.from_dict, says).to_dict()
     named = {portable_name(name, config): tensor for name, tensor in part.tensors.items()}
@@ -282,7 +283,7 @@ def write_text_encoder(text: Part, tokenizer: Path, folder: Path) -> None:
 
     config = CLIPTextConfig.from_dict(text.config)
     with torch.device("meta"):
-        own = CLIPTextModel(config).state_dict()
+        own = by_library(text.where, CLIPTextModel, config).state_dict()
     named = {portable_name(name, text.config): tensor.shape for name, tensor in own.items()}
     kept = {name: shape for name, shape in named.items() if is_of_text(name)}
     check_shapes(kept, text.tensors, str(text.where))

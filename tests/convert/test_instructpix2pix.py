@@ -1,5 +1,6 @@
 """Checkpoints with exactly the published names, in small sizes; and in full size without values."""
 
+import json
 import re
 import shutil
 from pathlib import Path
@@ -284,6 +285,24 @@ def test_a_pipeline_of_another_kind_is_refused(channels, kind, tmp_path):
     pipeline = make_tiny_pipeline(tmp_path, in_channels=channels)
     with pytest.raises(FlexEditError, match=f"reads {channels} channels.*{kind}"):
         convert_instructpix2pix(pipeline, tmp_path / "made")
+
+
+@pytest.mark.parametrize(
+    ("part", "change", "complaint"),
+    [
+        ("unet", {"norm_num_groups": 0}, "describes no UNet"),
+        ("text_encoder", {"hidden_act": "nope"}, "text_encoder cannot be loaded"),
+        ("text_encoder", {"num_attention_heads": 7}, "text_encoder cannot be loaded"),
+        ("vae", {"norm_num_groups": 0}, "vae cannot be loaded"),
+    ],
+)
+def test_settings_that_describe_no_part_are_told(part, change, complaint, pipeline, tmp_path):
+    source = shutil.copytree(pipeline, tmp_path / "source")
+    config = source / part / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | change))
+    with pytest.raises(FlexEditError, match=complaint):
+        convert_instructpix2pix(source, tmp_path / "made")
+    assert [path.name for path in tmp_path.iterdir()] == ["source"]
 
 
 def test_what_is_missing_is_named_with_where_it_is_published(pipeline, tmp_path):

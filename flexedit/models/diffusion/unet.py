@@ -24,7 +24,7 @@ def build_unet(config: dict[str, Any]) -> Any:
 
     try:
         return UNet2DConditionModel.from_config(config)
-    except (TypeError, ValueError, KeyError) as error:
+    except (ArithmeticError, KeyError, TypeError, ValueError) as error:
         raise FlexEditError(
             f"The 'unet' section of flexedit.json describes no UNet ({error}). "
             "Download or export the model again."
