@@ -58,6 +58,11 @@ class PromptConfig:
             for part in parts:
                 if getattr(self, name).count(part) != 1:
                     raise FlexEditError(f"prompt.{name} must have {part} in it, once.")
+        for name, least in (("longest_reply", 1), ("no_repeat", 0)):
+            if getattr(self, name) < least:
+                raise FlexEditError(
+                    f"prompt.{name} is {getattr(self, name)}; it must be {least} or more."
+                )
 
     def question(self, task: str, instruction: str, with_subject: bool) -> str:
         """The user's turn, up to the place where the VLLM answers."""

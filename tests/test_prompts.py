@@ -56,6 +56,12 @@ def test_a_template_without_its_place_is_refused(setting, text):
         prompts.PromptConfig(**{setting: text})
 
 
+@pytest.mark.parametrize(("setting", "value"), [("longest_reply", 0), ("no_repeat", -1)])
+def test_numbers_that_no_reply_can_have_are_named(setting, value):
+    with pytest.raises(FlexEditError, match=rf"prompt\.{setting} is {value}; it must be"):
+        prompts.PromptConfig(**{setting: value})
+
+
 @pytest.mark.parametrize(
     "settings", [{"with_mask": False}, {"task": "segment"}, {"task": "ask"}, {"positional": ""}]
 )
