@@ -31,7 +31,7 @@ from ..models.diffusion.unet import FlexEditUNet
 from ..systems import preset
 from .assemble import diffusion_config
 from .sources import Source, Weights, require
-from .writing import Planned, unfinished, write_part, write_trained
+from .writing import Planned, here, unfinished, write_part, write_trained
 
 LICENCES = {
     "InstructPix2Pix": "MIT; its weights were trained on from Stable Diffusion 1.5's and so come "
@@ -330,10 +330,7 @@ def null_edit(model: ModelFolder) -> Tensor:
 
 
 def as_planned(tensors: Mapping[str, Tensor]) -> dict[str, Planned]:
-    def planned(tensor: Tensor) -> Planned:
-        return Planned(tuple(tensor.shape), lambda: tensor)
-
-    return {name: planned(tensor) for name, tensor in tensors.items()}
+    return {name: here(tensor) for name, tensor in tensors.items()}
 
 
 def stored(tensors: Mapping[str, Tensor]) -> torch.dtype:

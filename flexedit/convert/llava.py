@@ -21,7 +21,7 @@ from ..model_folder.reading import by_library
 from ..model_folder.weights import portable_name, read_config, read_weights
 from .sources import Source, Weights
 from .tokenizer import read_pieces, write_tokenizer
-from .writing import Plan, Planned, planned, write_part
+from .writing import Plan, Planned, here, planned, write_part
 
 EMBED, HEAD, NORM = "model.embed_tokens.weight", "lm_head.weight", "model.norm.weight"
 PROJECTOR = ("model.mm_projector.weight", "model.mm_projector.bias")
@@ -211,10 +211,6 @@ def vllm_plan(
         "multi_modal_projector.linear_2.bias": zeros(width),
         **{f"vision_tower.{name}": here(tensor) for name, tensor in tower.items()},
     }
-
-
-def here(tensor: Tensor) -> Planned:
-    return Planned(tuple(tensor.shape), lambda: tensor)
 
 
 def clip_tower(clip: Path) -> dict[str, Tensor]:

@@ -24,7 +24,6 @@ from .llava import (
     NORM,
     LLaVA,
     first_of,
-    here,
     joined,
     llava_sources,
     rows_of,
@@ -32,7 +31,7 @@ from .llava import (
 )
 from .released import Converted, clip_and_vae, write_folder
 from .sources import Source, Weights, require
-from .writing import Planned, planned, unfinished
+from .writing import Planned, here, planned, unfinished
 
 PLACE = "huggingface.co/TencentARC/SmartEdit-7B (or -13B)"
 FILES = {

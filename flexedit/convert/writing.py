@@ -41,6 +41,11 @@ def planned(weights: Weights, name: str) -> Planned:
     return Planned(weights.shape(name), lambda: weights.take(name))
 
 
+def here(tensor: Tensor) -> Planned:
+    """A tensor that is in memory already, or mapped from a file."""
+    return Planned(tuple(tensor.shape), lambda: tensor)
+
+
 @contextmanager
 def unfinished(out: Path, sources: Sequence[Source]) -> Iterator[Path]:
     """The folder beside ``out`` that a conversion fills; it becomes ``out`` when all is well. An
