@@ -126,9 +126,12 @@ class Sam(nn.Module):
 
     def _masks(self, logits: Tensor, sizes: dict[str, Any], shape: Sequence[int]) -> np.ndarray:
         """logits (K, ·, ·) as the model gives them → masks (K, *shape) bool"""
-        post_process = self.processor.post_process_masks
-        (masks,) = post_process(masks=logits[None, None], original_sizes=[tuple(shape)], **sizes)
-        return masks[0].numpy()
+        post_process, size = self.processor.post_process_masks, {"original_sizes": [tuple(shape)]}
+        masks = []
+        for one in logits:  # each by itself: all of a large picture at once could not be cancelled
+            (made,) = post_process(masks=one[None, None, None], **size, **sizes)
+            masks.append(made[0].numpy())
+        return np.concatenate(masks)
 
 
 @needed("transformers")
