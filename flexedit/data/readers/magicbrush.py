@@ -73,7 +73,7 @@ class MagicBrush(Reader):
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
-        self._kept: OrderedDict[str, dict[str, Any]] = OrderedDict()  # pictures of some rows
+        self._kept: OrderedDict[Turn, dict[str, Any]] = OrderedDict()  # pictures of some rows
 
     @property
     def files(self) -> Sequence[Path]:
@@ -96,7 +96,7 @@ class MagicBrush(Reader):
 
     def expect(self, window: range) -> None:
         rows = [self.rows[index] for index in window]
-        if rows[0].where not in self._kept:
+        if rows[0].content not in self._kept:
             self._keep(rows)
 
     def _keep(self, rows: Sequence[Row]) -> None:
@@ -106,15 +106,15 @@ class MagicBrush(Reader):
             with parquet(file) as opened:
                 table = opened.read_row_group(row_group, columns=list(PICTURES))
                 for row in together:
-                    self._kept[row.where] = table.slice(row.content.offset, 1).to_pylist()[0]
+                    self._kept[row.content] = table.slice(row.content.offset, 1).to_pylist()[0]
         while len(self._kept) > LANES * WINDOW:
             self._kept.popitem(last=False)
 
     def read(self, row: Row, turn: int = 0) -> Sample:
         told: Turn = row.content
-        if row.where not in self._kept:
+        if told not in self._kept:
             self._keep([row])
-        cells = self._kept[row.where]
+        cells = self._kept[told]
         scene = picture_in(cells["source_img"])
         target = picture_in(cells["target_img"], size=scene.shape[:2])
         object_mask = masked(picture_in(cells["mask_img"], "RGBA", scene.shape[:2]), scene)

@@ -183,6 +183,16 @@ def test_a_target_of_another_scale_is_brought_to_the_scene(brush, rows):
         reader.read(reader.rows[0])
 
 
+def test_rows_of_two_files_that_are_called_alike_keep_their_own_pictures(rows, tmp_path):
+    for number in (0, 1):
+        row = {**rows[4 * number], "img_id": "3000", "turn_index": 1}
+        write_parquet([row], tmp_path / "parts" / f"{number}.parquet")
+    reader = MagicBrush(tmp_path / "parts")
+    one, other = (reader.read(row) for row in reader.rows)
+    assert reader.rows[0].where == reader.rows[1].where
+    assert not np.array_equal(one.scene, other.scene)
+
+
 def test_files_that_are_not_of_magicbrush_are_reported(tmp_path):
     pyarrow = pytest.importorskip("pyarrow")
     from pyarrow import parquet
