@@ -17,7 +17,7 @@ from typing import Any
 
 from ..data.record import Record
 from ..errors import FlexEditError
-from ..files import line_of, read_records
+from ..files import line_of, read_json, read_records
 from ..jobs import GIVEN, RESULTS, check_outs, content, usual_name
 from ..validation import validated
 from .client import NodeInfo
@@ -54,12 +54,7 @@ class Graph:
 
     @classmethod
     def read(cls, file: Path) -> Graph:
-        try:
-            nodes = json.loads(file.read_text(encoding="utf-8-sig"))
-        except OSError as error:
-            raise FlexEditError(f"{file} cannot be read ({error}).") from error
-        except (ValueError, RecursionError) as error:
-            raise FlexEditError(f"{file} is not valid JSON ({error}).") from error
+        nodes = read_json(file)
         if not isinstance(nodes, dict) or not nodes:
             raise FlexEditError(f"{file} has no graph: it needs nodes by their ids.")
         return cls(nodes, file.name)
