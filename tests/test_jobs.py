@@ -272,6 +272,17 @@ def test_ray_makes_what_a_plain_run_makes_though_a_worker_is_killed(folder, run,
         assert np.array_equal(pixels(folder / "out" / name), picture)
 
 
+def test_a_model_that_rays_workers_cannot_load_is_told_in_one_line(folder, tiny):
+    shutil.copytree(tiny, folder / "model")
+    (folder / "model" / "vae" / "diffusion_pytorch_model.safetensors").unlink()
+    common = ("--list", write_list(folder, ROW), "--model", folder / "model", "--device", "cpu")
+    words = ("batch", *common, "--engine", "ray", "--workers", 1, "--out", folder / "out")
+    command = [sys.executable, "-m", "flexedit", *map(str, words)]
+    batch = subprocess.run(command, cwd=PACK, capture_output=True, text=True, check=False)
+    assert batch.returncode == 2
+    assert "vae cannot be loaded" in batch.stderr and "Traceback" not in batch.stderr
+
+
 @pytest.mark.parametrize("part", ["0/2", "3/2", "2", "a/b"])
 def test_a_part_that_is_none_is_refused(part, run, capsys):
     assert run("--part", part) == 2

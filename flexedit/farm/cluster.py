@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ..data.record import Record
+from ..errors import FlexEditError
 from ..jobs import Row, timed
 from .client import Client, Outcome, Task
 
@@ -61,18 +62,25 @@ class PipelineActor:
     """Makes edits of a list; Ray Data has several of these."""
 
     def __init__(self, load: Callable[[], Edit], jobs: Sequence[Record], folder: Path) -> None:
-        self.edit, self.jobs, self.folder = load(), jobs, folder
+        self.jobs, self.folder, self.wrong = jobs, folder, ""
+        try:
+            self.edit = load()
+        except (FlexEditError, OSError) as error:  # Ray would bury it under a traceback
+            self.wrong = str(error)
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         job = self.jobs[row["number"]]
-        result = timed(self.edit, job, self.folder / job.out)
-        return {"number": row["number"], "result": json.dumps(result)}
+        result = {} if self.wrong else timed(self.edit, job, self.folder / job.out)
+        return {"number": row["number"], "result": json.dumps(result), "wrong": self.wrong}
 
 
 def pipeline_actors(
     load: Callable[[], Edit], num_actors: int, num_gpus: float
 ) -> Callable[[Sequence[Record], Path], Iterator[tuple[Record, Row]]]:
-    """What `jobs.JobRun.run` calls: ``load()`` in every actor gives what makes an edit there."""
+    """What `jobs.JobRun.run` calls: ``load()`` in every actor gives what makes an edit there.
+
+    What it calls raises the FlexEditError of a ``load()`` that failed.
+    """
 
     def edits(jobs: Sequence[Record], folder: Path) -> Iterator[tuple[Record, Row]]:
         if not jobs:
@@ -92,6 +100,8 @@ def pipeline_actors(
             num_gpus=num_gpus,
         )
         for row in results.iter_rows():
+            if row["wrong"]:
+                raise FlexEditError(row["wrong"])
             yield jobs[row["number"]], json.loads(row["result"])
 
     return edits
