@@ -17,7 +17,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from .data.record import Record
@@ -28,6 +28,9 @@ RESULTS = "results.jsonl"
 PARTIAL = ".partial"
 GIVEN = ("scene", "instruction", "mask", "subject", "task", "seed", "out")  # what makes an edit
 LATEST = 100  # edits, that tell how fast it goes
+# what a line of the journal says, as far as it is read; one that says it otherwise counts as none
+TEXTS = dict.fromkeys(("out", "server", "sent"), str)
+KINDS: dict[str, Any] = {**TEXTS, "at": (int, float), "made": dict, "run": dict}
 LOCK = re.compile(r"\.part-(\d+)-of-(\d+)\.lock")
 
 Part = tuple[int, int]  # the first, and every how many-th: (1, 1) is the whole list
@@ -116,10 +119,13 @@ class Journal:
     def rows(self) -> dict[str, list[Row]]:
         """The journal's lines on each edit, by its ``out``."""
         rows: dict[str, list[Row]] = {}
-        for row in self.ledger.rows():
-            if isinstance(out := row.get("out"), str):
-                rows.setdefault(out, []).append(row)
+        for row in self.lines():
+            if "out" in row:
+                rows.setdefault(row["out"], []).append(row)
         return rows
+
+    def lines(self) -> list[Row]:
+        return [row for row in self.ledger.rows() if is_line(row)]
 
     def add(self, row: Mapping[str, Any], files: Iterable[str] | None = None) -> None:
         """A line. If it is about an edit that is done, then its results get their names."""
@@ -148,7 +154,7 @@ class Journal:
         over = [row for row in last if "error" in row or not row.keys() & {"sent", "lost"}]
         done = [row for row in over if "error" not in row]
         times = sorted(row["at"] for row in done if "at" in row)[-LATEST:]
-        runs = [row["run"] for row in self.ledger.rows() if "run" in row]
+        runs = [row["run"] for row in self.lines() if "run" in row]
         parts = {
             tuple(run["part"]): run["edits"]
             for run in runs
@@ -163,7 +169,7 @@ class Journal:
             "set_aside": [row["out"] for row in over if row.get("aside")],
             "under_way": [row["out"] for row in last if "sent" in row],
             "by_server": dict(by_server),
-            "lost": sum("lost" in row for row in self.ledger.rows()),
+            "lost": sum("lost" in row for row in self.lines()),
             "per_minute": round(60 * (len(times) - 1) / (times[-1] - times[0]), 2)
             if len(times) > 1 and times[-1] > times[0]
             else None,
@@ -208,6 +214,21 @@ class Journal:
                 except Timeout:
                     held.append((int(found[1]), int(found[2])))
         return held
+
+
+def is_line(row: Row) -> bool:
+    """Whether it may be the journal's own: also, whether its results lie in its folder."""
+    run, made = row.get("run", {"part": [1, 1], "edits": 0}), row.get("made", {})
+    if not all(isinstance(row[name], kind) for name, kind in KINDS.items() if name in row):
+        return False
+    paths = [PurePath(name) for name in made]
+    return (
+        all(isinstance(size, int) for size in made.values())
+        and not any(path.anchor or ".." in path.parts for path in paths)
+        and isinstance(run.get("edits"), int)
+        and isinstance(run.get("part"), list)
+        and [type(number) for number in run["part"]] == [int, int]
+    )
 
 
 def whole_size(file: Path) -> int:

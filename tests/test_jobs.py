@@ -220,6 +220,23 @@ def test_changed_files_and_broken_results_are_made_anew(folder, run, capsys):
         assert done() == "done: 1" and done() == "done: 0"
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        {"run": 5},
+        {"run": {"part": [1], "edits": 2}},
+        {"out": "a", "at": "noon"},
+        {"out": "a", "server": ["b"]},
+        {"out": "a", "made": ["a"]},
+        {"out": "a", "made": {"../a": 1}},
+        {"out": "a", "made": {"/a": 1}},
+    ],
+)
+def test_a_line_that_is_not_the_journals_counts_as_none(line, tmp_path):
+    (tmp_path / RESULTS).write_text(json.dumps(line) + "\n", encoding="utf-8")
+    assert Journal(tmp_path).rows() == {} and Journal(tmp_path).summary()["edits"] == 0
+
+
 def test_results_of_before_files_were_looked_at_still_count(folder, run, capsys):
     write_list(folder, ROW)
     assert run() == 0
