@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import logging
+import shlex
 import sys
 import tempfile
 from collections.abc import Mapping
@@ -110,24 +112,25 @@ def mini(
 @click.option("--model", type=PATH, help="a folder to continue from; default: flexedit-mini")
 @click.option("--out", type=PATH, required=True)
 @click.option("--stages", default="joint", help="align, joint or align,joint")
-@click.option("--steps", type=POSITIVE, default=1000, help="of each stage")
+@click.option("--steps", type=POSITIVE, help="of each stage; default: 1000")
 @click.option(
-    "--batch", "batch_size", type=POSITIVE, default=16, help="rows of a step, in all processes"
+    "--batch", "batch_size", type=POSITIVE, help="rows of a step, in all processes; default: 16"
 )
-@click.option("--accumulate", type=POSITIVE, default=1, help="parts that a step is cut into")
+@click.option("--accumulate", type=POSITIVE, help="parts that a step is cut into; default: 1")
 @click.option(
     "--lr",
     type=click.FloatRange(min=0, min_open=True),
     callback=finite,
     help="default: 2e-4 for align, 1e-5 for joint",
 )
-@click.option("--optimizer", type=click.Choice(("adamw", "adamw8bit", "muon")), default="adamw")
+@click.option(
+    "--optimizer", type=click.Choice(("adamw", "adamw8bit", "muon")), help="default: adamw"
+)
 @click.option(
     "--ema",
     type=click.FloatRange(0, 1, max_open=True),
-    default=0.0,
     callback=finite,
-    help="decay of averaged weights; 0 is off",
+    help="decay of averaged weights; default: 0, off",
 )
 @click.option(
     "--precision",
@@ -136,7 +139,7 @@ def mini(
     help="default: bf16 on a GPU and on a CPU that is faster in it, else no",
 )
 @click.option("--show", type=PATH, help="edits to draw pictures of; default: of --data")
-@click.option("--show-every", "validate_every", type=POSITIVE, default=500, metavar="STEPS")
+@click.option("--show-every", "validate_every", type=POSITIVE, metavar="STEPS")
 @run_options
 @common_options
 def own(
@@ -249,11 +252,18 @@ def _assembled(recipe: Any, parts: list[str | None], out: Path, seed: int) -> An
     from ..model_folder import ModelFolder
 
     target = out.with_name(f"{out.name}-start")
+    note, made_of = target / "made-of.json", json.dumps([parts, recipe.system, recipe.size, seed])
     with PartialState().main_process_first():
+        if note.is_file() and note.read_text(encoding="utf-8") != made_of:
+            raise FlexEditError(
+                f"{target} was made of other parts, or with another size or seed. Choose another "
+                "--out, or delete it."
+            )
         if not target.is_dir():
             pipeline, clip, vllm = map(_downloaded, parts, (PIPELINE, None, None))
             assert pipeline is not None and clip is not None
             assemble(pipeline, clip, vllm, target, recipe.size, seed, recipe.system)
+            note.write_text(made_of, encoding="utf-8")
     return ModelFolder(target)
 
 
@@ -298,7 +308,7 @@ def _run(training: Any, seconds: float | None, repo: str | None, bases: list[str
     out, finished = training.folder, training.run(max_seconds=seconds)
     report = {"out": str(out / "model" if finished else out), "finished": finished}
     if finished and repo is not None and training.writes:
-        said = ["python -m flexedit", *sys.argv[1:]]
+        said = f"python -m flexedit {shlex.join(sys.argv[1:])}"
         sources = sorted({part.name for it in training.data.values() for part in _parts(it)})
         report["hub"] = push(out, repo, card(out, said, sources, bases))
     return report

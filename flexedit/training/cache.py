@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -74,9 +74,19 @@ class Cached:
         processes: Any,
         seed: int = 0,
     ) -> None:
-        self.samples, self.config, self.folder, self.seed = samples, config, folder, seed
+        self.samples, self.config, self.seed = samples, config, seed
+        self.folder = folder / f"{seed}-{config.rows}"  # which sample lies where depends on these
         self.remember, self.device, self.processes = remember, device, processes
         self.made: set[int] = set()
+
+    @property
+    def parts(self) -> Sequence[Any]:
+        """The data sets, if it is of a mixture"""
+        return getattr(self.samples, "parts", ())
+
+    @property
+    def max_bad(self) -> int:
+        return getattr(self.samples, "max_bad", 0)
 
     def __getstate__(self) -> dict[str, Any]:
         """What workers get: they read what is there."""

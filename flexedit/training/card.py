@@ -16,7 +16,7 @@ from .own import RECIPE
 CARD = "README.md"
 
 
-def card(run: Path, command: Sequence[str], sources: Sequence[str], bases: Sequence[str]) -> str:
+def card(run: Path, command: str, sources: Sequence[str], bases: Sequence[str]) -> str:
     """What is true of the model that a run in a folder has made.
 
     command: what was typed · sources: the data sets it learned from · bases: what it started from
@@ -48,7 +48,7 @@ def card(run: Path, command: Sequence[str], sources: Sequence[str], bases: Seque
         "## Training",
         "",
         "```sh",
-        " ".join(command),
+        command,
         "```",
         "",
         "| stage | steps | hours | losses at the end |",
@@ -79,14 +79,13 @@ def stage_row(folder: Path) -> str:
 def push(run: Path, repo: str, text: str) -> str:
     """Uploads ``run/model`` with its card; → its address. Raises FlexEditError where that fails."""
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
     (run / "model" / CARD).write_text(text, encoding="utf-8")
     try:
         api = HfApi()
         address = api.create_repo(repo, exist_ok=True, private=True)
         api.upload_folder(repo_id=repo, folder_path=run / "model")
-    except (HfHubHTTPError, HFValidationError, OSError) as error:
+    except Exception as error:  # the hub's errors share no base, nor do those of its connection
         reason = str(error).strip().partition("\n")[0]
         raise FlexEditError(
             f"{repo} could not be written on the hub ({reason}). The model is in {run / 'model'}; "

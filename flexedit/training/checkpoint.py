@@ -43,9 +43,9 @@ def step_of(path: Path) -> int:
 
 
 def latest(folder: Path) -> Path | None:
-    """What a run in ``folder`` goes on from: 0.1.0's file is removed when there is a later one."""
+    """What a run in ``folder`` goes on from: 0.1.0's file only if none was written after it."""
     former = folder / FORMER
-    return former if former.is_file() else next(reversed(checkpoints(folder)), None)
+    return next(reversed(checkpoints(folder)), former if former.is_file() else None)
 
 
 def write(

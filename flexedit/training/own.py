@@ -33,7 +33,7 @@ ORIGIN = "origin"  # a note of what a folder's training is of
 def own_recipe(
     names: Sequence[str], overrides: Sequence[str] = (), **changes: Any
 ) -> dict[str, StageRecipe]:
-    """The stages of that name, with other settings of `TrainConfig` where one is not None.
+    """The stages of that name, with other settings of `TrainConfig` where one is not None, nor ().
 
     overrides: settings of the recipe by their path, as `read_recipe` has them
 
@@ -44,7 +44,7 @@ def own_recipe(
         raise FlexEditError(
             f"The stages are {', '.join(names)}; choose from {', '.join(stages)}, in this order."
         )
-    settings = {key: value for key, value in changes.items() if value is not None}
+    settings = {key: value for key, value in changes.items() if value not in (None, ())}
     return {name: stages[name].with_settings(**settings) for name in names}
 
 

@@ -52,6 +52,10 @@ MAX_WORKERS = 16  # of one loader, however many cores there are
 # What a run keeps to its end; its length, its learning rates and its reports may change, and a
 # precision of "auto", so that it may go on on another kind of machine
 KEPT = ("seed", "batch_size", "betas", "weight_decay", "mixed_precision", "optimizer")
+# Settings that have to be 1 at least
+COUNTED = (
+    "steps", "batch_size", "accumulate", "checkpoint_every", "checkpoints_total_limit", "log_every",
+)  # fmt: skip
 COUNT = "rows/"  # of a data set, in the names of what a step reports
 
 log = logging.getLogger(__name__)
@@ -82,9 +86,14 @@ class TrainConfig:
     report_to: tuple[Tracker, ...] = ()
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "accumulate", "checkpoints_total_limit"):
+        for name in COUNTED:
             if getattr(self, name) < 1:
                 raise FlexEditError(f"{name} is {getattr(self, name)}; choose 1 or more.")
+        if not 0 < self.lr < math.inf:
+            raise FlexEditError(f"lr is {self.lr}; choose a number above 0.")
+        for name, share in (("ema", self.ema), *(("betas", beta) for beta in self.betas)):
+            if not 0 <= share < 1:
+                raise FlexEditError(f"{name} is {share}; choose 0 or more, below 1.")
 
     def lr_at(self, step: int) -> float:
         """Linear warm-up, then constant, then linear to 0."""

@@ -74,16 +74,35 @@ def test_a_window_moves_on_as_its_rows_are_used():
 def test_what_is_no_longer_needed_is_removed_and_what_is_there_is_kept(base, tmp_path):
     samples = cached(base, tmp_path)
     samples.prepare(0, 3)
-    before = {path.name: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
+    before = {path.name: path.stat().st_mtime_ns for path in samples.folder.iterdir()}
     assert len(before) == PARTS
     again = cached(base, tmp_path)  # as a run that goes on
     again.prepare(4, 7)
-    after = {path.name: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
+    after = {path.name: path.stat().st_mtime_ns for path in again.folder.iterdir()}
     assert set(before) - set(after) == {"part-0"} and "part-16" in after
     assert all(after[name] == before[name] for name in set(before) & set(after))
     first, second = samples[6], again[6]
     for name, array in first.features.items():
         assert np.array_equal(array, second.features[name])
+
+
+def test_a_window_of_another_size_does_not_take_what_lies_there(base, tmp_path):
+    cached(base, tmp_path).prepare(0, 3)
+    samples = cached(base, tmp_path, rows=64)
+    samples.prepare(0, 3)
+    row = samples[0]
+    fresh = base.remember(collate([dataclasses.replace(row, features=None)]))
+    for name, array in row.features.items():
+        assert np.allclose(array, fresh[name][0].numpy(), atol=2e-3, rtol=2e-2), name
+
+
+def test_a_cached_mixture_is_still_one(base, tmp_path):
+    """Its losses by data set are reported, and as many bad rows let pass."""
+    mixture = SimpleNamespace(parts=[SimpleNamespace(name="own")], max_bad=7)
+    samples = cached(base, tmp_path)
+    assert (samples.parts, samples.max_bad) == ((), 0)
+    samples.samples = mixture
+    assert (samples.parts, samples.max_bad) == (mixture.parts, 7)
 
 
 def test_a_mini_with_all_its_options_trains(tmp_path):

@@ -253,6 +253,19 @@ def test_each_stage_has_a_learning_rate_of_its_own(folder, tmp_path, monkeypatch
     assert all(train.ema == 0.9 and train.steps == 1000 for train in trained.values())
 
 
+def test_an_option_stands_above_a_setting_and_that_above_the_recipe(folder, tmp_path, monkeypatch):
+    seen = {}
+    monkeypatch.setattr(
+        OwnTraining, "run", lambda own, max_seconds: seen.update(own.recipe) or True
+    )
+    settings = ("steps=7", "optimizer=muon", "batch_size=8")
+    words = [word for it in settings for word in ("--set", f"stages.joint.train.{it}")]
+    assert run(folder, tmp_path / "run", *words, "--batch", 4) == 0
+    train = seen["joint"].train
+    assert (train.steps, train.optimizer, train.batch_size) == (7, "muon", 4)
+    assert (train.validate_every, train.accumulate) == (500, 1)
+
+
 @pytest.mark.parametrize(
     ("words", "complaint"),
     [

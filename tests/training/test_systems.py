@@ -1,6 +1,7 @@
 """Recipes of whole systems: dry runs at full size, and training at mini size."""
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,9 @@ from huggingface_hub import HfApi
 
 from flexedit.cli import main
 from flexedit.data.readers import DATA_SETS
+from flexedit.errors import FlexEditError
 from flexedit.model_folder import ModelFolder
+from flexedit.training.card import push
 from flexedit.training.monitor import curve
 from flexedit.training.own import RECIPE
 from flexedit.training.plan import Plan, plans
@@ -112,6 +115,7 @@ def test_a_whole_recipe_trains_goes_on_and_is_published(parts, tmp_path, monkeyp
     monkeypatch.setattr(HfApi, "upload_folder", lambda _, **named: sent.update(named))
     out, words = tmp_path / "run", ["--data", parts / "data", *small(parts, "flexedit-7b")]
     common = ("train", "flexedit-7b", *words, "--out", out)
+    monkeypatch.setattr(sys, "argv", ["flexedit", *map(str, common)])
     assert run(*common, "--minutes", 0) == 0
     assert (tmp_path / "run-start" / "flexedit.json").is_file()
     assert run(*common, "--set", "stages.joint.train.lr=2e-5", "--push-to-hub", "lab/mine") == 0
@@ -124,13 +128,29 @@ def test_a_whole_recipe_trains_goes_on_and_is_published(parts, tmp_path, monkeyp
     assert (out / "pictures" / "000002.png").is_file()
     assert ModelFolder(out / "model").config.vllm is not None
     card = (sent["folder_path"] / "README.md").read_text()
-    for text in (
+    said = (
         "| joint | 2 |",
         "learned from: refcoco",
         str(parts / "vllm"),
-        "train flexedit-7b",
-    ):
-        assert text in card or text == "train flexedit-7b"
+        "flexedit train flexedit",
+    )
+    assert all(text in card for text in said)
+    assert run(*common, "--set", f"start.clip={parts / 'pipeline'}") == 2
+    assert "was made of other parts" in capsys.readouterr().err
+
+
+def test_a_hub_that_is_away_is_said_and_where_the_model_is(tmp_path, monkeypatch):
+    """By an error of the connection, which is none of the hub's."""
+
+    class ConnectError(Exception): ...
+
+    def away(*_: object, **__: object) -> None:
+        raise ConnectError("no route")
+
+    monkeypatch.setattr(HfApi, "create_repo", away)
+    (tmp_path / "model").mkdir()
+    with pytest.raises(FlexEditError, match=r"hub \(no route\). The model is in"):
+        push(tmp_path, "lab/mine", "a card")
 
 
 @pytest.mark.parametrize("name", ["mgie-7b", "instructpix2pix"])

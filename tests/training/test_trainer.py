@@ -1,4 +1,5 @@
 import dataclasses
+import math
 import os
 import re
 import resource
@@ -589,6 +590,25 @@ def test_an_older_checkpoint_is_taken_up(tmp_path):
     assert [row["step"] for row in log(tmp_path)] == [1, 2, 3, 4]
     assert same(weights(mended), weights(whole)) and same(averages(mended), averages(whole))
     assert [path.name for path in tmp_path.glob("checkpoint*")] == ["checkpoint-4"]
+
+
+def test_an_older_checkpoint_yields_to_a_later_one(tmp_path):
+    """As when a run is killed after it has written its own, before it removes that."""
+    rewritten(train(tmp_path, steps=2, decay=0.0))
+    former = (tmp_path / checkpoint.FORMER).read_bytes()
+    train(tmp_path, steps=4)
+    (tmp_path / checkpoint.FORMER).write_bytes(former)
+    assert checkpoint.latest(tmp_path).name == "checkpoint-4"
+    assert train(tmp_path, steps=4).step == 4
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [{"log_every": 0}, {"checkpoint_every": 0}, {"lr": math.nan}, {"ema": 1.0}, {"betas": (2, 0)}],
+)
+def test_settings_that_train_nothing_are_refused(setting):
+    with pytest.raises(FlexEditError, match=f"{next(iter(setting))} is"):
+        dataclasses.replace(CONFIG, **setting)
 
 
 def test_parameters_are_found_by_what_they_were_called_before(tmp_path, monkeypatch):
