@@ -153,14 +153,15 @@ class Journal:
         last = [rows[-1] for rows in self.rows().values()]
         over = [row for row in last if "error" in row or not row.keys() & {"sent", "lost"}]
         done = [row for row in over if "error" not in row]
-        times = sorted(row["at"] for row in done if "at" in row)[-LATEST:]
-        runs = [row["run"] for row in self.lines() if "run" in row]
+        begun = [row for row in self.lines() if "run" in row]
+        runs = [row["run"] for row in begun]
         parts = {
             tuple(run["part"]): run["edits"]
             for run in runs
             if run["part"][1] == runs[-1]["part"][1]
         }
         by_server = Counter(row["server"] for row in done if "server" in row)
+        times = [row["at"] for row in done if "at" in row]
         return {
             "working": [f"{first}/{step}" for first, step in self.working()],
             "edits": max(sum(parts.values()), len(last)),
@@ -170,9 +171,7 @@ class Journal:
             "under_way": [row["out"] for row in last if "sent" in row],
             "by_server": dict(by_server),
             "lost": sum("lost" in row for row in self.lines()),
-            "per_minute": round(60 * (len(times) - 1) / (times[-1] - times[0]), 2)
-            if len(times) > 1 and times[-1] > times[0]
-            else None,
+            "per_minute": per_minute([row["at"] for row in begun if "at" in row], times),
         }
 
     def _land(self, name: str) -> None:
@@ -231,6 +230,16 @@ def is_line(row: Row) -> bool:
     )
 
 
+def per_minute(begun: Sequence[float], done: Sequence[float]) -> float | None:
+    """How fast the latest run's edits go, of seconds at which runs began and edits were done."""
+    if not done:
+        return None
+    # a run's first edit takes time too; journals of old may not say when it began
+    start = max((at for at in begun if at <= max(done)), default=min(done))
+    marks = sorted([start, *(at for at in done if at > start)])[-LATEST:]
+    return round(60 * (len(marks) - 1) / (marks[-1] - marks[0]), 2) if len(marks) > 1 else None
+
+
 def whole_size(file: Path) -> int:
     """A file's size, once all of it is on the disk."""
     with file.open("rb+") as stream:
@@ -272,6 +281,8 @@ class JobRun:
                 for job in self.jobs
                 if not journal.is_done(asked[job.out], rows.get(job.out, [{"error": ""}])[-1])
             ]
+            if left:
+                journal.add({"run": {"edits": len(self.jobs), "part": list(self.part)}})
             failed = 0
             over = edits(left, journal.partial)
             for job, result in tqdm(over, desc=self.out.name, unit="edit", total=len(left)):

@@ -51,7 +51,7 @@ def run(folder, tiny) -> Callable[..., int]:
 
 def results(folder: Path) -> list[dict[str, Any]]:
     lines = (folder / "out" / RESULTS).read_text(encoding="utf-8").splitlines()
-    return [json.loads(line) for line in lines]
+    return [row for row in map(json.loads, lines) if "out" in row]
 
 
 def pixels(path: Path) -> np.ndarray:
@@ -237,6 +237,25 @@ def test_a_line_that_is_not_the_journals_counts_as_none(line, tmp_path):
     assert Journal(tmp_path).rows() == {} and Journal(tmp_path).summary()["edits"] == 0
 
 
+def test_the_rate_counts_from_the_start_of_the_run_that_made_the_latest_edits(tmp_path):
+    journal = Journal(tmp_path)
+    run = {"run": {"edits": 9, "part": [1, 1]}}
+    done = {"server": "a", "settings": {}}
+    old = [{**done, "out": f"{n}.png", "at": at} for n, at in enumerate((10.0, 20.0, 40.0))]
+    journal.ledger.add(old)  # of a journal that does not say when its run began
+    assert journal.summary()["per_minute"] == 4
+    new = [{**done, "out": f"new_{n}.png", "at": at} for n, at in enumerate((1023.5, 1024.0))]
+    journal.ledger.add([{**run, "at": 1000.0}, *new])
+    assert journal.summary()["per_minute"] == 5  # two edits in 24 seconds
+    journal.ledger.add([{**run, "at": 9000.0}])  # which has not made any yet
+    assert journal.summary()["per_minute"] == 5
+    later = [{**done, "out": f"{n}.jpg", "at": 9000.0 + n + 1} for n in range(200)]
+    journal.ledger.add(later[:1])
+    assert journal.summary()["per_minute"] == 60
+    journal.ledger.add(later[1:])
+    assert journal.summary()["per_minute"] == 60
+
+
 def test_results_of_before_files_were_looked_at_still_count(folder, run, capsys):
     write_list(folder, ROW)
     assert run() == 0
@@ -277,7 +296,7 @@ def test_ray_makes_what_a_plain_run_makes_though_a_worker_is_killed(folder, run,
     command = [sys.executable, "-m", "flexedit", "batch", *common, *ray]
     with subprocess.Popen([str(word) for word in command], cwd=PACK) as batch:
         ledger = folder / "out" / RESULTS
-        while not (ledger.is_file() and ledger.read_bytes()) and batch.poll() is None:
+        while not (ledger.is_file() and results(folder)) and batch.poll() is None:
             time.sleep(0.02)
         processes = psutil.Process(batch.pid).children(recursive=True)
         (worker,) = (it for it in processes if "MapWorker" in " ".join(it.cmdline()))

@@ -194,17 +194,18 @@ def _on_servers(
         connect = partial(cluster.ActorWorker, places=in_flight)
     jobs, answers, problems = _checked(template, file, part, out, urls)
     if dry_run:
-        report: Report = {"edits": len(jobs), "servers": answers, "problems": problems}
         if problems:
             raise FlexEditError("; ".join(problems))
-        return report
+        return {"edits": len(jobs), "servers": answers, "problems": problems}
+    for problem in problems:  # which other edits and servers do not have
+        warn(problem)
     teller = Teller(out.name, bool(context.meta.get(AS_JSON)))
     run = FarmRun(template, jobs, out, teller, part=part, places=in_flight, **how)
     try:
         counts = asyncio.run(run.run(connect, ServerList(server, servers)))
     finally:
         teller.close()
-    report = {"out": str(out), **counts}
+    report: Report = {"out": str(out), **counts}
     if counts["failed"] or counts["left"]:
         teller("end", **report)
         warn(
@@ -218,7 +219,10 @@ def _on_servers(
 def _checked(
     graph: Graph, file: Path, part: tuple[int, int], out: Path, urls: Sequence[str]
 ) -> tuple[list[GraphJob], dict[str, str], list[str]]:
-    """The list's edits; each server's version, or why it does not answer; what is wrong."""
+    """The list's edits, the servers' versions, and what is wrong with some of both.
+
+    Raises FlexEditError for what is wrong with the whole run.
+    """
     from ..farm import graph as graphs
     from ..farm.client import Client, public
     from ..farm.run import ask
@@ -237,15 +241,20 @@ def _checked(
         problems += [f"{url}: {it}" for it in graphs.complaints(graph, answer["nodes"], filled)]
         if differ := graphs.differing(graph, info, answer["nodes"]):
             problems.append(f"{first} and {url} have other versions of {', '.join(differ)}")
+    unheard = [f"{url} does not answer ({why})" for url, why in silent.items()]
     if problems:
-        raise FlexEditError("; ".join(problems))
-    for url, why in silent.items():
-        warn(f"{url} does not answer ({why})")
+        raise FlexEditError("; ".join(problems + unheard))
+    problems = unheard
+    for url, answer in about.items():
+        if refused := graphs.refusals(graph, answer["nodes"], jobs):
+            problems.append(
+                f"{url} would not take {len(refused)} values, the first is {refused[0]}"
+            )
     missing = sorted({str(path) for job in jobs for path in job.files.values()})
     missing = [path for path in missing if not os.path.isfile(path)]
     if missing:
         problems.append(f"{len(missing)} files are missing, the first is {missing[0]}")
-    return jobs, {url: about[url]["version"] for url in about} | silent, problems
+    return jobs, {url: about[url]["version"] for url in about}, problems
 
 
 class ServerList:

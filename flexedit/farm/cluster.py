@@ -6,9 +6,11 @@ with its process or its machine, and repeats the call that was lost with it.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from ..errors import FlexEditError
 from ..jobs import Row, timed
 from .client import Client, Outcome, Task
 
+CANCEL = 5.0  # seconds that an actor has for it
 STORE = 200 * 2**20  # bytes that Ray keeps in shared memory of this machine
 
 Edit = Callable[[Record, Path], Row]
@@ -47,10 +50,21 @@ class ActorWorker:
         )
 
     async def edit(self, task: Task) -> Outcome:
-        return await self._actor.edit.remote(task)
+        return await self._said(self._actor.edit.remote(task))
 
     async def describe(self, nodes: list[str]) -> dict[str, Any] | str:
-        return await self._actor.describe.remote(nodes)
+        return await self._said(self._actor.describe.remote(nodes))
+
+    async def _said(self, call: Any) -> Any:
+        import ray
+
+        try:
+            return await call
+        except asyncio.CancelledError:  # or Ray tells that the call failed, and would repeat it
+            ray.cancel(call)
+            with suppress(asyncio.TimeoutError, ray.exceptions.RayError):
+                await asyncio.wait_for(call, CANCEL)
+            raise
 
     async def close(self) -> None:
         import ray

@@ -87,16 +87,22 @@ class Graph:
             if len(titled) > 1:
                 raise self._unclear(name, f"{len(titled)} nodes are titled {title}")
             if last not in self._free(titled[0]):
-                raise self._unclear(name, f"{title} has {', '.join(self._free(titled[0]))}")
+                inputs = self._free(titled[0])
+                raise self._unclear(name, f"{title} has {', '.join(inputs) or 'nothing to give'}")
             return titled[0], last
         same = [(key, name) for key in self.nodes if name in self._free(key)]
         if len(same) > 1:
             choices = " or ".join(f"{self.title(key)}.{name}" for key, _ in same)
             raise self._unclear(name, f"it may be {choices}: write which in the list")
-        if not same:
-            titles = ", ".join(dict.fromkeys(map(self.title, self.nodes)))
+        if same:
+            return same[0]
+        there = dict.fromkeys(map(self.title, self.nodes))
+        if not dot:
+            titles = ", ".join(there)
             raise self._unclear(name, f"title a node {name.capitalize()}; there are {titles}")
-        return same[0]
+        if near := [key for key in self.nodes if last in self._free(key)]:
+            there = dict.fromkeys(f"{self.title(key)}.{last}" for key in near)
+        raise self._unclear(name, f"no node is titled {title}; there are {', '.join(there)}")
 
     def _titled(self, title: str) -> list[str]:
         wanted = title.strip().casefold()
@@ -243,13 +249,36 @@ def complaints(graph: Graph, info: Mapping[str, NodeInfo], filled: Sequence[Inpu
             if name not in given and "." not in name:
                 said.append(f"{graph.title(key)} lacks its input {name}")
         for name, value in given.items():
-            options = choices(known.get(name, []))
-            if (key, name) in (*files, *filled) or is_link(value) or not options:
+            if (key, name) in (*files, *filled) or is_link(value):
                 continue
-            if value not in options:
-                few = ", ".join(map(str, options[:5]))
-                said.append(f"{graph.title(key)}.{name} is {value!r}; there it may be {few} …")
+            if may := allowed(value, known.get(name, [])):
+                said.append(f"{graph.title(key)}.{name} is {value!r}; there it may be {may}")
     return said
+
+
+def refusals(graph: Graph, info: Mapping[str, NodeInfo], jobs: Sequence[GraphJob]) -> list[str]:
+    """What a server with these nodes would not take of a list's values."""
+    kinds = {key: info[node["class_type"]].specs() for key, node in graph.nodes.items()}
+    said = []
+    for job in jobs:
+        for (key, name), value in job.values.items():
+            may = allowed(value, kinds[key].get(name, []))
+            if may and (key, name) not in job.files:
+                said.append(f"{job.out}: {graph.title(key)}.{name} is {value!r}; it may be {may}")
+    return said
+
+
+def allowed(value: Value, kind: Sequence[Any]) -> str:
+    """What an input of this kind takes instead of ``value``, "" if it takes that."""
+    options = choices(kind)
+    if options and value not in options:
+        return f"{', '.join(map(str, options[:5]))} …"
+    limits = kind[1] if len(kind) > 1 and isinstance(kind[1], dict) else {}
+    low, high = limits.get("min", -inf), limits.get("max", inf)
+    numbers = all(isinstance(number, int | float) for number in (low, value, high))
+    if numbers and not low <= value <= high:
+        return f"{low} to {high}"
+    return ""
 
 
 def choices(kind: Sequence[Any]) -> list[Any]:

@@ -273,7 +273,9 @@ class FarmRun:
         if len(progress.kills) >= ATTEMPTS:
             names = " and ".join(dict.fromkeys(progress.kills))
             self._fail(
-                progress, f"set aside: {names} went away over it ({outcome.why})", aside=True
+                progress,
+                f"set aside: it was lost twice while {names} worked at it ({outcome.why})",
+                aside=True,
             )
         else:
             self._again(progress)

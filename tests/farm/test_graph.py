@@ -7,7 +7,14 @@ import pytest
 
 from flexedit.errors import FlexEditError
 from flexedit.farm.client import NodeInfo
-from flexedit.farm.graph import Graph, complaints, differing, read_graph_jobs, uploads
+from flexedit.farm.graph import (
+    Graph,
+    complaints,
+    differing,
+    read_graph_jobs,
+    refusals,
+    uploads,
+)
 from tests.farm.servers import GRAPH, INFO, png
 from tools.comfyui.fetch import PACK
 
@@ -38,7 +45,8 @@ def test_a_slot_is_a_title_a_titled_nodes_input_or_the_only_input_of_its_name(gr
     [
         ("mask", "where 'mask' goes is not clear; title a node Mask; there are Scene, Edit, Save"),
         ("Edit.scene", "Edit has instruction, seed, steps"),
-        ("nothing.steps", "title a node"),
+        ("nothing.steps", "no node is titled nothing; there are Edit.steps"),
+        ("nothing.size", "no node is titled nothing; there are Scene, Edit, Save"),
     ],
 )
 def test_a_slot_that_the_graph_lacks_is_told_with_what_there_is(slot, complaint, graph):
@@ -143,3 +151,24 @@ def test_what_a_server_would_not_take_is_found_in_what_it_says_of_its_nodes(grap
     graph.nodes["2"]["inputs"]["model"] = "mine"
     assert complaints(graph, other, []) == ["Edit.model is 'mine'; there it may be mini, full …"]
     assert complaints(graph, other, [("2", "model")]) == []  # the list says it
+
+
+def test_values_of_a_list_that_a_node_would_not_take_are_found(graph, tmp_path):
+    info = copy.deepcopy(INFO)
+    required = info["Edit"]["input"]["required"]
+    required |= {"steps": ["INT", {"min": 1, "max": 50}], "model": [["mini", "full"], {}]}
+    required["seed"] = ["INT", {"min": None, "max": "many"}]  # which says nothing
+    graph.nodes["2"]["inputs"]["model"] = "mini"
+    nodes = {name: NodeInfo(**node) for name, node in info.items()}
+    rows = [
+        {"scene": "a.png", "steps": steps, "model": model, "seed": -1}
+        for steps, model in ((1, "full"), (-5, "mini"), (51, "tiny"))
+    ]
+    jobs = read_graph_jobs(write_list(tmp_path, *rows), tmp_path / "out", graph)
+    assert refusals(graph, nodes, jobs) == [
+        "000002_a.png: Edit.steps is -5; it may be 1 to 50",
+        "000003_a.png: Edit.steps is 51; it may be 1 to 50",
+        "000003_a.png: Edit.model is 'tiny'; it may be mini, full …",
+    ]
+    graph.nodes["2"]["inputs"]["steps"] = 0
+    assert complaints(graph, nodes, []) == ["Edit.steps is 0; there it may be 1 to 50"]

@@ -1,6 +1,7 @@
 """Edits on servers that die, forget and lie."""
 
 import asyncio
+import copy
 import json
 import signal
 import subprocess
@@ -245,15 +246,21 @@ def test_a_run_that_is_killed_again_and_again_loses_and_repeats_nothing(folder):
     assert not (folder / "out" / ".partial").exists()
 
 
-def test_a_run_that_is_stopped_says_how_to_go_on(folder):
-    with Fake() as only:
-        only.held = True
-        batch = start(folder, "--server", only.url, "--json")
-        assert [json.loads(batch.stdout.readline())["event"] for _ in range(3)][-1] == "sent"
+@pytest.mark.parametrize("others", [0, 1])
+def test_a_run_that_is_stopped_says_how_to_go_on_and_nothing_else(others, folder):
+    with Fake() as only, Fake() as other:
+        only.held = other.held = True
+        more = ("--server", other.url) * others  # by actors of Ray's
+        batch = start(folder, "--server", only.url, *more, "--json")
+        while not all(fake.queue for fake in (only, other)[: 1 + others]):
+            assert batch.poll() is None
+            time.sleep(0.02)
         batch.send_signal(signal.SIGINT)
-        _, said = batch.communicate(timeout=100)
+        told, said = batch.communicate(timeout=100)
         assert batch.returncode == 130
+        assert all(line.startswith("{") for line in told.splitlines())
         assert said == "flexedit: Stopped. Run the same again to go on.\n"
+        other.stop()
         only.held = False
         assert start(folder, "--server", only.url).wait(timeout=100) == 0
         assert only.made == Counter(range(EDITS))
@@ -307,6 +314,12 @@ def test_a_dry_run_finds_what_is_wrong_and_makes_nothing(folder, capsys):
         assert main(command(folder, *servers)) == 0
         report = json.loads(capsys.readouterr().out)
         assert report == {"edits": EDITS, "servers": {one.url: "0.0.0"}, "problems": []}
+        one.nodes["Edit"] = copy.deepcopy(one.nodes["Edit"])
+        one.nodes["Edit"]["input"]["required"]["seed"] = ["INT", {"max": EDITS - 2}]
+        assert main(command(folder, *servers)) == 2
+        said = f"{one.url} would not take 1 values, the first is 000012_a.png: Edit.seed is 11; it"
+        assert said in capsys.readouterr().err
+        one.nodes["Edit"] = two.nodes["Edit"]
         with (folder / "edits.jsonl").open("a") as file:
             file.write('{"scene": "none.png", "instruction": "go", "seed": 99}\n')
         assert main(command(folder, *servers)) == 2
@@ -318,6 +331,9 @@ def test_a_dry_run_finds_what_is_wrong_and_makes_nothing(folder, capsys):
         one.stop()
         assert main(command(folder, *servers)) == 2
         assert f"No server answers. {one.url}: " in capsys.readouterr().err
+        write_list(folder)
+        assert main(command(folder, *servers, "--server", two.url)) == 2
+        assert f"{one.url} does not answer (" in capsys.readouterr().err
         assert two.made.total() == 0
 
 
