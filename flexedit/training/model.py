@@ -169,10 +169,8 @@ class TrainingModel(Trainee):
             scores["align"] = self.recipe.align * loss
         else:
             scores |= self.diffusion(embeds, batch, draw)
-        if hasattr(self, "unshard"):  # FSDP's
-            name = next(iter(scores))
-            scores[name] = scores[name] + self.felt()
-        return scores
+        name = next(iter(scores))
+        return scores | {name: scores[name] + self.felt()}
 
     def embed(self, batch: Batch, draw: Draw) -> tuple[Embeds, dict[str, Tensor]]:
         """Edit embeddings, and the loss of the VLLM's reply if that is trained."""

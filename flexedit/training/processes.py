@@ -57,6 +57,7 @@ def plugins(strategy: Strategy, model: nn.Module) -> dict[str, Any]:
     """What accelerate is told of a strategy."""
     from accelerate.utils import DeepSpeedPlugin, FullyShardedDataParallelPlugin
     from accelerate.utils.imports import is_deepspeed_available
+    from torch.distributed.fsdp import MixedPrecisionPolicy
 
     if strategy == "ddp":
         return {}
@@ -67,6 +68,9 @@ def plugins(strategy: Strategy, model: nn.Module) -> dict[str, Any]:
                 auto_wrap_policy="transformer_based_wrap",
                 transformer_cls_names_to_wrap=layer_classes(model),
                 cpu_ram_efficient_loading=False,  # each process has read what it trains
+                # autocast does it, as for ddp; accelerate's would also round losses, and leave
+                # weights in bf16 to what is computed outside of a step: the pictures
+                mixed_precision_policy=MixedPrecisionPolicy(),
             )
         }
     if not is_deepspeed_available():
@@ -102,6 +106,8 @@ def shard_on_cpu(process: Any, model: nn.Module) -> None:
     from accelerate.utils import DistributedType
 
     process.state.fsdp_plugin = plugins("fsdp", model)["fsdp_plugin"]
+    if process.mixed_precision != "no":  # as it does elsewhere
+        process.state.fsdp_plugin.set_mixed_precision(process.mixed_precision)
     process.state.distributed_type = PartialState().distributed_type = DistributedType.FSDP
 
 

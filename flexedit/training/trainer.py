@@ -124,7 +124,8 @@ class Trainee(nn.Module):
     def felt(self) -> Tensor:
         """0, with a gradient of 0 to every trained weight that is here whole: processes that share
         weights must send the gradients of the same ones, also of a part that none of their rows
-        has used.
+        has used. One that shares none does as they do: without a gradient Adam would leave out a
+        weight, and with one of 0 its averages fall.
         """
         weights = [p for p in self.parameters() if p.requires_grad and not is_sharded(p)]
         return torch.stack([weight.flatten()[0].float() for weight in weights]).sum() * 0.0
