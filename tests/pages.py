@@ -13,13 +13,14 @@ STUDIES = sorted((ROOT / "studies").glob("*/README.md"))
 PAGES = sorted([*(ROOT / "docs").glob("*.md"), *ROOT.glob("*.md"), *HELP]) + STUDIES
 BLOCK = re.compile(r"^( *)```(\w*)\n(.*?)^ *```$", re.DOTALL | re.MULTILINE)
 INLINE = re.compile(r"`((?:python -m|make|torchrun) [^`]+)`")
+SHELL = ("sh", "")
 PYTHON = re.compile(r"^(?:\S*/)?(?:python|torchrun .*?) -m (?:-- )?")
 USAGE = re.compile(r"[\[…]|\b[A-Z]{3,}\b(?!=)")  # says how a command is written, and is none
 
 
-def blocks(page: Path) -> Iterator[tuple[str, str]]:
-    """(language, text) of each block of code."""
-    for indent, language, text in BLOCK.findall(page.read_text(encoding="utf-8")):
+def blocks(page: str) -> Iterator[tuple[str, str]]:
+    """(language, text) of each block of code of a page's text."""
+    for indent, language, text in BLOCK.findall(page):
         yield language, re.sub(f"^{indent}", "", text, flags=re.MULTILINE)
 
 
@@ -32,9 +33,10 @@ def commands(text: str) -> Iterator[str]:
 
 def typed(page: Path) -> Iterator[str]:
     """Every command of a page; of one in a sentence, which may lack what it needs, the help."""
-    shell = [text for language, text in blocks(page) if language in ("sh", "")]
+    content = page.read_text(encoding="utf-8")
+    shell = [text for language, text in blocks(content) if language in SHELL]
     found = [command for text in shell for command in commands(text)]
-    sentences = BLOCK.sub("", page.read_text(encoding="utf-8"))
+    sentences = BLOCK.sub("", content)
     found += [one.split(" --")[0] + " --help" for one in INLINE.findall(sentences)]
     return (" ".join(command.split()) for command in found if not USAGE.search(command))
 

@@ -296,6 +296,20 @@ def write_llava(folder: Path, tensors: dict[str, Tensor]) -> Path:
     return folder
 
 
+def write_delta(folder: Path, merged: dict[str, Tensor]) -> dict[str, Path]:
+    """LLaVA as it is published, and LLaMA, of which the sum is what is given → their options"""
+    make = Draws(seed=5)
+    base = halved(llama(Sizes(), make))
+    base["lm_head.weight"] = make(Sizes.num_pieces, Sizes.llm)
+    difference = {name: tensor.clone() for name, tensor in merged.items()}
+    for name, tensor in base.items():
+        difference[name][: len(tensor)] -= tensor
+    return {
+        "llava_delta": write_llava(folder / "delta", difference),
+        "llama": write_llava(folder / "llama", base),
+    }
+
+
 def last_piece(text: str) -> int:
     reader = sentencepiece.SentencePieceProcessor(model_proto=vocabulary())
     return reader.encode(text)[-1]

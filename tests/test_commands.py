@@ -1,21 +1,17 @@
-"""What the pages tell one to type is there, and what needs no other model runs word for word."""
+"""What the pages tell one to type is there; test_pages.py does it."""
 
 from __future__ import annotations
 
 import importlib.util
 import re
-import runpy
 from collections.abc import Iterator
 
 import click
 import pytest
-from PIL import Image
-from skimage import data
 
 from flexedit.cli import main, root
-from tests.pages import PAGES, ROOT, blocks, commands, module, typed
+from tests.pages import PAGES, ROOT, module, typed
 
-RUN = ("README.md", "docs/python.md")
 MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
 SHOWN = [(page.name, command) for page in PAGES for command in typed(page)]
 
@@ -52,19 +48,10 @@ def test_the_pages_show_many_commands():
     assert sum(module(command) is not None for _, command in SHOWN) > 20
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", RUN)
-def test_a_page_can_be_followed_from_its_first_command_to_its_last(name, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    Image.fromarray(data.coffee()).save("photo.jpg")  # a photo of one's own
-    for language, text in blocks(ROOT / name):
-        if language == "json":  # the page says where it is saved
-            (tmp_path / "samples" / "edits.jsonl").write_text(text, encoding="utf-8")
-        if language == "python":
-            (tmp_path / "page.py").write_text(text, encoding="utf-8")
-            runpy.run_path("page.py")
-        for command in commands(text) if language == "sh" else ():
-            found = module(command)
-            if found and found[0] == "flexedit":
-                assert main(found[1]) == 0, command
-    assert list(tmp_path.glob("*.png"))
+def test_what_a_page_has_measured_is_a_measurement_that_there_is():
+    text = "".join(page.read_text(encoding="utf-8") for page in PAGES)
+    named = re.findall(r"`(?:python -m tools\.speed |make bench ARGS=)([\w ]+)`", text)
+    assert len(named) >= 4
+    speed = (ROOT / "tools" / "speed.py").read_text(encoding="utf-8")
+    for name in " ".join(named).split():
+        assert f"\ndef {name}() -> None:" in speed

@@ -1,9 +1,6 @@
 """The commands as a person types them."""
 
 import json
-import re
-import runpy
-import shlex
 import shutil
 from pathlib import Path
 
@@ -124,28 +121,3 @@ def test_a_folder_of_another_format_is_refused(meta, built, tmp_path, capsys):
     copy = shutil.copytree(built, tmp_path / "copy")
     (copy / META).write_text(meta)
     assert str(copy) in refused(copy, tmp_path / "out", capsys)
-
-
-def test_the_five_minutes_of_the_documentation_work_word_for_word(tmp_path, monkeypatch):
-    text = (Path(__file__).parents[2] / "docs" / "benchmark.md").read_text(encoding="utf-8")
-    section = text.partition("## Score your own system in five minutes\n")[2].partition("\n## ")[0]
-    monkeypatch.chdir(tmp_path)
-    ran = []
-    for language, block in re.findall(r"```(\w+)\n(.*?)```", section, re.DOTALL):
-        if language == "python":
-            program = block
-            continue
-        for line in block.splitlines():
-            python, *words = shlex.split(line)
-            assert python == "python"
-            if words == ["my_system.py"]:
-                Path("my_system.py").write_text(program)
-                runpy.run_path("my_system.py")
-            else:
-                assert words[:3] == ["-m", "flexedit", "bench"]
-                assert bench(*words[3:]) == 0
-            ran.append(words[-1])
-    assert len(ran) == 3
-    content = json.loads(Path("my-report/report.json").read_text())
-    assert content["failed"] == []
-    assert {row["system"] for row in content["rows"]} == {"my-pictures", "scene"}

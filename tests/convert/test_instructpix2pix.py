@@ -117,13 +117,21 @@ def pipeline(tmp_path_factory) -> Path:
     return make_tiny_pipeline(tmp_path_factory.mktemp("pipeline"), in_channels=8)
 
 
-@pytest.fixture(scope="module")
-def parts(pipeline) -> tuple[Any, Any, Any]:
+def parts_of(pipeline: Path) -> tuple[Any, Any, Any]:
     return (
         UNet2DConditionModel.from_pretrained(pipeline / "unet"),
         AutoencoderKL.from_pretrained(pipeline / "vae"),
         CLIPTextModel.from_pretrained(pipeline / "text_encoder"),
     )
+
+
+def shape_of(unet: Any, vae: Any, text: Any) -> Shape:
+    return Shape(dict(vae.config), text.config.to_dict(), dict(unet.config))
+
+
+@pytest.fixture(scope="module")
+def parts(pipeline) -> tuple[Any, Any, Any]:
+    return parts_of(pipeline)
 
 
 @pytest.fixture(scope="module")
@@ -133,8 +141,7 @@ def tensors(parts) -> dict[str, torch.Tensor]:
 
 @pytest.fixture(scope="module")
 def shape(parts) -> Shape:
-    unet, vae, text = parts
-    return Shape(dict(vae.config), text.config.to_dict(), dict(unet.config))
+    return shape_of(*parts)
 
 
 def saved(tensors: dict[str, torch.Tensor], file: Path) -> Path:

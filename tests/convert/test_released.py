@@ -33,18 +33,7 @@ def mgie(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def delta(smartedit, tmp_path_factory):
-    """LLaVA as it is published, and LLaMA"""
-    make = released.Draws(seed=5)
-    llama = released.halved(released.llama(Sizes(), make))
-    llama["lm_head.weight"] = make(Sizes.num_pieces, Sizes.llm)
-    difference = {name: tensor.clone() for name, tensor in smartedit.tensors["llava"].items()}
-    for name, base in llama.items():
-        difference[name][: len(base)] -= base
-    folder = tmp_path_factory.mktemp("delta")
-    return {
-        "llava_delta": released.write_llava(folder / "delta", difference),
-        "llama": released.write_llava(folder / "llama", llama),
-    }
+    return released.write_delta(tmp_path_factory.mktemp("delta"), smartedit.tensors["llava"])
 
 
 def convert(out, release, **options):
