@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import shutil
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +18,9 @@ if TYPE_CHECKING:
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 # Tiny models compute for less time than threads wait for one another on a busy machine.
 os.environ["OMP_NUM_THREADS"] = "1"
+
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # what runs behind a shell ignores it
 
 
 @pytest.fixture(scope="session")
@@ -61,6 +66,18 @@ def fresh_accelerate() -> Iterator[None]:
     forget_precision()
     yield
     forget_precision()
+
+
+@pytest.fixture(autouse=True)
+def no_loop_of_the_browser(request: pytest.FixtureRequest) -> Iterator[None]:
+    """An open browser's event loop counts as running in this thread, where no other can run then:
+    not so for tests without it.
+    """
+    loop = asyncio._get_running_loop()
+    if "browser" not in request.fixturenames:
+        asyncio._set_running_loop(None)
+    yield
+    asyncio._set_running_loop(loop if loop else asyncio._get_running_loop())
 
 
 @pytest.fixture(scope="session")
