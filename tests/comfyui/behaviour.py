@@ -305,15 +305,15 @@ def clip_vision(path: str) -> dict[str, Any]:
     clip, pictures = load_clip_vision(folder, "fp32"), torch.rand(2, 3, 50, 70)
     width = folder.config.adapter.clip_width
     wanted = folder.load_clip()(pictures)
-    found = {"ours": tokens(clip, pictures, width)}
+    found = {"ours": tokens(clip, pictures, width=width)}
     del clip.flexedit_preprocess
-    found["core's"] = tokens(clip, pictures, width)
+    found["core's"] = tokens(clip, pictures, width=width)
     figures: dict[str, Any] = {
         name: max(error(one.projected, wanted.projected), error(one.raw, wanted.raw))
         for name, one in found.items()
     }
     try:
-        tokens(clip, pictures, 768)
+        tokens(clip, pictures, width=768)
     except FlexEditError as refusal:
         figures["another width"] = str(refusal)
     return figures

@@ -81,7 +81,7 @@ def wait_for_files(path: str) -> dict[str, float] | None:
             assert dtype == torch.float32
         memory_management.aimdo_enabled = False
         latent = model.comfyui(model.branches(), 4, *GUIDANCE["guided"])
-        seen = tokens(seeing, pictures, model.config.adapter.clip_width).projected
+        seen = tokens(seeing, pictures, width=model.config.adapter.clip_width).projected
         found.append({"unet": latent, "clip_vision": seen, "vae": encode(vae, pictures)})
     at_once, late = found
     return {name: error(late[name], at_once[name]) for name in at_once}

@@ -51,9 +51,8 @@ def test_a_bridge_of_ones_own_trains_and_edits_like_any_other(tmp_path):
     (pack / ".cache").symlink_to(ROOT / ".cache")
     (pack / "flexedit/models/bridges/linear.py").write_text(PART)
     table = (pack / TABLE).read_text()
-    table = table.replace(
-        "BRIDGES = {", 'from .linear import Linear\n\nBRIDGES = {"linear": Linear, '
-    )
+    table = table.replace("from .qformer", "from .linear import Linear\nfrom .qformer")
+    table = table.replace(" = {\n", ' = {\n    "linear": Linear,\n', 1)
     (pack / TABLE).write_text(table)
     system = yaml.safe_load((pack / "flexedit/systems/flexedit.yaml").read_text())
     system["bridge"] = {
