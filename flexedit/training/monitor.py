@@ -40,7 +40,7 @@ class Monitor:
     ) -> None:
         self.processes, self.folder = processes, folder
         self.trackers, self.settings = trackers, settings
-        self.seconds = 0.0  # spent on training before this session, by the log
+        self.seconds = 0.0  # spent on training before it was last started, by the log
         self.flops: float | None = None  # of one step, in this process
         self.began = self.last = time.monotonic()
         self.last_step = 0
@@ -63,8 +63,8 @@ class Monitor:
             self.processes.init_trackers(PROJECT, settings, {"wandb": named, "trackio": named})
 
     def bar(self, steps: int, step: int) -> Any:
-        """Its estimate is what all of this session took on average, checkpoints and pictures too:
-        the last steps alone would promise too much.
+        """Its estimate is what steps took on average since the start, checkpoints and pictures too:
+        the last ones alone would promise too much.
         """
         from tqdm import tqdm
 
