@@ -11,14 +11,13 @@ from array import array
 from collections.abc import Sequence
 from functools import cached_property, partial
 from pathlib import Path
-from typing import overload
 
 import numpy as np
 
 from ...errors import FlexEditError
 from ...prompts import GENERIC_REPLY
 from ..sample import Sample
-from .reader import Reader, Row
+from .reader import Reader, Row, Rows
 from .shards import Cells, ShardReader, Shards, picture_of
 
 PLAIN = (256, 256, 3)
@@ -54,7 +53,7 @@ class Tars(ShardReader):
         return captioned(picture_of(cells.get("jpg")), caption, row.where)
 
 
-class LineRows(Sequence[Row]):
+class LineRows(Rows):
     """Where the lines of a file begin: 8 bytes a row"""
 
     def __init__(self, file: Path) -> None:
@@ -72,13 +71,7 @@ class LineRows(Sequence[Row]):
     def __len__(self) -> int:
         return len(self.starts)
 
-    @overload
-    def __getitem__(self, index: int) -> Row: ...
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[Row]: ...
-    def __getitem__(self, index: int | slice) -> Row | Sequence[Row]:
-        if isinstance(index, slice):
-            return [self[each] for each in range(*index.indices(len(self)))]
+    def row(self, index: int) -> Row:
         return Row(f"row {index + 1}", (index,), self.starts[index])
 
 

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 from PIL import Image
@@ -29,6 +29,25 @@ class Row:
     content: Any  # what its reader finds it by
     operation: str = ""  # what kind of edit it is, if that is known
     group: str = "single"  # multi: with a subject
+
+
+class Rows(Sequence[Row]):
+    """Rows that are made as they are asked for"""
+
+    @abstractmethod
+    def row(self, index: int) -> Row:
+        """One that is there"""
+
+    @overload
+    def __getitem__(self, index: int) -> Row: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Row]: ...
+    def __getitem__(self, index: int | slice) -> Row | Sequence[Row]:
+        if isinstance(index, slice):
+            return [self.row(each) for each in range(*index.indices(len(self)))]
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        return self.row(index)
 
 
 class Reader(ABC):

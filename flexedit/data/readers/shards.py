@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from functools import cached_property
 from itertools import groupby, islice
 from pathlib import Path
-from typing import Any, Literal, overload
+from typing import Any, Literal
 
 import numpy as np
 
@@ -24,7 +24,7 @@ from ...errors import FlexEditError
 from ...files import read_picture
 from ..order import LANES
 from ..sample import Sample
-from .reader import Reader, Row
+from .reader import Reader, Row, Rows
 
 SIZES = "sizes.json"  # beside tars: number of rows by file name, as webdataset's tools write it
 MEMBER = re.compile(r"((?:.*/)?[^./]+)\.[^/]+")  # KEY.ENDINGS, as webdataset has it
@@ -32,7 +32,7 @@ AT_ONCE = 8  # rows that datasets hands over
 Cells = dict[str, Any]
 
 
-class Shards(Sequence[Row]):
+class Shards(Rows):
     """The rows of all files of a folder, or of an address with ``*``, that have one ending."""
 
     def __init__(
@@ -75,15 +75,7 @@ class Shards(Sequence[Row]):
     def __len__(self) -> int:
         return int(self.ends[-1])
 
-    @overload
-    def __getitem__(self, index: int) -> Row: ...
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[Row]: ...
-    def __getitem__(self, index: int | slice) -> Row | Sequence[Row]:
-        if isinstance(index, slice):
-            return [self[each] for each in range(*index.indices(len(self)))]
-        if not 0 <= index < len(self):
-            raise IndexError(index)
+    def row(self, index: int) -> Row:
         shard, offset = self._find(index)
         return Row(f"{Path(self.files[shard]).name}, row {offset + 1}", (shard, offset), index)
 
