@@ -229,7 +229,8 @@ def by_library(folder: Path, read: Callable[..., Any], *arguments: Any, **option
             return read(*arguments, **options)
         except Exception as error:
             is_check = type(error).__module__ == CHECKS
-            is_complaint = is_check or isinstance(error, COMPLAINTS)
+            is_bare = type(error) is Exception  # as tokenizers raises
+            is_complaint = is_check or is_bare or isinstance(error, COMPLAINTS)
             if isinstance(error, torch.OutOfMemoryError) or not is_complaint:
                 raise  # such as ComfyUI's Cancel
             if not packages.is_failed_import(error):
