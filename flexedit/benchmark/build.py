@@ -38,11 +38,12 @@ def build(
     num_multi: int = NUM_MULTI,
     source: Source | str = "world",
     size: int = 64,
+    framing: str = "whole",
 ) -> Benchmark:
     """Writes a benchmark into the folder ``out``. The same arguments write the same bytes.
 
     source: where cases come from, also as text, see :func:`source_from` · size: pixels a side of
-    the world's scenes; those of other sources keep their own size.
+    the world's scenes; those of other sources keep their own size · framing: of the world's scenes.
     An earlier benchmark in ``out`` is replaced, unless people have reviewed it. Raises
     FlexEditError for that, for any other content of ``out``, and for a source that cannot give
     what is asked for; then ``out`` is as it was.
@@ -55,7 +56,7 @@ def build(
     out = Path(out).resolve()
     refuse_to_harm(out)
     if isinstance(source, str):
-        source = source_from(source, size)
+        source = source_from(source, size, framing)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as scratch:
@@ -70,13 +71,13 @@ def build(
     return Benchmark(out)
 
 
-def source_from(text: str, size: int = 64) -> Source:
+def source_from(text: str, size: int = 64, framing: str = "whole") -> Source:
     """``world``, ``world:STYLE``, ``coco:ANNOTATIONS.json,PICTURES,EDITS.jsonl`` or
     ``magicbrush:FOLDER``
     """
     name, _, where = text.partition(":")
     if text == "world" or (name == "world" and where):
-        return WorldSource(size, where or None)
+        return WorldSource(size, where or None, framing)
     if name in MEASURED and (reader := data_set(text)):
         return ReaderSource(reader)
     given = f"world, world:STYLE, {usage(*MEASURED)}"

@@ -59,17 +59,18 @@ class WorldSource:
     name = "world"
     STRIDE = 1_000_000  # between the samples that are tried for one slot: no two slots share one
 
-    def __init__(self, size: int = 64, style: str | None = None) -> None:
-        self.size, self.style = size, style
-        self._world()  # refuses a size or style that there is not
+    def __init__(self, size: int = 64, style: str | None = None, framing: str = "whole") -> None:
+        self.size, self.style, self.framing = size, style, framing
+        self._world()  # refuses a size, style or framing that there is not
 
     def _world(self, seed: int = 0, **wanted: Any) -> World:
         styles = None if self.style is None else [self.style]
-        return World(self.size, "heldout", seed, styles=styles, **wanted)
+        return World(self.size, "heldout", seed, styles=styles, framing=self.framing, **wanted)
 
     def describe(self) -> dict[str, Any]:
         styled = {} if self.style is None else {"style": self.style}
-        return {"split": "heldout", "size": self.size, **styled}
+        framed = {} if self.framing == "whole" else {"framing": self.framing}
+        return {"split": "heldout", "size": self.size, **styled, **framed}
 
     def samples(self, slots: Sequence[Slot], seed: int) -> Iterator[Sample]:
         for number, slot in enumerate(slots):

@@ -48,6 +48,11 @@ AS_JSON = "flexedit.json"  # in a context's meta
 json_option = click.option(
     "--json", is_flag=True, expose_value=False, callback=_remember, help="print one JSON object"
 )
+framing_option = click.option(
+    "--framing",
+    default="whole",
+    help="of the world's scenes: whole, or crop: larger objects, some cut, as around a mask",
+)
 model_options = together(
     click.option("--model", type=PATH, help="a model folder; default: flexedit-mini"),
     click.option("--device", help="cpu, cuda, …; default: the GPU if there is one"),

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from ..errors import FlexEditError
-from .arguments import PATH, Report
+from .arguments import PATH, Report, framing_option
 
 SYSTEMS = ("flexedit", "round-trip", "scene")
 
@@ -24,6 +24,7 @@ def bench() -> None:
 @click.option("--single", "num_single", default=80, help="cases without a subject picture")
 @click.option("--multi", "num_multi", default=125, help="cases with a subject picture")
 @click.option("--size", default=64, help="pixels a side of the world's scenes")
+@framing_option
 @click.option(
     "--source",
     default="world",

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from .arguments import AS_JSON, PATH, POSITIVE, SEED, Report, json_option, together
+from .arguments import AS_JSON, PATH, POSITIVE, SEED, Report, framing_option, json_option, together
 
 drawn_options = together(
     click.argument("source"),
@@ -22,9 +22,16 @@ drawn_options = together(
 @click.option("--size", type=int, default=64)
 @click.option("--split", type=click.Choice(("train", "heldout")), default="train")
 @click.option("--seed", type=SEED, default=0)
+@framing_option
 @click.pass_context
 def data(
-    context: click.Context, out: Path | None, count: int, size: int, split: str, seed: int
+    context: click.Context,
+    out: Path | None,
+    count: int,
+    size: int,
+    split: str,
+    seed: int,
+    framing: str,
 ) -> Report:
     """Write samples of the synthetic world; or look at data."""
     if context.invoked_subcommand is not None:
@@ -34,7 +41,7 @@ def data(
     from ..data.world import World
     from ..data.world.export import write
 
-    write(World(size, split, seed), range(count), out)
+    write(World(size, split, seed, framing=framing), range(count), out)
     return {"out": str(out), "samples": count}
 
 

@@ -57,6 +57,7 @@ class MiniTraining(Training):
         super().__init__(folder, stages, {SEED: str(seed)})
         self.seed, self.model, self.shape = seed, folder / "model", recipe.shape
         self.num_texts, self.config = recipe.num_texts, system_config(recipe.shape)
+        self.world = partial(World, recipe.shape.size, framing=recipe.framing)
         pretrain = self.pretrain
         self.stages = (
             Stage("parts", self.build_parts),
@@ -100,13 +101,13 @@ class MiniTraining(Training):
         return ORDER.index(name) + SEED_STRIDE * self.seed
 
     def samples(self, name: str) -> World:
-        return World(self.shape.size, seed=self.stage_seed(name))
+        return self.world(seed=self.stage_seed(name))
 
     # --- the stages ---
 
     def build_parts(self) -> bool:
         if self.writes:
-            words = texts(World(self.shape.size), self.num_texts)
+            words = texts(self.world(), self.num_texts)
             build_parts(self.shape, words, self.model)
         return True
 
@@ -144,7 +145,7 @@ class MiniTraining(Training):
         system = self.system(name, model, start, first_seed=seed, num_classes=len(CLASSES))
         grid = None
         if is_shown:
-            unseen = World(self.shape.size, seed=VALIDATION_SEED)
+            unseen = self.world(seed=VALIDATION_SEED)
             pictures = self.folder / name / "pictures"
             grid = PictureGrid(system, pictures, unseen, writes=self.writes)
         return self.fit_system(name, system, grid)

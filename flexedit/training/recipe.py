@@ -47,8 +47,11 @@ class Stages:
 
 @dataclass(frozen=True, config=STRICT)
 class MiniRecipe(Stages):
+    """num_texts: samples whose words the tokenizers learn from · framing: of the world"""
+
     shape: Shape
-    num_texts: int  # samples whose words the tokenizers learn from
+    num_texts: int
+    framing: str = "whole"
 
 
 @dataclass(frozen=True, config=STRICT)

@@ -3,6 +3,7 @@ import hashlib
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from flexedit import masks
@@ -216,6 +217,19 @@ def test_a_style_is_the_only_one_that_scenes_and_subjects_are_drawn_in(monkeypat
     assert len(samples) == len(slots) and all(sample.subject is not None for sample in samples)
     assert {sample.scene.shape for sample in samples} == {(96, 96, 3)}
     assert source.describe() == {"split": "heldout", "size": 96, "style": "twemoji"}
+
+
+def test_cases_may_be_framed_as_crops_and_say_so(tmp_path):
+    whole, crop = (
+        build(tmp_path / framing, num_single=16, num_multi=0, framing=framing)
+        for framing in ("whole", "crop")
+    )
+    whole_share, crop_share = (
+        np.mean([benchmark.picture(case, "full_mask").mean() for case in benchmark.cases])
+        for benchmark in (whole, crop)
+    )
+    assert crop_share > 1.2 * whole_share
+    assert "framing" not in whole.meta and crop.meta["framing"] == "crop"
 
 
 def test_sources_are_named_on_the_command_line():

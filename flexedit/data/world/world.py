@@ -10,7 +10,7 @@ A sample depends on (seed, split, index) alone. Pictures are uint8 (H, W, 3), ma
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -51,8 +51,27 @@ OPERATIONS = {
 NEEDS_PLACE = ("add", "insert")  # the mask means an empty place
 FULL_MASK = "full mask"  # a kind: not a scribble but the very pixels meant
 
-MIN_SIZE, MAX_SIZE = 0.26, 0.5  # an object's longer side, as a fraction of the picture
 MIN_VISIBLE = 0.7
+
+
+@dataclass(frozen=True)
+class Framing:
+    """How much of a picture its objects fill.
+
+    min_size, max_size: of an object's longer side, as a fraction of the picture · margin: how far
+    an object's middle keeps from the picture's edge, in its longer sides · max_objects: of a scene
+    """
+
+    min_size: float
+    max_size: float
+    margin: float
+    max_objects: int
+
+
+FRAMINGS = {
+    "whole": Framing(0.26, 0.5, margin=0.42, max_objects=4),
+    "crop": Framing(0.31, 0.69, margin=0.3, max_objects=3),  # as pictures are cut around a mask
+}
 
 
 class World:
@@ -61,7 +80,8 @@ class World:
     size: pixels a side · split: "train" or "heldout" (other backgrounds, other compositions) ·
     styles: emoji styles of the objects, by default those meant for training ·
     operations: weights by name, by default OPERATIONS ·
-    kinds: of masks, each as often, by default all of them, random walks and full masks.
+    kinds: of masks, each as often, by default all of them, random walks and full masks ·
+    framing: one of FRAMINGS.
     """
 
     classes = CLASSES
@@ -74,6 +94,7 @@ class World:
         styles: Sequence[str] | None = None,
         operations: Mapping[str, float] | None = None,
         kinds: Sequence[str] | None = None,
+        framing: str = "whole",
     ) -> None:
         if split not in SPLITS:
             raise FlexEditError(f"Unknown split {split!r}; choose one of {', '.join(SPLITS)}.")
@@ -92,7 +113,10 @@ class World:
             raise FlexEditError(
                 f"The mask kinds are {', '.join(kinds) or 'none'}; choose from {', '.join(known)}."
             )
+        if framing not in FRAMINGS:
+            raise FlexEditError(f"Unknown framing {framing!r}; choose {' or '.join(FRAMINGS)}.")
         self.size, self.split, self.seed, self.kinds = size, split, seed, kinds
+        self.framing = FRAMINGS[framing]
         self.styles = tuple(all_styles("train") if styles is None else styles)
         if unknown := set(self.styles) - set(all_styles()):
             raise FlexEditError(
@@ -118,7 +142,10 @@ class World:
     def _compose(self, operation: str, rng: np.random.Generator) -> Sample | None:
         """One attempt; None when the dice leave no room."""
         backdrop = background(self.size, self.split, rng)
-        count = int(rng.integers(1, 4) if operation in NEEDS_PLACE else rng.integers(2, 5))
+        least, most = 2, self.framing.max_objects
+        if operation in NEEDS_PLACE:
+            least, most = least - 1, most - 1
+        count = int(rng.integers(least, most + 1))
         labels = rng.permutation(self._labels)
         layers, owner = self._place(labels[:count], rng)
         fresh = int(labels[count])  # a class the scene does not have
@@ -137,7 +164,7 @@ class World:
         for label in labels:
             look = self._look(int(label), rng)
             picture = draw(look, self.size)
-            margin = 0.42 * look.size
+            margin = self.framing.margin * look.size
             for _ in range(8):
                 center = rng.uniform(margin, 1 - margin, 2) * self.size
                 layer = at(look, picture, center, self.size)
@@ -159,7 +186,7 @@ class World:
             label,
             style,
             variant=int(rng.integers(sprite_count(style, label))),
-            size=float(rng.uniform(MIN_SIZE, MAX_SIZE)),
+            size=float(rng.uniform(self.framing.min_size, self.framing.max_size)),
             angle=float(rng.normal(0, 14)),
             flip=bool(rng.random() < 0.5),
             light=tuple(gain.tolist()),
@@ -251,7 +278,7 @@ class World:
         """A scribble over an empty place with room for an object and how it is turned, or None."""
         form = kind if kind in masks.KINDS else "circle"
         for _ in range(12):
-            size = rng.uniform(MIN_SIZE, MAX_SIZE) * self.size
+            size = rng.uniform(self.framing.min_size, self.framing.max_size) * self.size
             y, x = rng.uniform(size / 2, self.size - size / 2, 2)
             top, left = int(y - size / 2), int(x - size / 2)
             room = occupied[top : top + int(size), left : left + int(size)]
@@ -279,7 +306,7 @@ class World:
     ) -> tuple[Layer, dict[str, Any]]:
         """An object at a place (H, W) and its portrait, or {}: then it is as it always is."""
         center, extent = box_of(place)
-        size = float(np.clip(extent / self.size, MIN_SIZE, MAX_SIZE))
+        size = float(np.clip(extent / self.size, self.framing.min_size, self.framing.max_size))
         look, portrait = canonical(label, size), {}
         if has_portrait:
             look = upright(self._look(label, rng), size)

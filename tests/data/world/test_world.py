@@ -142,6 +142,19 @@ def test_every_operation_works_at_every_size(operation, size):
         assert sample.instruction and "{" not in sample.instruction + sample.caption
 
 
+def test_objects_fill_more_of_a_crop_and_are_sometimes_cut_by_its_edge():
+    whole, crop = (
+        [
+            World(framing=framing, operations={"segment": 1.0})[index].object_mask
+            for index in range(80)
+        ]
+        for framing in ("whole", "crop")
+    )
+    assert np.mean(crop) > 1.5 * np.mean(whole)
+    cut = [mask[[0, -1]].any() or mask[:, [0, -1]].any() for mask in crop]
+    assert 8 <= sum(cut) <= 60
+
+
 @pytest.mark.parametrize("operation", [name for name in OPERATIONS if name != "ask"])
 def test_outside_the_region_the_target_is_the_scene(operation):
     for sample in some(operation):
@@ -259,6 +272,7 @@ def test_every_class_has_several_sprites_and_all_have_a_source():
     [
         ({"split": "test"}, "Unknown split 'test'"),
         ({"size": 8}, "size is 8"),
+        ({"framing": "wide"}, "Unknown framing 'wide'; choose whole or crop"),
         ({"operations": {"explode": 1.0}}, "Unknown operations explode"),
         ({"operations": {"remove": 0.0}}, "weights"),
         ({"styles": ["ascii"]}, "Unknown styles ascii"),
