@@ -96,6 +96,8 @@ def watched(editor: Editor) -> Iterator[tuple[Image.Image, int]]:
     editor.set_text("")
     wait_for_all(editor, VIEW)
     editor.page.add_style_tag(content=f"{OVERLAYS} {{ visibility: hidden !important; }}")
+    editor.wait_for_node()  # its drawing knows its picture before it is laid out
+    editor.wait_for_layout()
     editor.page.wait_for_timeout(1000)
     yield shot(editor), PAUSE
     mouse = editor.page.mouse
