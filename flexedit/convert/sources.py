@@ -27,11 +27,14 @@ BEGINNINGS = (b"PK", b"\x80")  # of a pickle's file: a zip archive, or as torch 
 SHARDS = (  # of transformers and of diffusers
     "model-*.safetensors",
     "model.safetensors",
+    "diffusion_pytorch_model-*-of-*.safetensors",
     "diffusion_pytorch_model.safetensors",
     "pytorch_model-*.bin",
     "pytorch_model.bin",
+    "diffusion_pytorch_model-*-of-*.bin",
     "diffusion_pytorch_model.bin",
 )
+NUMBER = re.compile(r"(?<=-)(\d+)(?=-of-(\d+)\.)")  # of a shard
 LICENCES = ("LICENSE*", "LICENCE*", "NOTICE*", "USE_POLICY*")
 Shape = tuple[int, ...]
 Entry = tuple[Shape, Callable[[], Tensor]]  # a tensor's shape, and what reads it
@@ -145,14 +148,20 @@ def shards(folder: Path) -> list[Path]:
             return files
     for pattern in SHARDS:
         if files := sorted(folder.glob(pattern)):
-            count = re.search(r"-of-(\d+)", files[0].stem)
-            if count and len(files) != int(count[1]):
+            if missing := sorted(siblings(files[0].name) - {file.name for file in files}):
                 raise FlexEditError(
-                    f"{folder} was downloaded in part: it has {len(files)} of {int(count[1])} "
-                    "files of weights. Download the rest."
+                    f"{folder} was downloaded in part: it lacks {shorten(missing)}. Download "
+                    "that, too."
                 )
             return files
     raise FlexEditError(f"{folder} holds no weights ({', '.join(SHARDS)}). Download it again.")
+
+
+def siblings(name: str) -> set[str]:
+    """The names of all shards that belong to one, none of a file that is whole."""
+    own = NUMBER.search(name)
+    numbers = range(1, int(own[2]) + 1) if own else ()
+    return {NUMBER.sub(f"{number:0{len(own[1])}}", name) for number in numbers if own}
 
 
 def entry(tensor: Tensor) -> Entry:

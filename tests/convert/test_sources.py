@@ -28,14 +28,15 @@ def test_tensors_lie_within_an_entry_of_a_checkpoint_beside_other_things(tmp_pat
     assert list(Weights.read(file, within="state_dict")) == ["a"]
 
 
-def test_a_folder_is_read_shard_by_shard(tmp_path):
+@pytest.mark.parametrize("kind", ["model", "diffusion_pytorch_model"])
+def test_a_folder_is_read_shard_by_shard(kind, tmp_path):
     for number, name in enumerate("ab", start=1):
-        file = tmp_path / f"model-0000{number}-of-00002.safetensors"
+        file = tmp_path / f"{kind}-0000{number}-of-00002.safetensors"
         save_file({name: torch.full((2,), float(number))}, file)
     weights = Weights.read(tmp_path)
     assert torch.equal(weights.take("b"), torch.full((2,), 2.0))
     file.unlink()
-    with pytest.raises(FlexEditError, match="in part: it has 1 of 2 files"):
+    with pytest.raises(FlexEditError, match=f"in part: it lacks {file.name}"):
         Weights.read(tmp_path)
 
 
