@@ -46,6 +46,7 @@ class PromptConfig:
     scene: str = "[pic1] <image>"
     subject: str = " [pic2] <image>"
     positional: bool = True  # whether the instruction begins with what the mask is
+    one_line: bool = False  # whether a line break in an instruction becomes a blank
     reply: str = GENERIC_REPLY  # what ``direct`` forces
     longest_reply: int = 64  # in tokens
     no_repeat: int = 0  # so many tokens in a row are not said twice; 0: they may be
@@ -115,6 +116,8 @@ def prompt(
     """
     form = form or PromptConfig()
     text = neutralise(instruction.strip()) or default_instruction(task)
+    if form.one_line:
+        text = re.sub(r"\s*\n\s*", " ", text)
     lead = positional if with_mask and task == "edit" and form.positional else ""
     return form.question(task, lead + text, with_subject)
 

@@ -33,6 +33,13 @@ def test_smartedit_is_asked_as_it_was_trained():
     )
 
 
+def test_smartedit_is_never_shown_a_line_break_and_no_words_are_joined():
+    form = form_of("smartedit")
+    asked = prompts.prompt("remove the cup \n and the\r\nplate\n", form=form)
+    assert asked == prompts.prompt("remove the cup and the plate", form=form)
+    assert "cup\nand" in prompts.prompt("cup\nand")  # others read them as they are
+
+
 def test_mgie_is_asked_as_it_was_trained():
     text = prompts.prompt("make it red", form=form_of("mgie"))
     assert text == (
