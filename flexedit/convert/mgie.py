@@ -13,8 +13,8 @@ from typing import Any
 from ..errors import FlexEditError
 from ..model_folder import ModelFolder
 from ..prompts import IMAGE
-from .llava import EMBED, HEAD, PROJECTOR, LLaVA, first_of, llava_sources, rows_of
-from .released import Converted, clip_and_vae, system_config, write_folder
+from .llava import EMBED, HEAD, PROJECTOR, LLaVA, first_of, rows_of
+from .released import Converted, Others, system_config, write_folder
 from .sources import Source, Weights, require
 from .writing import Planned, planned, unfinished
 
@@ -31,27 +31,22 @@ QUERY, TOKENS = "edit_head.query", "emb"
 def convert_mgie(
     out: Path,
     mgie: Path | None = None,
-    llava: Path | None = None,
-    llava_delta: Path | None = None,
-    llama: Path | None = None,
-    clip: Path | None = None,
-    vae: Path | None = None,
     check: bool = True,
     settings: Mapping[str, Any] | None = None,
+    **others: Path | None,
 ) -> ModelFolder:
     """Writes the model folder ``out``, which needs none of the sources any more.
 
-    mgie: the folder with mllm.pt and unet.pt · the others as for SmartEdit.
+    mgie: the folder with mllm.pt and unet.pt · the rest as for SmartEdit.
     Raises FlexEditError for sources that are missing, incomplete or do not belong together.
     """
     own = Source("--mgie", mgie, "MGIE's folder, with mllm.pt and unet.pt", PLACE)
-    theirs = llava_sources(llava, llava_delta, llama)
-    others = clip_and_vae(clip, vae)
-    require(own, *theirs, *others)
-    assert mgie is not None and clip is not None and vae is not None
+    parts = Others(**others)
+    require(own, *parts.sources)
+    assert mgie is not None
     mllm, unet = (Weights.read(mgie / name) for name in ("mllm.pt", "unet.pt"))
-    with unfinished(out, [own, *theirs, *others]) as folder:
-        language = LLaVA(theirs)
+    with unfinished(out, [own, *parts.sources]) as folder:
+        language = LLaVA(parts.of_llava)
         check_rows(mllm, language)
         config = system_config("mgie", out.name, LICENCE, language.width, settings or {})
         assert config.vllm is not None
@@ -67,7 +62,7 @@ def convert_mgie(
             IMAGE,
         )
         finish(mllm, unet, language)
-        write_folder(folder, made, language, clip, vae, check)
+        write_folder(folder, made, language, parts, check)
     return ModelFolder(out)
 
 

@@ -13,7 +13,7 @@ from ..model_folder import CONFIG_FILE, ModelFolder
 from ..models.config import SystemConfig
 from ..systems import preset
 from .check import check_edit_tokens, check_trained
-from .llava import LLaVA, clip_tower, vllm_config, vllm_plan, write_vllm
+from .llava import LLaVA, clip_tower, llava_sources, vllm_config, vllm_plan, write_vllm
 from .sources import Source
 from .writing import Plan, Planned, take_over, write_trained
 
@@ -40,13 +40,31 @@ class Converted:
     image: str
 
 
-def clip_and_vae(clip: Path | None, vae: Path | None) -> list[Source]:
-    where = "huggingface.co/openai/clip-vit-large-patch14"
-    diffusion = "huggingface.co/stable-diffusion-v1-5/stable-diffusion-v1-5, folder vae"
-    return [
-        Source("--clip", clip, "CLIP ViT-L/14, both towers", where),
-        Source("--vae", vae, "Stable Diffusion 1.5's VAE, a diffusers folder", diffusion),
-    ]
+@dataclass(frozen=True)
+class Others:
+    """What a release takes from others, each a folder: LLaVA-1.1, merged, or its deltas and LLaMA;
+    CLIP with both towers; a VAE of diffusers.
+    """
+
+    llava: Path | None = None
+    llava_delta: Path | None = None
+    llama: Path | None = None
+    clip: Path | None = None
+    vae: Path | None = None
+
+    @property
+    def of_llava(self) -> list[Source]:
+        return llava_sources(self.llava, self.llava_delta, self.llama)
+
+    @property
+    def sources(self) -> list[Source]:
+        where = "huggingface.co/openai/clip-vit-large-patch14"
+        diffusion = "huggingface.co/stable-diffusion-v1-5/stable-diffusion-v1-5, folder vae"
+        return [
+            *self.of_llava,
+            Source("--clip", self.clip, "CLIP ViT-L/14, both towers", where),
+            Source("--vae", self.vae, "Stable Diffusion 1.5's VAE, a diffusers folder", diffusion),
+        ]
 
 
 def system_config(
@@ -62,15 +80,14 @@ def system_config(
     return preset(system, own).override(settings)
 
 
-def write_folder(
-    folder: Path, made: Converted, llava: LLaVA, clip: Path, vae: Path, check: bool
-) -> None:
+def write_folder(folder: Path, made: Converted, llava: LLaVA, others: Others, check: bool) -> None:
     """All of a model folder; first what is small and may be wrong, at last what is large.
 
     Raises FlexEditError for what does not go together, and if the result does not say its edit
     tokens (``check``).
     """
-    config = made.config
+    config, clip, vae = made.config, others.clip, others.vae
+    assert clip is not None and vae is not None
     num_rows = llava.num_pieces + len(made.added)
     image = llava.num_pieces + made.added.index(made.image)
     whole = vllm_config(llava, clip, num_rows, image)

@@ -25,11 +25,10 @@ from .llava import (
     LLaVA,
     first_of,
     joined,
-    llava_sources,
     rows_of,
     zeros,
 )
-from .released import Converted, clip_and_vae, write_folder
+from .released import Converted, Others, write_folder
 from .sources import Source, Weights, require
 from .writing import Planned, here, planned, unfinished
 
@@ -65,33 +64,27 @@ BIM = (  # theirs → ours
 def convert_smartedit(
     out: Path,
     smartedit: Path | None = None,
-    llava: Path | None = None,
-    llava_delta: Path | None = None,
-    llama: Path | None = None,
-    clip: Path | None = None,
-    vae: Path | None = None,
     check: bool = True,
     settings: Mapping[str, Any] | None = None,
+    **others: Path | None,
 ) -> ModelFolder:
     """Writes the model folder ``out``, which needs none of the sources any more.
 
-    smartedit: the folder as it is published · llava: LLaVA-1.1, merged; or llava_delta and llama ·
-    clip: both towers · vae: a diffusers folder · check: whether to ask the result for its edit
-    tokens · settings: of the preset, in other sizes.
+    smartedit: the folder as it is published · check: whether to ask the result for its edit tokens
+    · settings: of the preset, in other sizes · others: by the names that `Others` gives them.
     Raises FlexEditError for sources that are missing, incomplete or do not belong together.
     """
     own = Source("--smartedit", smartedit, "SmartEdit's folder", PLACE)
-    theirs = llava_sources(llava, llava_delta, llama)
-    others = clip_and_vae(clip, vae)
-    require(own, *theirs, *others)
-    assert smartedit is not None and clip is not None and vae is not None
+    parts = Others(**others)
+    require(own, *parts.sources)
+    assert smartedit is not None and parts.clip is not None
     files = {part: Weights.read(the_file(smartedit, FILES[part])) for part in FILES}
-    with unfinished(out, [own, *theirs, *others]) as folder:
-        language = LLaVA(theirs)
+    with unfinished(out, [own, *parts.sources]) as folder:
+        language = LLaVA(parts.of_llava)
         check_rows(files, language)
         config = system_config(out.name, smartedit, files, settings or {})
         assert config.vllm is not None
-        null = here(load_text_encoder(clip)([""])[0].detach())
+        null = here(load_text_encoder(parts.clip)([""])[0].detach())
         made = Converted(
             smartedit,
             config,
@@ -102,7 +95,7 @@ def convert_smartedit(
             IMAGE,
         )
         finish(files, language)
-        write_folder(folder, made, language, clip, vae, check)
+        write_folder(folder, made, language, parts, check)
     return ModelFolder(out)
 
 
