@@ -204,15 +204,17 @@ def unet_config(folder: Path) -> dict[str, Any]:
     with torch.device("meta"):
         unet = by_library(folder, UNet2DConditionModel.from_config, says)
     config = {name: value for name, value in unet.config.items() if name[0] != "_"}
-    others = config["class_embed_type"] or config["encoder_hid_dim_type"]
+    labels = config["num_class_embeds"] and "the number of a class"
+    others = config["class_embed_type"] or labels or config["encoder_hid_dim_type"]
     if config["addition_embed_type"] != "text_time":  # SDXL's
         others = others or config["addition_embed_type"]
     reads, makes = config["in_channels"], config["out_channels"]
     if others or reads not in (makes, 2 * makes):
         raise FlexEditError(
             f"{folder} has {reads} channels in and {makes} out"
-            f"{f', and reads {others} besides' if others else ''}. FlexEdit trains UNets as "
-            "Stable Diffusion 1's (as many in as out) and InstructPix2Pix's (twice as many in)."
+            f"{f', and reads {others} besides' if others else ''}. FlexEdit drives UNets as "
+            "Stable Diffusion 1's and XL's (as many in as out) and InstructPix2Pix's (twice as "
+            "many in)."
         )
     return config
 

@@ -1,5 +1,5 @@
-"""InstructPix2Pix, and what was trained on from it (MagicBrush): a diffusers folder, or one file in
-the names of latent diffusion → a model folder.
+"""InstructPix2Pix, and what was trained on from it (MagicBrush): a diffusers folder, also of SDXL's
+kind with two text encoders, or one file in the names of latent diffusion → a model folder.
 
 Of a file with averaged weights (``model_ema``) those are taken, by which its makers edit.
 """
@@ -22,14 +22,14 @@ from ..model_folder import (
     ModelFolder,
     by_library,
     check_shapes,
-    load_text_encoder,
 )
+from ..model_folder.folder import SECOND_TEXT
 from ..model_folder.keys import under
 from ..model_folder.weights import portable_name, read_config
 from ..models.config import SystemConfig
 from ..models.diffusion.unet import FlexEditUNet
 from ..systems import preset
-from .assemble import diffusion_config
+from .assemble import diffusion_config, unet_config
 from .sources import Source, Weights, require
 from .writing import Planned, here, unfinished, write_part, write_trained
 
@@ -37,14 +37,22 @@ LICENCES = {
     "InstructPix2Pix": "MIT; its weights were trained on from Stable Diffusion 1.5's and so come "
     "under the CreativeML Open RAIL-M licence, too.",
 }
+XL_LICENCES = {
+    "InstructPix2Pix": "its weights were trained on from Stable Diffusion XL's and so come under "
+    "the CreativeML Open RAIL++-M licence.",
+}
+# What those say who trained the published one: the hub's diffusers/sdxl-instructpix2pix-768
+XL_SAMPLING = {"num_steps": 30, "edit_cfg": 3.0, "scene_cfg": 1.5, "size": 768}
 # What a file also holds: the schedule of the noise, which the config names, and counters.
 SCHEDULE = r"(alphas|betas|log|posterior|sqrt)\w*|logvar|scale_factor"
 COUNTERS = r"model_ema\.(decay|num_updates)"
 CHANNELS = 8
 OTHERS = {4: "draws pictures from words alone", 9: "fills holes (inpainting)"}
 TEXT = "cond_stage_model.transformer"
+XL_TEXT = "conditioner."  # how SDXL's files call both of their text encoders
 # a VAE's attention, as diffusers named it before 0.18
 NOW = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
+PROJECTION = "text_projection.weight"
 FORMER = re.compile(rf"(?<=attentions\.0\.)({'|'.join(NOW)})(?=\.)")
 TOKENIZER = ("tokenizer.json", "vocab.json")
 TOKENIZER_FILES = ("merges.txt", "special_tokens_map.json", "tokenizer_config.json", *TOKENIZER)
@@ -112,7 +120,8 @@ def convert_instructpix2pix(
             "--checkpoint",
             checkpoint,
             "InstructPix2Pix's file or folder",
-            "the hub's timbrooks/instruct-pix2pix or osunlp/InstructPix2Pix-MagicBrush",
+            "the hub's timbrooks/instruct-pix2pix, osunlp/InstructPix2Pix-MagicBrush or "
+            "diffusers/sdxl-instructpix2pix-768",
         )
     ]
     if vae is not None:
@@ -130,9 +139,10 @@ def convert_instructpix2pix(
     require(*sources)
     with unfinished(out, sources) as folder:
         parts = parts_of_folder if checkpoint.is_dir() else parts_of_file
-        unet, text, own_vae = parts(checkpoint, shape, text_encoder, vae)
-        config = system_config(out.name, unet, text, checkpoint)
-        write_text_encoder(text, tokenizer_of(checkpoint, text_encoder), folder / "text_encoder")
+        unet, texts, own_vae = parts(checkpoint, shape, text_encoder, vae)
+        config = system_config(out.name, unet, texts, checkpoint)
+        for name, text in texts.items():
+            write_text_encoder(text, tokenizer_of(checkpoint, text_encoder, name), folder / name)
         write_vae(own_vae, folder / "vae")
         (folder / CONFIG_FILE).write_text(config.to_json(), encoding="utf-8")
         model = ModelFolder(folder, config)
@@ -146,30 +156,40 @@ def convert_instructpix2pix(
 
 def parts_of_folder(
     checkpoint: Path, _: Shape, text_encoder: Path | None, vae: Path | None
-) -> tuple[Part, Part, Part]:
-    """UNet, text encoder and VAE of a diffusers folder."""
+) -> tuple[Part, dict[str, Part], Part]:
+    """UNet, text encoders and VAE of a diffusers folder."""
     weights = Weights.read(checkpoint / "unet")
     require_eight_channels(weights, "conv_in.weight")
+    config = unet_config(checkpoint / "unet")
+    names = ("text_encoder", SECOND_TEXT) if config["addition_embed_type"] else ("text_encoder",)
     return (
-        part_of(checkpoint / "unet", weights),
-        text_part(part_of(checkpoint / "text_encoder")),
+        Part(config, everything(weights), checkpoint / "unet"),
+        {name: text_part(part_of(checkpoint / name), name == SECOND_TEXT) for name in names},
         part_of(vae or checkpoint / "vae"),
     )
 
 
-def part_of(folder: Path, weights: Weights | None = None) -> Part:
-    weights = weights or Weights.read(folder)
-    return Part(read_config(folder), {name: weights.take(name) for name in weights}, folder)
+def part_of(folder: Path) -> Part:
+    return Part(read_config(folder), everything(Weights.read(folder)), folder)
+
+
+def everything(weights: Weights) -> dict[str, Tensor]:
+    return {name: weights.take(name) for name in weights}
 
 
 def parts_of_file(
     checkpoint: Path, shape: Shape, text_encoder: Path | None, vae: Path | None
-) -> tuple[Part, Part, Part]:
+) -> tuple[Part, dict[str, Part], Part]:
     """UNet, text encoder and VAE of a file in the names of latent diffusion."""
     from diffusers.loaders import single_file_utils as by_diffusers
 
     weights = Weights.read(checkpoint, within="state_dict")
     require_eight_channels(weights, "model.diffusion_model.input_blocks.0.0.weight")
+    if any(name.startswith(XL_TEXT) for name in weights):
+        raise FlexEditError(
+            f"{checkpoint} is of SDXL's kind, of which folders alone are converted: name the one "
+            "that it was made of, with unet, vae and both text encoders."
+        )
     config = preset("instructpix2pix", {"name": "file", "sources": {}}).unet | dict(shape.unet)
 
     def part(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Part:
@@ -202,7 +222,7 @@ def parts_of_file(
     assert text_encoder is not None
     text = part(shape.text, under(TEXT, read)) if read else part_of(text_encoder)
     weights.finish()
-    return unet, text_part(text), encodes
+    return unet, {"text_encoder": text_part(text)}, encodes
 
 
 def unet_tensors(weights: Weights) -> Iterator[tuple[str, Tensor]]:
@@ -214,8 +234,11 @@ def unet_tensors(weights: Weights) -> Iterator[tuple[str, Tensor]]:
             yield name, weights.take(averaged if has_averages else name)
 
 
-def text_part(part: Part) -> Part:
-    """Only the text encoder of a CLIP, under names that every version of transformers reads."""
+def text_part(part: Part, pools: bool = False) -> Part:
+    """Only the text encoder of a CLIP, under names that every version of transformers reads.
+
+    pools: with the projection by which SDXL's second one gives a text as one vector
+    """
     from transformers import CLIPTextConfig
 
     own = part.config.get("text_config")
@@ -223,18 +246,21 @@ def text_part(part: Part) -> Part:
     says["model_type"] = CLIPTextConfig.model_type
     config = by_library(part.where, CLIPTextConfig.from_dict, says).to_dict()
     named = {portable_name(name, config): tensor for name, tensor in part.tensors.items()}
-    return Part(config, {k: t for k, t in named.items() if is_of_text(k)}, part.where)
+    return Part(config, {k: t for k, t in named.items() if is_of_text(k, pools)}, part.where)
 
 
-def is_of_text(name: str) -> bool:
+def is_of_text(name: str, pools: bool) -> bool:
     """``position_ids`` is a constant that old files carry."""
+    if name == PROJECTION:
+        return pools
     return name.startswith("text_model.") and not name.endswith(".position_ids")
 
 
-def tokenizer_of(checkpoint: Path, text_encoder: Path | None) -> Path:
-    """Raises FlexEditError if there is none."""
+def tokenizer_of(checkpoint: Path, text_encoder: Path | None, name: str) -> Path:
+    """That of the text encoder ``name``. Raises FlexEditError if there is none."""
+    own = checkpoint / name.replace("text_encoder", "tokenizer")
     named = [] if text_encoder is None else [text_encoder, text_encoder / "tokenizer"]
-    folders = [*named, checkpoint / "tokenizer"]
+    folders = [own] if name == SECOND_TEXT else [*named, own]
     for folder in folders:
         if any((folder / name).is_file() for name in TOKENIZER):
             return folder
@@ -258,19 +284,23 @@ def require_eight_channels(weights: Weights, first: str) -> None:
         )
 
 
-def system_config(name: str, unet: Part, text: Part, checkpoint: Path) -> SystemConfig:
+def system_config(
+    name: str, unet: Part, texts: Mapping[str, Part], checkpoint: Path
+) -> SystemConfig:
     """Raises FlexEditError for parts that do not go together."""
     settings: dict[str, Any] = {
         "name": name,
         "unet": {key: value for key, value in unet.config.items() if key[0] != "_"},
-        "sources": {part: {"folder": part} for part in ("text_encoder", "vae")},
+        "sources": {part: {"folder": part} for part in (*texts, "vae")},
         "licences": LICENCES,
     }
+    if SECOND_TEXT in texts:
+        settings |= {"licences": XL_LICENCES, "sampling": XL_SAMPLING}
     if checkpoint.is_dir():
         settings["diffusion"] = diffusion_config(checkpoint / "scheduler/scheduler_config.json")
     sizes = {
-        "num_embeddings": text.config["max_position_embeddings"],
-        "width": text.config["hidden_size"],
+        "num_embeddings": texts["text_encoder"].config["max_position_embeddings"],
+        "width": sum(text.config["hidden_size"] for text in texts.values()),
     }
     return preset("instructpix2pix", settings, sizes)
 
@@ -279,13 +309,14 @@ def system_config(name: str, unet: Part, text: Part, checkpoint: Path) -> System
 
 
 def write_text_encoder(text: Part, tokenizer: Path, folder: Path) -> None:
-    from transformers import CLIPTextConfig, CLIPTextModel
+    from transformers import CLIPTextConfig, CLIPTextModelWithProjection
 
     config = CLIPTextConfig.from_dict(text.config)
     with torch.device("meta"):
-        own = by_library(text.where, CLIPTextModel, config).state_dict()
+        own = by_library(text.where, CLIPTextModelWithProjection, config).state_dict()
     named = {portable_name(name, text.config): tensor.shape for name, tensor in own.items()}
-    kept = {name: shape for name, shape in named.items() if is_of_text(name)}
+    pools = folder.name == SECOND_TEXT
+    kept = {name: shape for name, shape in named.items() if is_of_text(name, pools)}
     check_shapes(kept, text.tensors, str(text.where))
     folder.mkdir(parents=True, exist_ok=True)
     config.save_pretrained(folder)
@@ -323,7 +354,7 @@ def write_unet(unet: Part, model: ModelFolder) -> None:
 
 
 def null_edit(model: ModelFolder) -> Tensor:
-    text = load_text_encoder(model.part("text_encoder"))
+    text = model.load_text()
     model.check_text(text)
     with torch.inference_mode():
         return text([""])[0]

@@ -219,11 +219,12 @@ def refused(folder: Path, out: Path, complaint: str) -> None:
     [
         (
             {"in_channels": 9},
-            "9 channels in and 4 out. FlexEdit trains UNets as Stable Diffusion 1's",
+            "9 channels in and 4 out. FlexEdit drives UNets as Stable Diffusion 1's",
         ),
         ({"out_channels": 8}, "4 channels in and 8 out"),
         ({"in_channels": 16, "out_channels": 16}, "latent channels is 4, but unet.out_channels"),
         ({"class_embed_type": "timestep"}, "and reads timestep besides"),
+        ({"num_class_embeds": 3}, "and reads the number of a class besides"),
         ({"cross_attention_dim": 64}, "bridge.width is 32 but the UNet reads a context 64 wide"),
     ],
 )

@@ -10,7 +10,12 @@ import pytest
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from safetensors.torch import save_file
-from transformers import CLIPTextConfig, CLIPTextModel
+from transformers import (
+    AutoTokenizer,
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPTextModelWithProjection,
+)
 
 from flexedit.cli import main
 from flexedit.convert import instructpix2pix
@@ -21,10 +26,11 @@ from flexedit.errors import FlexEditError
 from flexedit.model_folder import ModelFolder
 from flexedit.models.diffusion.conditioning import Conditioning
 from flexedit.models.diffusion.unet import build_unet
+from flexedit.models.parts import Reading
 from flexedit.pipeline import FlexEditPipeline
 from flexedit.systems import preset
 from flexedit.training.batch import collate
-from tests.tiny import TINY
+from tests.tiny import TINY, XL_UNET, build_second_text
 from tests.tiny_pipelines import make_tiny_pipeline
 
 SCHEDULE = ["betas", "alphas_cumprod", "sqrt_one_minus_alphas_cumprod", "posterior_mean_coef1"]
@@ -194,6 +200,50 @@ def test_its_unet_reads_the_noisy_latent_and_then_the_scenes(pipeline, parts, tm
     torch.testing.assert_close(found, expected, rtol=2e-2, atol=5e-3)  # in half precision
 
 
+def make_xl(folder: Path) -> Path:
+    """The diffusers folder of a small InstructPix2Pix of SDXL's kind."""
+    pipeline = make_tiny_pipeline(folder, in_channels=8, **XL_UNET)
+    build_second_text(folder / "clip", pipeline / "text_encoder_2", pipeline / "tokenizer_2")
+    return pipeline
+
+
+@torch.no_grad()
+def test_one_of_sdxls_kind_comes_with_both_its_text_encoders(tmp_path):
+    """It draws what diffusers' UNet draws of an instruction, as diffusers' pipeline reads it."""
+    source = make_xl(tmp_path)
+    reads = [
+        kind.from_pretrained(source / name)
+        for kind, name in (
+            (CLIPTextModel, "text_encoder"),
+            (CLIPTextModelWithProjection, "text_encoder_2"),
+        )
+    ]
+    unet = UNet2DConditionModel.from_pretrained(source / "unet")
+    ids = AutoTokenizer.from_pretrained(source / "tokenizer_2")(
+        "red", padding="max_length", max_length=TINY.text_length, return_tensors="pt"
+    )["input_ids"]
+    model = convert_instructpix2pix(source, tmp_path / "made")
+    shutil.rmtree(source)
+    said = [one(ids, output_hidden_states=True) for one in reads]
+    f1 = torch.cat([one.hidden_states[-2] for one in said], dim=-1)
+    pooled = said[1].text_embeds
+    text = model.load_bridge()(Reading(("red",), ("",), ("",), None))
+    torch.testing.assert_close(text.e, f1)
+    torch.testing.assert_close(model.load_bridge().pooler.pooled(["red"]), pooled)
+
+    noisy, scene = torch.randn(2, 1, 4, 16, 16)
+    time, sizes = torch.tensor([500]), torch.tensor([[64, 48, 0, 0, 64, 48]])
+    besides = {"text_embeds": pooled, "time_ids": sizes}
+    expected = unet(torch.cat([noisy, scene], 1), time, f1, added_cond_kwargs=besides).sample
+    conditioning = Conditioning(f1, None, torch.zeros(1), scene, None, pooled, sizes)
+    found = model.load_unet()(noisy, time, conditioning)
+    torch.testing.assert_close(found, expected, rtol=2e-2, atol=5e-3)  # in half precision
+
+    assert model.config.sampling.size == 768 and "RAIL++" in str(model.config.licences)
+    picture = FlexEditPipeline(model, "cpu")(collate([World(64)[0]]).request, num_steps=1).picture
+    assert picture.shape == (1, 3, 64, 64) and picture.isfinite().all()
+
+
 @pytest.mark.parametrize("name", ["some.ckpt", "some.safetensors"])
 @pytest.mark.parametrize("averaged", [False, True])
 def test_a_file_of_either_kind_with_averaged_weights_or_without(
@@ -236,7 +286,9 @@ def test_in_full_size_every_published_tensor_has_its_place(monkeypatch, tmp_path
     assert tensors[f"{UNET}input_blocks.0.0.weight"].shape == (320, 8, 3, 3)
     monkeypatch.setattr(Weights, "read", lambda path, **_: Weights.of(tensors, str(path)))
     found = instructpix2pix.parts_of_file(tmp_path, PUBLISHED, tmp_path, None)
-    for part, own in zip(found, (unet, text, vae), strict=True):
+    assert list(found[1]) == ["text_encoder"]
+    of_text = found[1]["text_encoder"]
+    for part, own in zip((found[0], of_text, found[2]), (unet, text, vae), strict=True):
         shapes = {name.removeprefix("text_model."): t.shape for name, t in part.tensors.items()}
         wanted = {name.removeprefix("text_model."): t.shape for name, t in own.state_dict().items()}
         assert shapes == wanted
@@ -275,6 +327,7 @@ def test_an_interrupted_conversion_goes_on(pipeline, parts, tmp_path, monkeypatc
         ({f"{UNET}input_blocks.0.0.weight": torch.ones(32, 9, 3, 3)}, "reads 9 channels, which fi"),
         ({f"{UNET}input_blocks.0.0.weight": None}, "lacks model.diffusion_model.input_blocks.0.0"),
         ({"model_ema.decay": torch.ones(())}, "lacks model_ema.diffusion_model"),
+        ({"conditioner.embedders.0.x": torch.ones(1)}, "SDXL's kind, of which folders alone"),
     ],
 )
 def test_a_file_of_another_kind_is_refused_and_nothing_is_left_behind(
@@ -295,9 +348,32 @@ def test_a_pipeline_of_another_kind_is_refused(channels, kind, tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("unet", "reads"),
+    [
+        ({"class_embed_type": "timestep"}, "timestep"),
+        ({"num_class_embeds": 3}, "the number of a class"),
+        ({"encoder_hid_dim_type": "text_proj", "encoder_hid_dim": 8}, "text_proj"),
+        ({"addition_embed_type": "text"}, "text"),
+    ],
+)
+def test_a_unet_that_reads_what_no_edit_has_is_refused(unet, reads, tmp_path):
+    pipeline = make_tiny_pipeline(tmp_path / "parts", in_channels=8, **unet)
+    with pytest.raises(FlexEditError, match=f"8 channels in and 4 out, and reads {reads} besides"):
+        convert_instructpix2pix(pipeline, tmp_path / "made")
+    assert [path.name for path in tmp_path.iterdir()] == ["parts"]
+
+
+def test_a_folder_without_its_second_text_encoder_is_refused(tmp_path):
+    source = make_xl(tmp_path)
+    shutil.rmtree(source / "text_encoder_2")
+    with pytest.raises(FlexEditError, match="text_encoder_2"):
+        convert_instructpix2pix(source, tmp_path / "made")
+
+
+@pytest.mark.parametrize(
     ("part", "change", "complaint"),
     [
-        ("unet", {"norm_num_groups": 0}, "describes no UNet"),
+        ("unet", {"norm_num_groups": 0}, "unet cannot be loaded"),
         ("text_encoder", {"hidden_act": "nope"}, "text_encoder cannot be loaded"),
         ("text_encoder", {"num_attention_heads": 7}, "text_encoder cannot be loaded"),
         ("vae", {"norm_num_groups": 0}, "vae cannot be loaded"),
