@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import runpy
 import shlex
@@ -29,16 +30,19 @@ def follow(
     for language, block in blocks((ROOT / page).read_text(encoding="utf-8")):
         if language in kept:
             Path(kept[language]).write_text(block, encoding="utf-8")
-        for program in [block] if language == "python" else PROGRAM.findall(block):
-            Path("page.py").write_text(program, encoding="utf-8")
-            runpy.run_path("page.py")
-        for command in flexedit_commands(block) if language in SHELL else ():
-            typed = command
-            for old, new in exchanged.items():
-                typed = typed.replace(old, new)
-            forget_precision()  # each command is a process of its own
-            assert main(shlex.split(typed)) == 0, typed
-            ran.append(command)
+        # every second piece is a program; a block of Python is nothing else
+        pieces = ["", block] if language == "python" else PROGRAM.split(block)
+        for shell, program in itertools.zip_longest(pieces[::2], pieces[1::2]):
+            for command in flexedit_commands(shell) if language in SHELL else ():
+                typed = command
+                for old, new in exchanged.items():
+                    typed = typed.replace(old, new)
+                forget_precision()  # each command is a process of its own
+                assert main(shlex.split(typed)) == 0, typed
+                ran.append(command)
+            if program:
+                Path("page.py").write_text(program, encoding="utf-8")
+                runpy.run_path("page.py")
     unused = [old for old in exchanged if not any(old in command for command in ran)]
     assert not unused, f"{page} does not say {unused}"
     return ran

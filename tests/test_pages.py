@@ -1,9 +1,12 @@
 """Each page is followed from its first command to its last, with tiny parts where it names others'.
 
-training.md has a test of its own: tests/training/test_page.py.
+Two have tests of their own: training.md in tests/training/test_page.py, batch.md in
+tests/comfyui/test_farm.py.
 """
 
+import dataclasses
 import json
+import shlex
 from functools import partial
 
 import numpy as np
@@ -13,11 +16,14 @@ from skimage import data
 
 from flexedit.convert import instructpix2pix, mgie, smartedit
 from flexedit.data.world import World, write
+from flexedit.model_folder import EMBEDDED, PRETRAINED, ModelFolder
+from flexedit.training.recipe import mini_recipe
 from tests import released
 from tests.convert.test_instructpix2pix import in_published_names, parts_of, saved, shape_of
 from tests.data.readers.made import HEIGHT, WIDTH, where
 from tests.data.readers.test_magicbrush import magicbrush_row, write_parquet
 from tests.following import follow
+from tests.tiny import TINY
 from tests.tiny_pipelines import make_tiny_pipeline
 from tests.tiny_vllms import make_tiny_vllm
 from tests.training.mixed import BOX, make_data
@@ -126,3 +132,31 @@ def test_the_page_of_the_benchmark_builds_runs_and_compares(here):
     content = json.loads((here / "my-report" / "report.json").read_text())
     assert content["failed"] == []
     assert {row["system"] for row in content["rows"]} == {"my-pictures", "scene"}
+
+
+def test_the_card_of_the_model_measures_it_and_trains_it_again_and_further(here):
+    """With few cases and steps, and from nothing in tiny sizes."""
+    (here / "flexedit").mkdir()
+    (here / "flexedit" / "pretrained").symlink_to(PRETRAINED)
+    short = [
+        f"--set stages.{stage}.train.{setting}"
+        for stage in mini_recipe().stages
+        for setting in ("steps=1", "batch_size=2", "warmup=1")
+    ]
+    tiny = [
+        "--set " + shlex.quote(f"shape.{name}={json.dumps(size)}")
+        for name, size in dataclasses.asdict(TINY).items()
+    ]
+    exchanged = {
+        "--single 600 --multi 400": FEW,
+        "--out runs/mini": " ".join(["--out runs/mini --set num_texts=50", *short, *tiny]),
+        "--out runs/more": " ".join(["--out runs/more", *short]),
+    }
+    assert len(follow("MODEL_CARD.md", exchanged)) == 4
+    report = json.loads((here / "out" / "benchmark" / "report.json").read_text())
+    assert {row["system"] for row in report["rows"]} == {
+        EMBEDDED, f"{EMBEDDED}-composite", f"{EMBEDDED}-generate", "round-trip"
+    }  # fmt: skip
+    again, further = (ModelFolder(here / "runs" / name / EMBEDDED) for name in ("mini", "more"))
+    assert again.config.bridge.width == TINY.clip_width
+    assert further.config == ModelFolder(PRETRAINED / EMBEDDED).config

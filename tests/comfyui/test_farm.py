@@ -14,6 +14,7 @@ from PIL import Image
 
 from flexedit.jobs import Journal
 from tests.comfyui.graph import OPAQUE, Graph, free_shape, load, picture, pictures
+from tests.following import follow
 from tools.comfyui.fetch import PACK
 from tools.comfyui.server import ComfyServer
 
@@ -122,6 +123,29 @@ def test_a_node_that_says_no_fails_its_edit_in_its_own_words(folder, comfy):
     refused = rows["000004_scene.png"][-1]["error"]
     assert refused.startswith("Where: Value 7.0 bigger than max of 1") or "Where" in refused
     assert sum("made" in row[-1] for row in rows.values()) >= 2
+
+
+def test_the_page_of_batches_works_word_for_word(tmp_path, monkeypatch, comfy, second):
+    """With two edits of each list; those of its first commands lie in the present folder."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(PACK))  # for Ray's processes: nothing is installed here
+    (tmp_path / "workflows").symlink_to(PACK / "workflows")
+    picture(64, 64).save("scene.png")
+    edits = [{"scene": "scene.png", "instruction": "remove this", "out": f"{n}.png"} for n in "ab"]
+    Path("edits.jsonl").write_text("\n".join(map(json.dumps, edits)))
+    exchanged = {
+        "--count 20": "--count 2",
+        "--workers 4": "--workers 1",
+        "http://127.0.0.1:8188": f"http://{comfy.address}",
+        "http://127.0.0.1:8189": f"http://{second.address}",
+    }
+    assert len(follow("docs/batch.md", exchanged)) == 6
+    made = Journal(tmp_path / "edited").summary()
+    assert (made["done"], made["failed"]) == (4, 0)
+    names = ["000001_0000000_scene.png", "000002_0000001_scene.png", "a.png", "b.png"]
+    assert sorted(path.name for path in Path("edited").glob("*.png")) == names
+    with Image.open("edited/" + names[0]) as edited:
+        assert "FlexEditKSampler" in edited.info["prompt"]
 
 
 @pytest.mark.soak
