@@ -78,7 +78,7 @@ def lines(report: Mapping[str, Any], within: str = "") -> Iterator[str]:
             yield from lines(value, f"{within}{key}.")
         elif isinstance(value, Mapping | list):
             yield f"{within}{key}: {' '.join(map(str, value)) or 'nothing'}"
-        else:
+        elif value != "":
             yield f"{within}{key}: {value}"
 
 

@@ -12,8 +12,13 @@ from .arguments import PATH, POSITIVE, SEED, Report, together
 
 # what a kind of free-shape mask is drawn with, and a drawing is not; `draw` has the defaults
 SHAPE = {
-    **dict.fromkeys(("x", "y", "shape_width", "shape_height", "rotation", "stroke"), click.FLOAT),
-    "seed": SEED,
+    "x": "its middle, as a fraction of the picture's width, from the left",
+    "y": "as a fraction of its height, from the top",
+    "shape_width": "as a fraction of the picture's width",
+    "shape_height": "as a fraction of its height",
+    "rotation": "degrees clockwise",
+    "stroke": "of open kinds, as a fraction of the shorter side",
+    "seed": "the outline of irregular kinds",
 }
 
 
@@ -26,7 +31,12 @@ def _option(name: str) -> str:
 @click.option("--strokes", type=PATH, help="instead of a kind: a drawing, as JSON")
 @click.option("--out", type=PATH, required=True)
 @click.option("--size", type=POSITIVE, nargs=2, metavar="WIDTH HEIGHT", default=(512, 512))
-@together(*(click.option(_option(name), type=values) for name, values in SHAPE.items()))
+@together(
+    *(
+        click.option(_option(name), type=SEED if name == "seed" else click.FLOAT, help=says)
+        for name, says in SHAPE.items()
+    )
+)
 def mask(kind: str, strokes: Path | None, out: Path, size: tuple[int, int], **given: Any) -> Report:
     """Draw a free-shape mask.
 

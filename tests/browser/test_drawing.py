@@ -522,9 +522,9 @@ def test_a_picture_whose_name_comes_through_an_input_shows_after_a_run(classic):
     classic.wait_for_picture(90 / 120)
 
 
-def test_another_picture_shows_as_soon_as_it_is_chosen(either):
-    either.comfy.upload_image(Image.new("RGB", (90, 120), "navy"), "tall.png")
-    either.evaluate(
+def choose_another_picture(editor):
+    editor.comfy.upload_image(Image.new("RGB", (90, 120), "navy"), "tall.png")
+    editor.evaluate(
         """() => {
           const [image] = app.graph.findNodesByType("LoadImage");
           const widget = image.widgets[0];
@@ -532,7 +532,26 @@ def test_another_picture_shows_as_soon_as_it_is_chosen(either):
           widget.value = "tall.png";
         }"""
     )
-    either.wait_for_picture(90 / 120)
+    editor.wait_for_picture(90 / 120)
+
+
+def test_another_picture_shows_as_soon_as_it_is_chosen(either):
+    choose_another_picture(either)
+
+
+def test_the_first_stroke_on_another_picture_replaces_the_drawing_of_the_last_one(either):
+    either.drag((0.2, 0.2), (0.6, 0.3))
+    choose_another_picture(either)
+    either.until(lambda: "another picture" in either.caption())
+    assert len(either.strokes()) == 1  # it is kept until then, for who means it
+    either.drag((0.3, 0.7), (0.5, 0.8))
+    (stroke,) = either.strokes()
+    assert stroke["points"][0][1] > 0.5  # the new one
+    assert not either.caption()
+    either.drag((0.3, 0.5), (0.5, 0.5))
+    assert len(either.strokes()) == 2
+    either.press("Control+z", "Control+z")
+    assert either.strokes()[0]["points"][0][1] < 0.5  # the old one
 
 
 def test_a_picture_that_was_missing_shows_when_one_comes_back_to_draw(either):

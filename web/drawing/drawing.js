@@ -16,11 +16,13 @@ import { View } from "./view.js";
 const OUTSIDE = 1; // pictures beyond its border where a point is still kept
 const [NARROWEST, WIDEST] = [0.6, 2.5]; // width / height of the stage
 const INVITATION = "Draw over the thing to edit.";
+const OTHERS = "Drawn on another picture. Your next stroke replaces it.";
 const BROKEN = "These strokes cannot be shown here. Clear them to draw anew.";
 
 export class Drawing {
   #text = "";
   #isReadable = true;
+  #isOfAnotherPicture = false;
   #history = new History();
   #view = new View();
 
@@ -84,6 +86,7 @@ export class Drawing {
     const strokes = read(text);
     this.#text = text;
     this.#isReadable = strokes !== null;
+    this.#isOfAnotherPicture = false;
     this.#history.load(strokes ?? []);
     this.#show();
   }
@@ -100,6 +103,12 @@ export class Drawing {
     this.#hint = hint;
     this.#aspect = Math.min(Math.max(size[0] / size[1], NARROWEST), WIDEST);
     this.root.style.setProperty("--flexedit-aspect", this.#aspect);
+    this.#show();
+  }
+
+  /** A person chose another picture: what is there was not drawn on it. */
+  pictureChanged() {
+    this.#isOfAnotherPicture = this.#text !== "";
     this.#show();
   }
 
@@ -257,7 +266,9 @@ export class Drawing {
     const { width, height } = this.#view.rectangle;
     this.#live = null;
     if (isMeant(stroke, width, height)) {
-      this.#change(() => this.#history.commit([...this.#history.strokes, stroke]));
+      const isAnew = this.#isOfAnotherPicture && stroke.tool !== "eraser";
+      const kept = isAnew ? [] : this.#history.strokes;
+      this.#change(() => this.#history.commit([...kept, stroke]));
     }
     this.#show();
   }
@@ -266,6 +277,7 @@ export class Drawing {
     apply();
     this.#text = write(this.#history.strokes);
     this.#isReadable = true;
+    this.#isOfAnotherPicture = false;
     this.#changed(this.#text);
   }
 
@@ -288,8 +300,8 @@ export class Drawing {
       canRedo: this.#history.canRedo,
       canClear: this.#text !== "",
     });
-    const missing = this.#hint || (this.#text ? "" : INVITATION);
-    this.#caption.value = this.#isReadable ? missing : BROKEN;
+    const advice = this.#isOfAnotherPicture ? OTHERS : this.#text ? "" : INVITATION;
+    this.#caption.value = this.#isReadable ? this.#hint || advice : BROKEN;
     this.#draw();
   }
 

@@ -152,8 +152,11 @@ class NodeDrawing {
     takePlace(this.#node, this.#drawing.root);
     hideRows(this.#node, this.#drawing.root, (name) => this.#isMoot(name));
     if (!this.#drawing.isShown) return;
-    const { isConnected, key, url } = pictureOf(this.#node, this.#lastRun);
-    if (key !== this.#shownKey) this.#load(key, url);
+    const { isConnected, isChosen, key, url } = pictureOf(this.#node, this.#lastRun);
+    if (key !== this.#shownKey) {
+      if (isChosen && this.#shownKey) this.#drawing.pictureChanged();
+      this.#load(key, url);
+    }
     this.#drawing.showPicture(this.#image, this.#size, this.#hint(isConnected, url));
     this.#drawing.sharpen();
     this.#fit();

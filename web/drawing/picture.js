@@ -7,15 +7,15 @@ import { graphsOf, isLinked, urlOf } from "../node.js";
 /**
  * @param {LGraphNode} node
  * @param {File | undefined} lastRun the picture that the node's last run saw
- * @returns {{isConnected: boolean, key: string, url: string | null}} the same key for the same
- *   picture; no url while it is not known
+ * @returns {{isConnected: boolean, isChosen: boolean, key: string, url: string | null}} isChosen: by
+ *   a person, in a Load Image; the same key for the same picture; no url while it is not known
  */
 export function pictureOf(node, lastRun) {
   const slot = node.inputs.findIndex((input) => input.name === "image");
   const source = node.graph && sourceOf(node, slot);
-  if (!source) return { isConnected: isLinked(node, "image"), ...known(lastRun) };
-  const name = loadedName(source);
-  return { isConnected: true, ...known(name ? fileOf(name) : lastRun) };
+  const name = source && loadedName(source);
+  const isConnected = Boolean(source) || isLinked(node, "image");
+  return { isConnected, isChosen: Boolean(name), ...known(name ? fileOf(name) : lastRun) };
 }
 
 function known(file) {
