@@ -22,9 +22,10 @@ from ..models.clip import ImageEncoder, TextEncoder, TextEncoders
 from ..models.config import SystemConfig
 from ..models.diffusion.unet import FlexEditUNet, build_unet, cross_attention_layers
 from ..models.interactions import INTERACTIONS
+from ..models.parts import SLOTS
 from ..models.vllm import VLLM, Instruction
 from ..models.vllm import lora as low_rank
-from .keys import SLOTS, check_shapes, load_strict, shorten, slot_of, under
+from .keys import check_shapes, load_strict, shorten, slot_of, under
 from .reading import CPU, load_diffusers, load_image_encoder, load_text_encoder, load_vllm
 from .upgrade import system_config
 

@@ -17,9 +17,9 @@ from ..errors import FlexEditError
 from ..models.adapters import ADAPTERS
 from ..models.bridges import BRIDGES
 from ..models.interactions import INTERACTIONS
-from ..models.parts import Part
+from ..models.parts import Part, Slot
 
-PARTS: dict[str, Mapping[str, type[Part]]] = {
+PARTS: dict[Slot, Mapping[str, type[Part]]] = {
     "bridge": BRIDGES,
     "interaction": INTERACTIONS,
     "adapter": ADAPTERS,
@@ -32,7 +32,6 @@ SLOT_OF = {
     "lora": "vllm",
     "tokens": "vllm",
 }
-SLOTS = ("unet", *PARTS, "vllm")
 
 
 def prefix_of(key: str) -> str:

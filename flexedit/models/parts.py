@@ -7,12 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal, get_args
 
 from torch import Tensor, nn
 
 from ..errors import FlexEditError
 from .preprocess import Fit
+
+Slot = Literal["unet", "bridge", "interaction", "adapter", "vllm"]
+SLOTS: tuple[Slot, ...] = get_args(Slot)  # where a system's parts stand, of which something trains
 
 
 @dataclass(frozen=True)
@@ -67,13 +70,14 @@ class Part(nn.Module):
     ``flexedit.safetensors`` under its ``prefix``.
 
     ``elsewhere``: tensors that lie under another name there · ``frozen``: submodules that others
-    trained, which lie in a folder of their own.
+    trained, which lie in a folder of their own · ``own_losses``: names of what `losses` gives.
     """
 
     Config: ClassVar[Any]
     prefix: ClassVar[str]
     elsewhere: ClassVar[Mapping[str, str]] = {}
     frozen: tuple[str, ...] = ()
+    own_losses: ClassVar[tuple[str, ...]] = ()
 
     def checkpoint(self) -> dict[str, Tensor]:
         """All that is trained of it, under the checkpoint's names."""

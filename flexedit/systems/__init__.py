@@ -10,10 +10,10 @@ import yaml
 
 from ..errors import FlexEditError
 from ..models.config import SystemConfig, merged
+from ..models.parts import SLOTS
 from ..validation import validated
 
 FOLDER = Path(__file__).parent
-SIZED = ("vllm", "bridge", "interaction", "adapter")
 PRESETS = tuple(sorted(file.stem for file in FOLDER.glob("*.yaml")))
 
 
@@ -28,8 +28,7 @@ def preset(
     if name not in PRESETS:
         raise FlexEditError(f"There is no system {name!r}; choose one of {', '.join(PRESETS)}.")
     data = yaml.safe_load((FOLDER / f"{name}.yaml").read_text(encoding="utf-8"))
-    for section in SIZED:
-        data[section] = resized(data[section], sizes or {})
+    data |= {slot: resized(data[slot], sizes or {}) for slot in SLOTS}
     return validated(SystemConfig, merged(data, settings), name)
 
 

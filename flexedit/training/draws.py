@@ -13,11 +13,16 @@ from torch import Tensor
 
 from .. import prompts
 
-Trained = Literal["unet", "bridge", "interaction", "adapter", "vllm"]
+DROPPED = ("drop_edit", "drop_scene", "drop_scene_alone")  # shares of all rows, apart
+SHARES = (*DROPPED, "generic_reply")
+WEIGHTS = (
+    "reply", "diffusion", "align", "region", "perceptual", "perceptual_from",
+    "helper_classes", "helper_result", "helper_mask",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
-class Recipe:
+class Losses:
     """What a stage trains, and how much each loss counts.
 
     noises is K: on how many noises and timesteps a row is scored; what comes before the UNet is
@@ -32,7 +37,7 @@ class Recipe:
     """
 
     stage: Literal["align", "joint"]
-    parts: tuple[Trained, ...]  # slots
+    parts: tuple[Slot, ...]
     drop_edit: float = 0.05  # guidance dropout: the scene-only branch
     drop_scene: float = 0.05  # guidance dropout: the negative branch
     drop_scene_alone: float = 0.0  # the edit without the scene, which sampling never asks for
@@ -73,7 +78,7 @@ class Draw:
         seed: int,
         step: int,
         shape: tuple[int, ...],
-        recipe: Recipe,
+        recipe: Losses,
         num_train_timesteps: int = 1000,
     ) -> Draw:
         generator = torch.Generator().manual_seed(seed * 1_000_003 + step)

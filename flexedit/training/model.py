@@ -18,23 +18,23 @@ from torch import Tensor, nn
 
 from .. import prompts
 from ..model_folder import ModelFolder, build_adapter, build_bridge, build_interaction, load_vllm
-from ..model_folder.keys import PARTS, SLOTS, check_shapes, of_slot, prefix_of, under
+from ..model_folder.keys import PARTS, check_shapes, of_slot, prefix_of, under
 from ..models import vae as autoencoder
 from ..models.bridges.bridge import Bridge
 from ..models.clip import ImageEncoder, TextEncoder, TextEncoders
 from ..models.diffusion import sampling
 from ..models.diffusion.conditioning import Branches, Conditioning
 from ..models.diffusion.unet import FlexEditUNet
-from ..models.parts import PictureTokens, Reading, Text
+from ..models.parts import SLOTS, PictureTokens, Reading, Text
 from ..models.vllm import VLLM, lora
 from ..systems import system
 from ..systems.system import Embeds, Intent
 from . import losses
 from .batch import Batch
-from .draws import Draw, Recipe
+from .draws import Draw, Losses
 from .trainer import Trainee
 
-OWN_SLOTS = ("unet", *PARTS)  # all but the VLLM's
+OWN_SLOTS = tuple(slot for slot in SLOTS if slot != "vllm")  # whose parts train as a whole
 
 
 class TrainingModel(Trainee):
@@ -46,7 +46,7 @@ class TrainingModel(Trainee):
     def __init__(
         self,
         folder: ModelFolder,
-        recipe: Recipe,
+        recipe: Losses,
         num_classes: int,
         seed: int = 0,
         vllm_dtype: torch.dtype = torch.float32,

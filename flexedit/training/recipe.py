@@ -16,7 +16,7 @@ from ..errors import FlexEditError
 from ..files import read_yaml
 from ..validation import STRICT, T, validated
 from .cache import CacheConfig
-from .draws import Recipe as Losses
+from .draws import Losses
 from .pretrain.shape import Shape
 from .trainer import TrainConfig
 

@@ -14,11 +14,11 @@ from flexedit import cli
 from flexedit.data.world import CLASSES, World
 from flexedit.errors import FlexEditError
 from flexedit.model_folder import ModelFolder, save_model_folder
-from flexedit.model_folder.keys import SLOTS
+from flexedit.models.parts import SLOTS
 from flexedit.pipeline import FlexEditPipeline
 from flexedit.request import EditRequest
 from flexedit.systems import PRESETS
-from flexedit.training.draws import Recipe
+from flexedit.training.draws import Losses
 from flexedit.training.model import TrainingModel
 from flexedit.training.trainer import TrainConfig, Trainer
 from tests.comfyui.graph import Graph, free_shape, load, pictures
@@ -39,7 +39,7 @@ class Interrupted(World):
 def train(start: ModelFolder, folder: Path, samples: World) -> dict[str, torch.Tensor]:
     """All tensors after two steps that train every slot."""
     torch.manual_seed(0)
-    model = TrainingModel(start, Recipe("joint", SLOTS), len(CLASSES))
+    model = TrainingModel(start, Losses("joint", SLOTS), len(CLASSES))
     model.start_from(start.all_tensors())
     config = TrainConfig(steps=STEPS, batch_size=BATCH, lr=1e-3, checkpoint_every=1)
     Trainer(model, samples, config, folder).run()

@@ -9,30 +9,30 @@ from flexedit import prompts
 from flexedit.data.world import CLASSES, World
 from flexedit.errors import FlexEditError
 from flexedit.model_folder import ModelFolder, save_model_folder
-from flexedit.model_folder.keys import SLOTS
 from flexedit.models.diffusion.conditioning import Branches, Conditioning
+from flexedit.models.parts import SLOTS
 from flexedit.pipeline import FlexEditPipeline
 from flexedit.systems import system as road
 from flexedit.training import losses as terms
 from flexedit.training.batch import Batch, collate
-from flexedit.training.draws import Draw, Recipe
+from flexedit.training.draws import Draw, Losses
 from flexedit.training.model import TrainingModel, choose
 from flexedit.training.recipe import own_stages
 from tests.tiny import TEXT_BRIDGE, TINY, make_tiny_folder
 
-JOINT = Recipe(
+JOINT = Losses(
     stage="joint",
     parts=("unet", "adapter", "bridge", "vllm"),
     drop_edit=0,
     drop_scene=0,
     generic_reply=0,
 )
-ALIGN = Recipe(stage="align", parts=("bridge", "vllm"))
+ALIGN = Losses(stage="align", parts=("bridge", "vllm"))
 HELPERS = ("helper_classes", "helper_result", "helper_mask")
 HELPED = dataclasses.replace(JOINT, helper_classes=0.5, helper_result=0.25, helper_mask=2.0)
 
 
-def build(folder: Path, recipe: Recipe = JOINT) -> TrainingModel:
+def build(folder: Path, recipe: Losses = JOINT) -> TrainingModel:
     torch.manual_seed(0)
     return TrainingModel(ModelFolder(folder), recipe, len(CLASSES))
 
@@ -426,7 +426,7 @@ def test_a_frozen_vllm_keeps_what_was_trained_before(tmp_path):
 
 
 def test_a_system_without_a_vllm_reads_captions_and_hands_its_unet_on(tiny, tmp_path):
-    recipe = Recipe(stage="joint", parts=("unet", "adapter"))
+    recipe = Losses(stage="joint", parts=("unet", "adapter"))
     folder = make_tiny_folder(tmp_path / "text", vllm=None, bridge=TEXT_BRIDGE)
     base, batch = shaken(build(folder, recipe)), batch_of("remove", "ask")
     assert base.vllm is None

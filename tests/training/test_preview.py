@@ -7,12 +7,12 @@ from PIL import Image
 
 from flexedit.data.world import CLASSES, World
 from flexedit.model_folder import ModelFolder
-from flexedit.training.draws import Recipe
+from flexedit.training.draws import Losses
 from flexedit.training.model import TrainingModel
 from flexedit.training.preview import PictureGrid, edit, evaluating
 from tests.tiny import make_tiny_folder
 
-RECIPE = Recipe(stage="joint", parts=("unet", "adapter", "bridge", "vllm"))
+RECIPE = Losses(stage="joint", parts=("unet", "adapter", "bridge", "vllm"))
 
 
 @pytest.fixture(scope="module")

@@ -21,7 +21,7 @@ from flexedit.errors import FlexEditError
 from flexedit.model_folder import ModelFolder
 from flexedit.training import checkpoint
 from flexedit.training.batch import Batch
-from flexedit.training.draws import Draw, Recipe
+from flexedit.training.draws import Draw, Losses
 from flexedit.training.model import TrainingModel
 from flexedit.training.monitor import curve
 from flexedit.training.preview import PictureGrid
@@ -35,7 +35,7 @@ from tests.training.test_trainer import CONFIG as PAINTER
 from tests.training.test_trainer import Painter
 
 CONFIG = TrainConfig(steps=4, batch_size=4, lr=1e-3, warmup=1, ema=0.9, log_every=1)
-RECIPE = Recipe(stage="joint", parts=("unet", "adapter", "bridge", "vllm"), drop_edit=0.3)
+RECIPE = Losses(stage="joint", parts=("unet", "adapter", "bridge", "vllm"), drop_edit=0.3)
 
 
 def trainer(folder: Path, tiny: Path, **changes: object) -> Trainer:

@@ -40,6 +40,7 @@ class IAA(Part):
             return True
 
     prefix = "iaa"
+    own_losses = ("picture",)
 
     def __init__(self, config: Config, layers: Mapping[str, int]) -> None:
         super().__init__()

@@ -11,7 +11,7 @@ from torch import Tensor
 from ... import model_folder
 from ...models.vllm import VLLM
 from ..batch import Batch
-from ..draws import Draw, Recipe
+from ..draws import Draw, Losses
 from ..trainer import Trainee
 from .shape import Shape
 
@@ -46,7 +46,7 @@ class VLLMPretraining(Trainee):
     def __init__(self, vllm: VLLM, seed: int = 0) -> None:
         super().__init__()
         self.vllm, self.seed = vllm, seed
-        self.recipe = Recipe(stage="align", parts=(), generic_reply=0.5)
+        self.recipe = Losses(stage="align", parts=(), generic_reply=0.5)
 
     def draw(self, step: int, batch_size: int) -> Draw:
         return Draw.make(self.seed, step, (batch_size, 1, 1, 1), self.recipe)
