@@ -5,6 +5,7 @@ B batch, K noises of one row, C × h × w a latent
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, fields
 from typing import Literal
 
@@ -12,6 +13,10 @@ import torch
 from torch import Tensor
 
 from .. import prompts
+from ..errors import FlexEditError
+from ..model_folder.keys import PARTS
+from ..models.config import SystemConfig
+from ..models.parts import Slot
 
 DROPPED = ("drop_edit", "drop_scene", "drop_scene_alone")  # shares of all rows, apart
 SHARES = (*DROPPED, "generic_reply")
@@ -55,6 +60,45 @@ class Losses:
     helper_classes: float = 0.0
     helper_result: float = 0.0
     helper_mask: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.noises < 1:
+            raise FlexEditError(f"noises is {self.noises}; choose 1 or more.")
+        if not 0 < self.shift < math.inf:
+            raise FlexEditError(f"shift is {self.shift}; choose a number above 0.")
+        for name in WEIGHTS:
+            if not 0 <= (weight := getattr(self, name)) < math.inf:
+                raise FlexEditError(f"{name} is {weight}; choose 0 or more.")
+        for name, weight in self.own.items():
+            if not 0 <= weight < math.inf:
+                raise FlexEditError(f"own.{name} is {weight}; choose 0 or more.")
+        shares = {name: getattr(self, name) for name in SHARES}
+        if bad := [name for name, share in shares.items() if not 0 <= share <= 1]:
+            raise FlexEditError(f"{bad[0]} is {shares[bad[0]]}; choose a share from 0 to 1.")
+        if (dropped := round(sum(shares[name] for name in DROPPED), 9)) > 1:
+            raise FlexEditError(
+                f"{', '.join(DROPPED)} are shares of all rows, but make {dropped:g}; choose "
+                "smaller ones."
+            )
+
+    def check(self, config: SystemConfig) -> None:
+        """Raises FlexEditError for losses that a system has not."""
+        parts = {slot: getattr(config, slot) for slot in PARTS}
+        own = [
+            name
+            for slot, part in parts.items()
+            for name in (PARTS[slot][part.type].own_losses if part else ())
+        ]
+        if unknown := sorted(set(self.own) - set(own)):
+            raise FlexEditError(
+                f"losses.own names {', '.join(unknown)}, but parts of {config.name} have "
+                f"{'the losses ' + ', '.join(own) if own else 'no losses of their own'}."
+            )
+        if self.perceptual and not config.looks:
+            raise FlexEditError(
+                f"losses.perceptual asks what CLIP sees, and {config.name} has no CLIP that looks. "
+                "Set it to 0."
+            )
 
 
 @dataclass(frozen=True)

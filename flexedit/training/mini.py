@@ -58,6 +58,8 @@ class MiniTraining(Training):
         self.seed, self.model, self.shape = seed, folder / "model", recipe.shape
         self.num_texts, self.config = recipe.num_texts, system_config(recipe.shape)
         self.world = partial(World, recipe.shape.size, framing=recipe.framing)
+        for stage in recipe.stages.values():
+            stage.check(self.config)
         pretrain = self.pretrain
         self.stages = (
             Stage("parts", self.build_parts),

@@ -63,12 +63,14 @@ class OwnTraining(Training):
         shown: Edits | Mixture,
         recipe: Mapping[str, StageRecipe],
     ) -> None:
-        """Raises FlexEditError for `align` of a model without a VLLM."""
+        """Raises FlexEditError for `align` of a model without a VLLM, and for what `check` does."""
         aligns = any(stage.losses and stage.losses.stage == "align" for stage in recipe.values())
         if aligns and not start.config.vllm:
             raise FlexEditError(
                 f"{start.path.name} has neither a VLLM nor a Q-Former to align. Train joint only."
             )
+        for stage in recipe.values():
+            stage.check(start.config)
         files = [start.path / name for name in (CONFIG_FILE, WEIGHTS_FILE)]
         self.data = dict(data) if isinstance(data, Mapping) else dict.fromkeys(recipe, data)
         words = list(recipe)

@@ -14,6 +14,7 @@ from pydantic.dataclasses import dataclass
 from ..data.mixture import MixtureConfig
 from ..errors import FlexEditError
 from ..files import read_yaml
+from ..models.config import SystemConfig
 from ..validation import STRICT, T, validated
 from .cache import CacheConfig
 from .draws import Losses
@@ -34,6 +35,26 @@ class StageRecipe:
     train: TrainConfig
     losses: Losses | None = None
     cache: CacheConfig | None = None
+
+    def check(self, config: SystemConfig) -> None:
+        """Raises FlexEditError for settings that make no sense for a system."""
+        losses, cache = self.losses, self.cache
+        if losses is not None:
+            losses.check(config)
+        if cache is None:
+            return
+        if losses is None or (losses.stage == "align" and not cache.vllm):
+            raise FlexEditError(
+                "A cache keeps nothing that this stage reads. Remove it, or set cache.vllm in a "
+                "stage that reads a VLLM."
+            )
+        if cache.vllm and config.vllm is None:
+            raise FlexEditError(f"{config.name} has no VLLM. Remove cache.vllm.")
+        if cache.vllm and "vllm" in losses.parts:
+            raise FlexEditError(
+                "cache.vllm keeps what the VLLM says of a row, which changes while its LoRA and "
+                "edit tokens learn. Remove vllm from losses.parts, or cache.vllm."
+            )
 
     def with_settings(self, **settings: Any) -> StageRecipe:
         """The same with other settings of its `TrainConfig`"""

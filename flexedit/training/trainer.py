@@ -79,7 +79,7 @@ class TrainConfig:
     checkpoint_every: int = 500
     log_every: int = 20  # steps; a row of the log has the losses of its own step
     validate_every: int = 0
-    num_workers: int = 0
+    num_workers: int | None = None  # of a loader; None: as many as a GPU needs, none on a CPU
     strategy: Strategy = "ddp"  # how processes share the model
     gradient_checkpointing: bool = False  # less memory, a third more time
     checkpoints_total_limit: int = 1  # older ones are removed
@@ -89,8 +89,15 @@ class TrainConfig:
         for name in COUNTED:
             if getattr(self, name) < 1:
                 raise FlexEditError(f"{name} is {getattr(self, name)}; choose 1 or more.")
+        for name in ("warmup", "weight_decay", "validate_every", "num_workers"):
+            if not 0 <= (getattr(self, name) or 0) < math.inf:
+                raise FlexEditError(f"{name} is {getattr(self, name)}; choose 0 or more.")
         if not 0 < self.lr < math.inf:
             raise FlexEditError(f"lr is {self.lr}; choose a number above 0.")
+        if not self.max_grad_norm > 0:  # infinite: gradients stay as long as they are
+            raise FlexEditError(f"max_grad_norm is {self.max_grad_norm}; choose a number above 0.")
+        if not 0 <= self.decay <= 1:
+            raise FlexEditError(f"decay is {self.decay}; choose a share from 0 to 1.")
         for name, share in (("ema", self.ema), *(("betas", beta) for beta in self.betas)):
             if not 0 <= share < 1:
                 raise FlexEditError(f"{name} is {share}; choose 0 or more, below 1.")
