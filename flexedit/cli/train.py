@@ -95,7 +95,7 @@ def mini(
     from ..training.recipe import mini_recipe
 
     _prepare(limits["threads"])
-    training = MiniTraining(out, mini_recipe(overrides), seed)
+    training = MiniTraining(out, mini_recipe(overrides, seed), seed)
     if start is not None:
         training.start_from(ModelFolder(start))
     training.run(stages.split(",") if stages else None, limits["seconds"])
@@ -206,8 +206,9 @@ def _train_system(
     from ..training.recipe import system_recipe
 
     _prepare(settings["threads"])
-    recipe, seed = system_recipe(name, settings["overrides"]), settings["seed"]
-    changes = {"seed": seed, "strategy": settings["strategy"], "report_to": settings["report_to"]}
+    seed = settings["seed"]
+    recipe = system_recipe(name, settings["overrides"], seed)
+    changes = {"strategy": settings["strategy"], "report_to": settings["report_to"]}
     changes = {key: value for key, value in changes.items() if value not in (None, ())}
     stages = {key: stage.with_settings(**changes) for key, stage in recipe.stages.items()}
     parts = [recipe.start.pipeline, recipe.start.clip, recipe.start.vllm]

@@ -60,6 +60,10 @@ class Edits:
         self.max_bad = max_bad if self.reader.skips else 0
         self.pattern = Pattern([1], [len(self.rows)], seed)
 
+    def seeded(self, seed: int) -> Edits:
+        """The same rows in another order, with other scribbles."""
+        return Edits(self.reader, self.size, seed, self.max_bad)
+
     @property
     def origin(self) -> tuple[Sequence[Path], str]:
         """Files and words that tell this data from other data"""

@@ -71,15 +71,26 @@ class MixtureConfig:
 class Mixture:
     """An endless sequence of samples: `mixture[index]`, the same for one seed."""
 
-    def __init__(self, config: MixtureConfig, folder: Path, size: int, seed: int = 0) -> None:
-        """folder: where the paths in it start.
+    def __init__(
+        self,
+        config: MixtureConfig,
+        folder: Path,
+        size: int,
+        seed: int = 0,
+        readers: Sequence[Reader] = (),
+    ) -> None:
+        """folder: where the paths in it start · readers: of its data sets, if they are there
 
         Raises FlexEditError for what is no data set.
         """
         self.config, self.max_bad = config, config.max_bad
+        self.folder, self.size = folder, size
+        sources: Sequence[str | Reader] = readers or [
+            placed(part.source, folder) for part in config.data
+        ]
         self.parts = [
-            Edits(placed(part.source, folder), size, seed + number, config.max_bad)
-            for number, part in enumerate(config.data)
+            Edits(source, size, seed + number, config.max_bad)
+            for number, source in enumerate(sources)
         ]
         names: Counter[str] = Counter()
         for part in self.parts:
@@ -93,6 +104,11 @@ class Mixture:
     def __getitem__(self, index: int) -> Sample:
         draw = self.pattern[index]
         return self.parts[draw.source].draw(draw, index)
+
+    def seeded(self, seed: int) -> Mixture:
+        """The same rows in another order, with other scribbles."""
+        readers = [part.reader for part in self.parts]
+        return Mixture(self.config, self.folder, self.size, seed, readers)
 
     @property
     def origin(self) -> tuple[Sequence[Path], str]:

@@ -48,13 +48,12 @@ TRAINED_BY = {"base": ("unet", "adapter"), "align": ("bridge", "vllm")}  # what 
 class MiniTraining(Training):
     """One training of a mini in ``folder``; ``folder/model`` grows from stage to stage.
 
-    Another ``seed`` trains on other samples, with other noise, and into another folder.
+    Another ``seed`` trains on other samples and into another folder; the noise is by the recipe's.
     """
 
     def __init__(self, folder: Path, recipe: MiniRecipe | None = None, seed: int = 0) -> None:
-        recipe = recipe or mini_recipe()
-        stages = {name: stage.with_settings(seed=seed) for name, stage in recipe.stages.items()}
-        super().__init__(folder, stages, {SEED: str(seed)})
+        recipe = recipe or mini_recipe(seed=seed)
+        super().__init__(folder, recipe.stages, {SEED: str(seed)})
         self.seed, self.model, self.shape = seed, folder / "model", recipe.shape
         self.num_texts, self.config = recipe.num_texts, system_config(recipe.shape)
         self.world = partial(World, recipe.shape.size, framing=recipe.framing)

@@ -31,15 +31,15 @@ ORIGIN = "origin"  # a note of what a folder's training is of
 
 
 def own_recipe(
-    names: Sequence[str], overrides: Sequence[str] = (), **changes: Any
+    names: Sequence[str], overrides: Sequence[str] = (), seed: int = 0, **changes: Any
 ) -> dict[str, StageRecipe]:
     """The stages of that name, with other settings of `TrainConfig` where one is not None, nor ().
 
-    overrides: settings of the recipe by their path, as `read_recipe` has them
+    overrides, seed: as `read_recipe` has them
 
     Raises FlexEditError for stages that are unknown or in another order.
     """
-    stages = own_stages(overrides)
+    stages = own_stages(overrides, seed)
     if list(names) != [name for name in stages if name in names]:
         raise FlexEditError(
             f"The stages are {', '.join(names)}; choose from {', '.join(stages)}, in this order."
@@ -51,8 +51,8 @@ def own_recipe(
 class OwnTraining(Training):
     """One training in ``folder``, whose result is ``folder/model``.
 
-    start: what it goes on from · data: what it learns from, or each stage does · shown: what its
-    pictures are made of
+    start: what it goes on from · data: what it learns from, or each stage does, by the stage's own
+    seed · shown: what its pictures are made of
     """
 
     def __init__(
@@ -72,11 +72,12 @@ class OwnTraining(Training):
         for stage in recipe.values():
             stage.check(start.config)
         files = [start.path / name for name in (CONFIG_FILE, WEIGHTS_FILE)]
-        self.data = dict(data) if isinstance(data, Mapping) else dict.fromkeys(recipe, data)
+        by_stage = dict(data) if isinstance(data, Mapping) else dict.fromkeys(recipe, data)
         words = list(recipe)
-        for one in {id(one): one for one in self.data.values()}.values():
+        for one in {id(one): one for one in by_stage.values()}.values():
             data_files, said = one.origin
             files, words = [*files, *data_files], [*words, said]
+        self.data = {name: by_stage[name].seeded(it.train.seed) for name, it in recipe.items()}
         origin = fingerprint(files, " ".join(filter(None, words)))
         super().__init__(folder, recipe, {ORIGIN: origin})
         self.start, self.shown = start, shown

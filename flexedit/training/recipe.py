@@ -24,6 +24,7 @@ from .trainer import TrainConfig
 FOLDER = Path(__file__).parent / "recipes"
 EXPONENT = re.compile(r"[-+]?[\d.]+[eE][-+]?\d+")  # YAML wants a point in it
 EXTENDS = "extends"  # the recipe that a recipe differs from
+SEED_STRIDE = 10_000  # between the seeds of a run's stages: beyond those that people choose
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -105,8 +106,11 @@ SYSTEM_RECIPES = tuple(
 )
 
 
-def read_recipe(kind: type[T], file: Path, changes: Sequence[str] = ()) -> T:
-    """changes: settings by their path, ``stages.joint.train.lr=1e-5``
+def read_recipe(
+    kind: type[T], file: Path, changes: Sequence[str] = (), seed: int = 0, stride: int = 0
+) -> T:
+    """changes: settings by their path, ``stages.joint.train.lr=1e-5`` · seed: of the last stage;
+    that of each stage before it is ``stride`` larger. What ``changes`` say of a seed holds.
 
     Raises FlexEditError for a file that cannot be read, and for settings that are not ours.
     """
@@ -116,6 +120,10 @@ def read_recipe(kind: type[T], file: Path, changes: Sequence[str] = ()) -> T:
         if not equals or not path:
             raise FlexEditError(f"{change!r} sets nothing. Write it as stages.joint.train.lr=1e-5.")
         content = merged(content, _nested(path.split("."), _value(value)))
+    if isinstance(content, dict) and isinstance(stages := content.get("stages"), dict):
+        seeds = {name: seed + n * stride for n, name in enumerate(reversed(stages))}
+        unsaid = {name: {"train": {"seed": seeds[name]}} for name in stages}
+        content = content | {"stages": merged(unsaid, stages)}
     return validated(kind, content, str(file))
 
 
@@ -163,13 +171,14 @@ def _plain(value: Any) -> Any:
     return [_plain(one) for one in value] if isinstance(value, list | tuple) else value
 
 
-def mini_recipe(changes: Sequence[str] = ()) -> MiniRecipe:
-    return read_recipe(MiniRecipe, FOLDER / "mini.yaml", changes)
+def mini_recipe(changes: Sequence[str] = (), seed: int = 0) -> MiniRecipe:
+    return read_recipe(MiniRecipe, FOLDER / "mini.yaml", changes, seed)
 
 
-def system_recipe(name: str, changes: Sequence[str] = ()) -> SystemRecipe:
-    return read_recipe(SystemRecipe, FOLDER / f"{name}.yaml", changes)
+def system_recipe(name: str, changes: Sequence[str] = (), seed: int = 0) -> SystemRecipe:
+    """Several of its stages may draw: no two of them see the same rows and noise."""
+    return read_recipe(SystemRecipe, FOLDER / f"{name}.yaml", changes, seed, SEED_STRIDE)
 
 
-def own_stages(changes: Sequence[str] = ()) -> dict[str, StageRecipe]:
-    return read_recipe(Stages, FOLDER / "finetune-own.yaml", changes).stages
+def own_stages(changes: Sequence[str] = (), seed: int = 0) -> dict[str, StageRecipe]:
+    return read_recipe(Stages, FOLDER / "finetune-own.yaml", changes, seed).stages

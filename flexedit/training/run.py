@@ -6,7 +6,6 @@ and, of a stage that trains a system, ``flexedit.safetensors``: all that is trai
 
 from __future__ import annotations
 
-import dataclasses
 import gc
 import json
 import shutil
@@ -31,7 +30,7 @@ from .optimizer import optimizer_class
 from .preview import PictureGrid
 from .processes import whole_tensors
 from .recipe import StageRecipe
-from .trainer import Trainer, num_workers
+from .trainer import Trainer
 
 
 @dataclass(frozen=True)
@@ -130,13 +129,8 @@ class Training:
         raise NotImplementedError
 
     def fit(self, name: str, trainee: Any, validate: Callable[[int], Any] | None = None) -> Trainer:
-        config, cache, samples = (
-            self.recipe[name].train,
-            self.recipe[name].cache,
-            self.samples(name),
-        )
-        if torch.cuda.is_available():  # a GPU outruns one process that draws samples
-            config = dataclasses.replace(config, num_workers=num_workers())
+        config, cache = self.recipe[name].train, self.recipe[name].cache
+        samples = self.samples(name)
         if cache is not None:
             device, folder = self.processes.device, self.folder / name / "cache"
             trainee.to(device)

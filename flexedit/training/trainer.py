@@ -208,6 +208,9 @@ class Trainer:
             betas=config.betas,
             weight_decay=config.weight_decay,
         )
+        # a GPU outruns one process that draws samples
+        needed = num_workers() if self.accelerator.device.type == "cuda" else 0
+        self.num_workers = needed if config.num_workers is None else config.num_workers
         self.model = model
         self.prepared, self.optimizer = self.accelerator.prepare(model, optimizer)
         self.trained = {n: p for n, p in model.named_parameters() if p.requires_grad}
@@ -295,7 +298,7 @@ class Trainer:
             config.steps * parts,
             rank=self.accelerator.process_index,
             ranks=self.accelerator.num_processes,
-            num_workers=config.num_workers,
+            num_workers=self.num_workers,
         )
         return (
             batch
@@ -310,7 +313,7 @@ class Trainer:
     def prepare(self, step: int) -> None:
         """Lets a cache compute what this step needs, and those that workers have begun."""
         if prepare := getattr(self.samples, "prepare", None):
-            last = min(step + AHEAD * self.config.num_workers, self.config.steps - 1)
+            last = min(step + AHEAD * self.num_workers, self.config.steps - 1)
             prepare(step * self.config.batch_size, (last + 1) * self.config.batch_size - 1)
 
     def train_step(self, batches: Iterator[Batch], deadline: float | None = None) -> Report:

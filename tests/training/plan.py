@@ -9,9 +9,9 @@ from flexedit.training.recipe import MiniRecipe, mini_recipe
 from tests.tiny import TINY
 
 
-def tiny_plan(steps: int = 2) -> MiniRecipe:
+def tiny_plan(steps: int = 2, seed: int = 0) -> MiniRecipe:
     """With its losses and precision."""
-    recipe = mini_recipe()
+    recipe = mini_recipe(seed=seed)
     settings = {"steps": steps, "batch_size": 2, "warmup": 1, "log_every": 1, "lr": 1e-2}
     stages = {name: stage.with_settings(**settings) for name, stage in recipe.stages.items()}
     return dataclasses.replace(recipe, shape=TINY, stages=stages, num_texts=50)

@@ -214,7 +214,7 @@ def test_a_model_of_other_sizes_is_not_trained_on(trained, tmp_path):
 
 
 def test_another_seed_sees_and_is_told_something_else(trained, monkeypatch):
-    trainings = [MiniTraining(trained, tiny_plan(), seed) for seed in (0, 1)]
+    trainings = [MiniTraining(trained, tiny_plan(seed=seed), seed) for seed in (0, 1)]
     scenes = [training.samples("joint")[0].scene for training in trainings]
     assert (scenes[0] != scenes[1]).any()
     told = []
