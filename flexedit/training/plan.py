@@ -10,6 +10,7 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,13 @@ from torch import Tensor, nn
 
 from ..errors import FlexEditError
 from ..model_folder import ModelFolder
-from ..model_folder.memory import empty_parts
+from ..model_folder.folder import text_of
+from ..model_folder.memory import empty_parts, empty_text
 from ..models.config import SystemConfig
 from ..models.diffusion.conditioning import Conditioning
 from ..models.parts import Reading
+from .model import TrainingModel
+from .processes import layer_classes
 from .recipe import StageRecipe
 
 BACKBONES = Path(__file__).with_name("backbones.yaml")
@@ -71,35 +75,46 @@ class Plan:
     ) -> None:
         self.config, self.parts, self.stage = config, parts, stage
         trained = stage.losses.parts if stage.losses else ()
+        self.learns: set[int] = set()  # ids of the parameters, or of modules beside which they are
+        self.added = self.added_to(parts["vllm"]) if "vllm" in parts else {}
         self.sizes = {name: self.size(name, part, name in trained) for name, part in parts.items()}
 
     def size(self, name: str, part: nn.Module, is_trained: bool) -> PartSize:
         count = sum(parameter.numel() for parameter in part.parameters())
-        if name != "vllm":
-            others = [getattr(part, kind, None) for kind in getattr(part, "frozen", ())]
-            own = {id(p) for it in others if it is not None for p in it.parameters()}
-            learns = sum(p.numel() for p in part.parameters() if id(p) not in own)
-            return PartSize(count, learns if is_trained else 0, FLOAT)
-        added = self.added(part)
-        frozen = HALF if self.stage.train.mixed_precision in ("bf16", "auto") else FLOAT
-        return PartSize(count + added, added if is_trained else 0, frozen)
+        if name == "vllm":
+            added = sum(self.added.values())
+            self.learns.update(self.added if is_trained else ())
+            return PartSize(count + added, added if is_trained else 0, self.vllm_bytes)
+        others = [getattr(part, kind, None) for kind in getattr(part, "frozen", ())]
+        frozen = {id(p) for it in others if it is not None for p in it.parameters()}
+        own = [p for p in part.parameters() if is_trained and id(p) not in frozen]
+        self.learns.update(map(id, own))
+        return PartSize(count, sum(p.numel() for p in own), FLOAT)
 
-    def added(self, vllm: Any) -> int:
-        """LoRA's matrices and the edit tokens' rows."""
+    @property
+    def vllm_bytes(self) -> int:
+        return HALF if self.stage.train.mixed_precision in ("bf16", "auto") else FLOAT
+
+    def added_to(self, vllm: Any) -> dict[int, int]:
+        """LoRA's matrices and the edit tokens' rows: parameters, by the id of the module beside
+        which they are.
+        """
         config = self.config.vllm
         assert config is not None
         inputs, outputs = vllm.get_input_embeddings(), vllm.get_output_embeddings()
         is_tied = inputs.weight is outputs.weight or vllm.config.tie_word_embeddings
-        rows = config.num_edit_tokens * inputs.weight.shape[1] * (1 if is_tied else 2)
+        rows = config.num_edit_tokens * inputs.weight.shape[1]
+        added = {id(it): rows for it in ((inputs,) if is_tied else (inputs, outputs))}
         if config.lora is None:
-            return rows
+            return added
         language = dict(vllm.named_modules())
         seen = [
             linear
             for name, linear in language.items()
             if name.endswith(PROJECTIONS) and "vision" not in name and "visual" not in name
         ]
-        return rows + sum(config.lora.rank * (it.in_features + it.out_features) for it in seen)
+        rank = config.lora.rank
+        return added | {id(it): rank * (it.in_features + it.out_features) for it in seen}
 
     @property
     def trained(self) -> int:
@@ -122,20 +137,39 @@ class Plan:
         weights = frozen + self.trained * (FLOAT + self.average_bytes)
         learning = self.trained * (FLOAT + self.state_bytes)  # gradients, and the optimizer's
         if strategy == "fsdp":
-            return (weights + learning) // gpus + self.largest_layer
+            return (weights + learning) // gpus + self.gathered
         return weights + (learning // gpus if strategy == "deepspeed" else learning)
 
     @property
-    def largest_layer(self) -> int:
-        """What FSDP gathers at once, the layer's weights."""
-        layers = [
-            sum(p.numel() for p in layer.parameters()) * FLOAT
-            for part in self.parts.values()
-            for blocks in part.modules()
-            if isinstance(blocks, nn.ModuleList)
-            for layer in blocks
+    def gathered(self) -> int:
+        """Bytes that FSDP has whole at once: weights that are in no layer, and those of the largest
+        layer, with the gradients of those that train.
+        """
+        layers = layer_classes(nn.ModuleDict(self.parts), TrainingModel.in_layers)
+        counted: set[int] = set()
+
+        def whole(what: Any, count: int, frozen_bytes: int) -> int:
+            return count * (2 * FLOAT if id(what) in self.learns else frozen_bytes)
+
+        def walk(module: nn.Module, frozen_bytes: int) -> tuple[int, int]:
+            """What is gathered with a module, and the most that is while one inside it runs"""
+            here, inside = whole(module, self.added.get(id(module), 0), FLOAT), 0
+            for weight in module.parameters(recurse=False):
+                if id(weight) not in counted:  # some are shared
+                    counted.add(id(weight))
+                    here += whole(weight, weight.numel(), frozen_bytes)
+            for child in module.children():
+                own, most = walk(child, frozen_bytes)
+                is_layer = type(child).__name__ in layers
+                here += 0 if is_layer else own
+                inside = max(inside, most + own if is_layer else most)
+            return here, inside
+
+        found = [
+            walk(part, self.vllm_bytes if name == "vllm" else FLOAT)
+            for name, part in self.parts.items()
         ]
-        return max(layers, default=0)
+        return sum(own for own, _ in found) + max(most for _, most in found)
 
     @property
     def checkpoint_bytes(self) -> int:
@@ -180,8 +214,16 @@ class Plan:
 
 
 def plans(model: ModelFolder, stages: Mapping[str, StageRecipe]) -> dict[str, Plan]:
-    """Of all stages; of the model, configs alone are read."""
+    """Of all stages; of the model, configs alone are read.
+
+    Raises FlexEditError for settings that make no sense for its system.
+    """
+    for stage in stages.values():
+        stage.check(model.config)
     parts = empty_parts(model)
+    if getattr(parts["bridge"], "text", None) is None:  # what `align` aims at, and e∅
+        with torch.device("meta"):
+            parts["text"] = text_of(model, partial(empty_text, model))
     return {name: Plan(model.config, parts, stage) for name, stage in stages.items()}
 
 
@@ -216,9 +258,7 @@ def report(
         ]
         if rate:
             lines += [f"  {train.steps * train.batch_size / rate / 3600:,.1f} hours"]
-    disk = sum(
-        p.checkpoint_bytes * (p.stage.train.checkpoints_total_limit + 1) for p in plans.values()
-    )
+    disk = sum(plan.kept_bytes for plan in plans.values())
     largest = list(plans.values())[-1]
     whole = sum(size.frozen + size.trained * HALF for size in largest.sizes.values())
     lines += [f"disk: {(disk + 2 * whole) / 1e9:.0f} GB, with the model before and after"]

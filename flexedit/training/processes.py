@@ -66,7 +66,7 @@ def plugins(strategy: Strategy, model: nn.Module) -> dict[str, Any]:
             "fsdp_plugin": FullyShardedDataParallelPlugin(
                 fsdp_version=2,
                 auto_wrap_policy="transformer_based_wrap",
-                transformer_cls_names_to_wrap=layer_classes(model),
+                transformer_cls_names_to_wrap=layer_classes(model, getattr(model, "in_layers", ())),
                 cpu_ram_efficient_loading=False,  # each process has read what it trains
                 # autocast does it, as for ddp; accelerate's would also round losses, and leave
                 # weights in bf16 to what is computed outside of a step: the pictures
@@ -81,14 +81,14 @@ def plugins(strategy: Strategy, model: nn.Module) -> dict[str, Any]:
     return {"deepspeed_plugin": DeepSpeedPlugin(hf_ds_config=settings)}
 
 
-def layer_classes(model: nn.Module) -> list[str]:
-    """The classes of layers that are gathered one by one, as transformers and diffusers name them;
-    the rest is gathered as a whole.
+def layer_classes(model: nn.Module, in_layers: Iterable[str]) -> list[str]:
+    """The classes of layers that are gathered one by one, as transformers and diffusers name them,
+    in those parts; the rest is gathered as a whole.
 
     All processes must gather alike, whatever rows they have: so these are layers of parts that
     every row passes, and of a kind that no other part has.
     """
-    parts = [getattr(model, name, None) for name in getattr(model, "in_layers", ())]
+    parts = [getattr(model, name, None) for name in in_layers]
     inside = {id(module) for part in parts if part is not None for module in part.modules()}
     named, found, elsewhere = set[str](), set[str](), set[str]()
     for module in model.modules():
