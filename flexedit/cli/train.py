@@ -53,6 +53,12 @@ run_options = together(
         help="trackers; more than once",
     ),
     click.option("--push-to-hub", metavar="REPO", help="where the model goes when it is done"),
+    click.option(
+        "--hub-every",
+        type=click.Choice(("end", "checkpoint")),
+        default="end",
+        help="checkpoint: each of them goes to --push-to-hub meanwhile, too",
+    ),
     click.option("--dry-run", is_flag=True, help="say what it will be, and do nothing"),
     click.option("--gpus", type=POSITIVE, help="of a dry run; default: those that are there"),
     click.option(
@@ -146,7 +152,8 @@ def own(
     data: Path, model: Path | None, out: Path, stages: str, show: Path | None, **settings: Any
 ) -> Report:
     """Train any model on your own edits."""
-    planned = {name: settings.pop(name) for name in ("push_to_hub", "dry_run", "gpus", "rate")}
+    names = ("push_to_hub", "hub_every", "dry_run", "gpus", "rate")
+    planned = {name: settings.pop(name) for name in names}
     from ..data.readers import reader_from
 
     source: Any = str(data)
@@ -169,7 +176,7 @@ def own(
         return _say_plan(start, recipe, dict.fromkeys(recipe, edits), out, planned)
     shown = samples_from(str(show), size, seed) if show else edits
     training = OwnTraining(out, start, edits, shown, recipe)
-    return _run(training, seconds, planned["push_to_hub"], [str(start.path)])
+    return _run(training, seconds, _hub(training, planned), [str(start.path)])
 
 
 train.add_command(own, "own")  # its name before there were others
@@ -228,7 +235,7 @@ def _train_system(
     start = ModelFolder(model) if model else _assembled(recipe, parts, out, seed)
     training = OwnTraining(out, start, mixtures, mixtures[list(stages)[-1]], stages)
     bases = [str(model)] if model else [part for part in parts if part]
-    return _run(training, settings["seconds"], settings["push_to_hub"], bases)
+    return _run(training, settings["seconds"], _hub(training, settings), bases)
 
 
 def _planned(recipe: Any, parts: list[str | None], folder: Path) -> Any:
@@ -302,16 +309,34 @@ def _parts(data: Any) -> list[Any]:
     return getattr(data, "parts", [data])
 
 
-def _run(training: Any, seconds: float | None, repo: str | None, bases: list[str]) -> Report:
-    """Trains and, when it is done, puts the model on the hub if it shall go there."""
-    from ..training.card import card, push
+def _hub(training: Any, settings: Mapping[str, Any]) -> Any:
+    """Where the model shall go, if it shall: asked now, and not after weeks."""
+    from ..training.hub import Hub
 
+    repo, every = settings["push_to_hub"], settings["hub_every"]
+    if repo is None:
+        if every != "end":
+            raise FlexEditError("--hub-every says when to send. Say by --push-to-hub where to.")
+        return None
+    return Hub(repo, every) if training.writes else None
+
+
+def _run(training: Any, seconds: float | None, hub: Any, bases: list[str]) -> Report:
+    """Trains and, when it is done, puts the model on the hub if it shall go there."""
+    from ..training.card import CARD, card
+
+    if hub is not None and hub.every == "checkpoint":
+        training.hub = hub
     out, finished = training.folder, training.run(max_seconds=seconds)
     report = {"out": str(out / "model" if finished else out), "finished": finished}
-    if finished and repo is not None and training.writes:
+    if hub is not None:
+        hub.finish()
+    if finished and hub is not None:
         said = f"python -m flexedit {shlex.join(sys.argv[1:])}"
         sources = sorted({part.name for it in training.data.values() for part in _parts(it)})
-        report["hub"] = push(out, repo, card(out, said, sources, bases))
+        text = card(out, said, sources, bases)
+        (out / "model" / CARD).write_text(text, encoding="utf-8")
+        report["hub"] = hub.push(out / "model")
     return report
 
 

@@ -1,4 +1,4 @@
-"""A model card made from a run, and the hub that it goes to with the model."""
+"""A model card made from a run."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from pathlib import Path
 import yaml
 
 from .. import __version__
-from ..errors import FlexEditError
 from ..model_folder import ModelFolder
 from .monitor import LOG, curve
 from .own import RECIPE
@@ -74,21 +73,3 @@ def stage_row(folder: Path) -> str:
     step, seconds = last.pop("step"), last.pop("seconds")
     losses = ", ".join(f"{name} {value:.4f}" for name, value in last.items())
     return f"| {folder.name} | {step:,.0f} | {seconds / 3600:.1f} | {losses} |"
-
-
-def push(run: Path, repo: str, text: str) -> str:
-    """Uploads ``run/model`` with its card; → its address. Raises FlexEditError where that fails."""
-    from huggingface_hub import HfApi
-
-    (run / "model" / CARD).write_text(text, encoding="utf-8")
-    try:
-        api = HfApi()
-        address = api.create_repo(repo, exist_ok=True, private=True)
-        api.upload_folder(repo_id=repo, folder_path=run / "model")
-    except Exception as error:  # the hub's errors share no base, nor do those of its connection
-        reason = str(error).strip().partition("\n")[0]
-        raise FlexEditError(
-            f"{repo} could not be written on the hub ({reason}). The model is in {run / 'model'}; "
-            f"hf upload {repo} {run / 'model'} tries again."
-        ) from error
-    return str(address)

@@ -15,14 +15,18 @@ import re
 import shutil
 import warnings
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
+from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, distributed
 
 from ..errors import FlexEditError
+from .hub import Hub
 
 FORMER = "checkpoint.pt"  # FlexEdit 0.1.0's one file, which is read as before
 UNFINISHED = "checkpoint.unfinished"
@@ -48,57 +52,121 @@ def latest(folder: Path) -> Path | None:
     return next(reversed(checkpoints(folder)), former if former.is_file() else None)
 
 
-def write(
-    folder: Path,
-    step: int,
-    tensors: Mapping[str, Tensor],
-    facts: Mapping[str, Any],
-    processes: Any,
-    also: Callable[[str], Any] | None = None,
-) -> Path:
-    """All processes call it. Before it returns nothing is removed: a run that is killed while it
-    writes still has its last checkpoint.
+class Writer:
+    """Writes the checkpoints of a run in ``folder``, one at a time, and removes older ones.
 
-    processes: accelerate's state of them · also: writes more into a folder in it (DeepSpeed's own
-    state). Raises FlexEditError in all of them if one cannot write.
+    processes: accelerate's Accelerator · keep: how many stay · in_background: tensors are copied to
+    the CPU's memory, and written while the run goes on · hub: where each is sent when it is whole
     """
-    from accelerate.utils import broadcast_object_list
-    from torch.distributed.checkpoint.api import CheckpointException
-    from torch.distributed.checkpoint.state_dict_saver import save
 
-    unfinished, path = folder / UNFINISHED, folder / f"checkpoint-{step}"
-    if processes.is_main_process:
-        shutil.rmtree(unfinished, ignore_errors=True)
-    processes.wait_for_everyone()
-    problem = ""
-    try:
-        with quietly():
-            save(dict(tensors), checkpoint_id=unfinished)
-            if also is not None:
-                also(str(unfinished / STATE))
-        processes.wait_for_everyone()
-        if processes.is_main_process:
-            (unfinished / FACTS).write_text(json.dumps(facts), encoding="utf-8")
-            unfinished.rename(path)
-    except (*UNREADABLE, CheckpointException) as error:  # save's is raised in all processes
-        problem = reason(error)
-        if processes.is_main_process:
+    def __init__(
+        self,
+        folder: Path,
+        processes: Any,
+        keep: int,
+        in_background: bool = False,
+        hub: Hub | None = None,
+    ) -> None:
+        self.folder, self.processes, self.keep, self.hub = folder, processes, keep, hub
+        self.thread = ThreadPoolExecutor(1) if in_background else None
+        self.group = None  # what writes in the background talks apart from the training
+        self.pending: Future[str] | None = None
+        if in_background and processes.num_processes > 1:
+            self.group = distributed.new_group(backend="gloo", timeout=timedelta(days=1))
+
+    def write(
+        self,
+        step: int,
+        tensors: Mapping[str, Tensor],
+        facts: Mapping[str, Any],
+        also: Callable[[str], Any] | None = None,
+    ) -> None:
+        """All processes call it, and `finish` at the end. Nothing is removed before the new one is
+        whole: a run that is killed while it writes still has its last checkpoint.
+
+        also: writes more into a folder in it (DeepSpeed's own state). Raises FlexEditError in all
+        of them if this one cannot be written, or the one before it could not.
+        """
+        from torch.distributed.checkpoint.state_dict_saver import async_save, save
+
+        self.finish()
+        unfinished = self.folder / UNFINISHED
+        if self.processes.is_main_process:
             shutil.rmtree(unfinished, ignore_errors=True)
-    (problem,) = broadcast_object_list([problem])
-    if problem:
-        last = latest(folder)
-        raise FlexEditError(
-            f"{path} cannot be written ({problem}). Make room, then run it again: it goes on "
-            f"from {'its start' if last is None else last.name}."
-        )
-    return path
+        self.processes.wait_for_everyone()
+        complete = partial(self.complete, step, json.dumps(facts))
+        if self.thread is not None:
+            with quietly():
+                saved: Any = async_save(
+                    dict(tensors), checkpoint_id=unfinished, process_group=self.group
+                )
+            self.pending = self.thread.submit(complete, saved.result)
+            return
+
+        def save_all() -> None:
+            with quietly():
+                save(dict(tensors), checkpoint_id=unfinished)
+                if also is not None:
+                    also(str(unfinished / STATE))
+            self.processes.wait_for_everyone()
+
+        self.settle(complete(save_all))
+
+    def complete(self, step: int, facts: str, saved: Callable[[], Any]) -> str:
+        """Waits until all is written, and makes it the last checkpoint → what went wrong, if
+        anything did.
+        """
+        from torch.distributed.checkpoint.api import CheckpointException
+
+        unfinished, path = self.folder / UNFINISHED, self.folder / f"checkpoint-{step}"
+        try:
+            saved()
+            if self.processes.is_main_process:
+                (unfinished / FACTS).write_text(facts, encoding="utf-8")
+                unfinished.rename(path)
+        except (*UNREADABLE, CheckpointException) as error:  # save's is raised in all processes
+            if self.processes.is_main_process:
+                shutil.rmtree(unfinished, ignore_errors=True)
+            return f"{path} cannot be written ({reason(error)})"
+        if self.processes.is_main_process:
+            prune(self.folder, self.keep, None if self.hub is None else self.hub.reads)
+            if self.hub is not None:
+                self.hub.send(path)
+        return ""
+
+    def finish(self) -> None:
+        """All processes call it. Waits for what is being written; raises what `write` does."""
+        if self.pending is None:
+            return
+        problem, self.pending = self.pending.result(), None
+        self.settle(problem)
+
+    def close(self) -> None:
+        """Waits, in this process alone, for what is being written."""
+        if self.pending is not None:
+            wait([self.pending])
+
+    def settle(self, problem: str) -> None:
+        """Raises FlexEditError in all processes if there is a problem in the main one."""
+        from accelerate.utils import broadcast_object_list
+
+        (problem,) = broadcast_object_list([problem])
+        if problem:
+            last = latest(self.folder)
+            raise FlexEditError(
+                f"{problem}. Make room, then run it again: it goes on from "
+                f"{'its start' if last is None else last.name}."
+            )
 
 
-def prune(folder: Path, keep: int) -> None:
-    """Removes all but the ``keep`` latest checkpoints, and what an older version left."""
+def prune(folder: Path, keep: int, spared: Path | None = None) -> None:
+    """Removes all but the ``keep`` latest checkpoints and the one to spare, and what an older
+    version left.
+    """
     (folder / FORMER).unlink(missing_ok=True)
     for path in checkpoints(folder)[:-keep]:
-        shutil.rmtree(path)
+        if path != spared:
+            shutil.rmtree(path)
 
 
 def facts_of(path: Path) -> dict[str, Any]:
@@ -167,14 +235,13 @@ def reason(error: BaseException) -> str:
 
 @contextmanager
 def quietly() -> Iterator[None]:
-    """Without torch's warning that a single process saves alone, and without the traceback that it
-    logs of what is raised, too.
+    """Without torch's warning that a single process saves alone (which a thread may raise later),
+    and without the traceback that it logs of what is raised, too.
     """
+    warnings.filterwarnings("ignore", message=".*torch.distributed is.*")
     before = logging.root.manager.disable
     logging.disable(logging.ERROR)
     try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message=".*torch.distributed is.*")
-            yield
+        yield
     finally:
         logging.disable(before)

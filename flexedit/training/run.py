@@ -25,6 +25,7 @@ from ..model_folder.weights import portable_name, read_config
 from . import checkpoint
 from .batch import Samples
 from .cache import Cached
+from .hub import Hub
 from .model import TrainingModel
 from .optimizer import optimizer_class
 from .preview import PictureGrid
@@ -62,6 +63,7 @@ class Training:
         self.processes = PartialState(cpu=not torch.cuda.is_available())
         self.writes = self.processes.is_main_process  # what all processes have made
         self.deadline: float | None = None  # of `time.monotonic`
+        self.hub: Hub | None = None  # what checkpoints are sent to
 
     def run(self, names: Sequence[str] | None = None, max_seconds: float | None = None) -> bool:
         """Runs those stages (default: all) and says whether it came to the end.

@@ -18,7 +18,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -33,6 +33,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from ..errors import FlexEditError
 from . import checkpoint
 from .batch import Batch, Samples, loader
+from .hub import Hub
 from .monitor import Monitor, Tracker, check_trackers
 from .optimizer import Optimizer, build_optimizer
 from .precision import Precision, resolved
@@ -83,6 +84,7 @@ class TrainConfig:
     strategy: Strategy = "ddp"  # how processes share the model
     gradient_checkpointing: bool = False  # less memory, a third more time
     checkpoints_total_limit: int = 1  # older ones are removed
+    async_save: bool = False  # checkpoints are copied to the CPU's memory, and written meanwhile
     report_to: tuple[Tracker, ...] = ()
 
     def __post_init__(self) -> None:
@@ -165,9 +167,10 @@ class Trainer:
         config: TrainConfig,
         folder: Path,
         validate: Callable[[int], Any] | None = None,
+        hub: Hub | None = None,
     ) -> None:
         """validate: what is called with the step, and may return a picture (H, W, 3) uint8; in
-        every process, if these share the weights
+        every process, if these share the weights · hub: what checkpoints are sent to
 
         Raises FlexEditError for settings that do not go together.
         """
@@ -211,6 +214,13 @@ class Trainer:
         # a GPU outruns one process that draws samples
         needed = num_workers() if self.accelerator.device.type == "cuda" else 0
         self.num_workers = needed if config.num_workers is None else config.num_workers
+        self.writer = checkpoint.Writer(
+            folder,
+            self.accelerator,
+            config.checkpoints_total_limit,
+            config.async_save and not is_deepspeed(self.accelerator),
+            hub,
+        )
         self.model = model
         self.prepared, self.optimizer = self.accelerator.prepare(model, optimizer)
         self.trained = {n: p for n, p in model.named_parameters() if p.requires_grad}
@@ -251,7 +261,11 @@ class Trainer:
         batches, reports = self.batches(), deque[Report]()
         # A GPU works on the next step while this process reads what became of the last one.
         behind = 0 if self.accelerator.device.type == "cpu" else 1
-        with self.leaving_on_signals(), self.monitor.bar(self.config.steps, self.step) as bar:
+        with (
+            closing(self.writer),
+            self.leaving_on_signals(),
+            self.monitor.bar(self.config.steps, self.step) as bar,
+        ):
             self.is_stopped = self.agreed(self.is_late(deadline))
             while not self.finished and not self.is_stopped:
                 reports.append(self.train_step(batches, deadline))
@@ -266,6 +280,7 @@ class Trainer:
             while reports:
                 self.settle(reports.popleft(), bar)
             self.save()
+            self.writer.finish()
         self.monitor.close()
         if self.signal and self.accelerator.is_main_process:
             name = signal.Signals(self.signal).name
@@ -484,9 +499,7 @@ class Trainer:
         process, also = self.accelerator, None
         if is_deepspeed(process):
             also = partial(process.save_state, exclude_frozen_parameters=True)
-        checkpoint.write(self.folder, self.step, self.tensors(), self.facts(), process, also)
-        if self.accelerator.is_main_process:
-            checkpoint.prune(self.folder, self.config.checkpoints_total_limit)
+        self.writer.write(self.step, self.tensors(), self.facts(), also)
         self.saved = self.step
 
     def resume(self) -> None:

@@ -6,8 +6,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from flexedit.training import checkpoint
+
+
+def stored(path: Path) -> dict[str, Tensor]:
+    """What a checkpoint has, by name"""
+    into = {
+        name: torch.empty(shape, dtype=dtype)
+        for name, (shape, dtype) in checkpoint.shapes(path).items()
+    }
+    checkpoint.read(path, into)
+    return into
 
 
 def last_checkpoint(folder: Path) -> dict[str, Any]:
@@ -16,13 +27,8 @@ def last_checkpoint(folder: Path) -> dict[str, Any]:
     """
     path = checkpoint.latest(folder)
     assert path is not None and path.name != checkpoint.FORMER
-    into = {
-        name: torch.empty(shape, dtype=dtype)
-        for name, (shape, dtype) in checkpoint.shapes(path).items()
-    }
-    checkpoint.read(path, into)
     state: dict[str, Any] = {"trained": {}, "averages": {}, "optimizer": {}}
-    for name, tensor in into.items():
+    for name, tensor in stored(path).items():
         kind, _, parameter = name.partition(".")
         if kind == "optimizer":
             parameter, _, key = parameter.rpartition(".")

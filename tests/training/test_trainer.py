@@ -6,6 +6,7 @@ import resource
 import shutil
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -19,6 +20,7 @@ import torch
 import torch.nn.functional as F
 from diffusers.models.attention import BasicTransformerBlock
 from torch import Tensor, nn
+from torch.distributed.checkpoint import FileSystemWriter
 
 from flexedit.data.sample import Sample
 from flexedit.data.world import CLASSES, World
@@ -27,20 +29,20 @@ from flexedit.model_folder import ModelFolder
 from flexedit.training import checkpoint, precision
 from flexedit.training import trainer as trainer_module
 from flexedit.training.batch import Batch
-from flexedit.training.draws import Draw, Recipe
+from flexedit.training.draws import Draw, Losses
 from flexedit.training.model import TrainingModel
 from flexedit.training.monitor import LOG, curve
 from flexedit.training.optimizer import build_optimizer
 from flexedit.training.trainer import MAX_WORKERS, TrainConfig, Trainee, Trainer, num_workers
 from tests.processes import in_two_processes, started
-from tests.training.kept import last_checkpoint
+from tests.training.kept import last_checkpoint, stored
 from tests.training.plan import forget_precision
 
 WORLD = World(32, seed=1)
 CONFIG = TrainConfig(
     steps=24, batch_size=4, lr=1e-2, warmup=3, ema=0.9, checkpoint_every=5, log_every=1
 )
-RECIPE = Recipe(
+RECIPE = Losses(
     stage="joint",
     parts=("unet", "adapter", "bridge", "vllm"),
     drop_edit=0.3,
@@ -410,7 +412,78 @@ def test_a_run_that_is_killed_while_it_saves_has_lost_nothing(tmp_path):
     assert names == ["checkpoint-10"]
 
 
-def test_a_full_disk_leaves_the_last_checkpoint(tmp_path):
+@pytest.fixture
+def slow_disk(monkeypatch) -> Iterator[threading.Event]:
+    """On which nothing is finished before the event."""
+    goes_on, finish = threading.Event(), FileSystemWriter.finish
+
+    def waiting(*words: object, **named: object) -> None:
+        assert goes_on.wait(60)
+        finish(*words, **named)
+
+    monkeypatch.setattr(FileSystemWriter, "finish", waiting)
+    yield goes_on
+    goes_on.set()
+
+
+def test_a_run_goes_on_while_its_checkpoint_is_written_as_it_was(tmp_path, slow_disk):
+    settings = {"steps": 9, "checkpoints_total_limit": 9}
+    config = dataclasses.replace(CONFIG, async_save=True, **settings)
+    trainer = Trainer(Painter(), WORLD, config, tmp_path / "run")
+
+    def look(*_: object) -> None:
+        assert not checkpoint.checkpoints(trainer.folder)
+        if trainer.step == 8:
+            slow_disk.set()
+
+    trainer.model.register_forward_pre_hook(look)
+    trainer.run()
+    train(tmp_path / "waiting", **settings)
+    assert log(tmp_path / "run") == log(tmp_path / "waiting")
+    for step in (5, 9):
+        one, other = (stored(tmp_path / name / f"checkpoint-{step}") for name in ("run", "waiting"))
+        assert one.keys() == other.keys()
+        assert all(torch.equal(one[name], tensor) for name, tensor in other.items())
+
+
+def dies_in_the_background(folder: Path) -> None:
+    """Is killed while its second checkpoint is written."""
+    finish = FileSystemWriter.finish
+
+    def dying(writer: FileSystemWriter, *words: object, **named: object) -> None:
+        if checkpoint.checkpoints(folder):
+            os.kill(os.getpid(), signal.SIGKILL)
+        finish(writer, *words, **named)
+
+    FileSystemWriter.finish = dying
+    train(folder, async_save=True)
+
+
+def test_a_kill_while_a_checkpoint_is_written_in_the_background_loses_nothing(tmp_path):
+    process = started(dies_in_the_background, tmp_path / "killed")
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+    assert last_checkpoint(tmp_path / "killed")["step"] == 5
+    resumed, whole = train(tmp_path / "killed", async_save=True), train(tmp_path / "whole")
+    assert log(tmp_path / "killed") == log(tmp_path / "whole")
+    assert same(weights(resumed), weights(whole)) and same(averages(resumed), averages(whole))
+
+
+def saves_either_way(folder: Path) -> None:
+    for name, async_save in (("plain", False), ("background", True)):
+        trainer = train(folder / name, async_save=async_save)
+        assert trainer.accelerator.num_processes == 2
+
+
+def test_two_processes_save_in_the_background_what_they_save_else(tmp_path):
+    in_two_processes(saves_either_way, tmp_path)
+    one, other = (stored(checkpoint.latest(tmp_path / name)) for name in ("plain", "background"))
+    assert one.keys() == other.keys()
+    assert all(torch.equal(one[name], tensor) for name, tensor in other.items())
+
+
+@pytest.mark.parametrize("async_save", [False, True])
+def test_a_full_disk_leaves_the_last_checkpoint(tmp_path, async_save):
     folder, large = tmp_path / "run", partial(Painter, width=2000)  # 1.2 MB a checkpoint
     train(folder, large(), steps=1, batch_size=2)
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -418,7 +491,7 @@ def test_a_full_disk_leaves_the_last_checkpoint(tmp_path):
     try:
         message = r"checkpoint-2 cannot be written \((File too|a file may).*Make room.*checkpoint-1"
         with pytest.raises(FlexEditError, match=message):
-            train(folder, large(), steps=2, batch_size=2)
+            train(folder, large(), steps=2, batch_size=2, async_save=async_save)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert [path.name for path in folder.glob("checkpoint*")] == ["checkpoint-1"]
@@ -604,8 +677,12 @@ def test_an_older_checkpoint_yields_to_a_later_one(tmp_path):
 
 @pytest.mark.parametrize(
     "setting",
-    [{"log_every": 0}, {"checkpoint_every": 0}, {"lr": math.nan}, {"ema": 1.0}, {"betas": (2, 0)}],
-)
+    [
+        {"log_every": 0}, {"checkpoint_every": 0}, {"lr": math.nan}, {"ema": 1.0},
+        {"betas": (2, 0)}, {"max_grad_norm": 0.0}, {"num_workers": -1}, {"warmup": -1},
+        {"decay": 1.5}, {"weight_decay": math.nan}, {"validate_every": -1},
+    ],
+)  # fmt: skip
 def test_settings_that_train_nothing_are_refused(setting):
     with pytest.raises(FlexEditError, match=f"{next(iter(setting))} is"):
         dataclasses.replace(CONFIG, **setting)
