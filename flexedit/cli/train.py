@@ -253,25 +253,31 @@ def _planned(recipe: Any, parts: list[str | None], folder: Path) -> Any:
 
 
 def _assembled(recipe: Any, parts: list[str | None], out: Path, seed: int) -> Any:
-    """The model that a recipe starts from, beside the run: one process makes it, once."""
+    """The model that a recipe starts from, beside the run: one process makes it, once, while the
+    others wait.
+    """
     from accelerate import PartialState
 
     from ..convert.assemble import assemble
     from ..model_folder import ModelFolder
+    from ..training.processes import wait_until
 
     target = out.with_name(f"{out.name}-start")
     note, made_of = target / "made-of.json", json.dumps([parts, recipe.system, recipe.size, seed])
-    with PartialState().main_process_first():
-        if note.is_file() and note.read_text(encoding="utf-8") != made_of:
-            raise FlexEditError(
-                f"{target} was made of other parts, or with another size or seed. Choose another "
-                "--out, or delete it."
-            )
+    if PartialState().is_main_process and not note.is_file():
         if not target.is_dir():
             pipeline, clip, vllm = map(_downloaded, parts, (PIPELINE, None, None))
             assert pipeline is not None and clip is not None
             assemble(pipeline, clip, vllm, target, recipe.size, seed, recipe.system)
-            note.write_text(made_of, encoding="utf-8")
+        unfinished = note.with_suffix(".unfinished")
+        unfinished.write_text(made_of, encoding="utf-8")
+        unfinished.rename(note)
+    wait_until(note.is_file)
+    if note.read_text(encoding="utf-8") != made_of:
+        raise FlexEditError(
+            f"{target} was made of other parts, or with another size or seed. Choose another "
+            "--out, or delete it."
+        )
     return ModelFolder(target)
 
 

@@ -180,6 +180,9 @@ class TrainingModel(Trainee):
         if self.vllm is None:
             reads = batch.captions if self.recipe.text == "caption" else request.instructions
             reading = Reading(tuple(reads), (), (), None)
+        elif "hidden_states" in batch.features:
+            known = batch.features["hidden_states"].float()
+            reading = Reading(request.instructions, (), (), known)
         else:
             hidden, loss = self.read(self.vllm, batch, draw, marked)
             reading = Reading(request.instructions, (), (), hidden.float())
@@ -270,12 +273,21 @@ class TrainingModel(Trainee):
         return losses.perceptual(seen, self.see(batch.target), left)
 
     @torch.no_grad()
-    def remember(self, batch: Batch) -> dict[str, Tensor]:
-        """What no step changes of a batch, by name (B, …): what `Remembering` gives back."""
+    def remember(self, batch: Batch, first: int, with_vllm: bool = False) -> dict[str, Tensor]:
+        """What no step changes of a batch, by name (B, …): what `Remembering` gives back, and H.
+
+        first: the number of its first sample, by which the VLLM's replies and phrases are drawn
+        """
         request, config = batch.request, self.config
-        marked = request.marked(config.mark_alpha)
+        marked, found = request.marked(config.mark_alpha), {}
+        if with_vllm:
+            assert self.vllm is not None
+            draw = Draw.make(self.seed, first, (len(batch.captions), 1, 1, 1), self.recipe)
+            found["hidden_states"], _ = self.read(self.vllm, batch, draw, marked)
+        if self.recipe.stage == "align":
+            return found
         scene = marked if config.vae_input == "marked" else request.scene
-        found = {"scene_latent": self.encode(scene), "target_latent": self.encode(batch.target)}
+        found |= {"scene_latent": self.encode(scene), "target_latent": self.encode(batch.target)}
         if config.looks:
             subject = (
                 torch.zeros_like(request.scene) if request.subject is None else request.subject

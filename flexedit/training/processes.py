@@ -7,7 +7,8 @@ layer · ``deepspeed``: ZeRO stage 2, each has its share of gradients and of the
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
@@ -144,6 +145,14 @@ def shared_as(share: Tensor, parameter: Any) -> Tensor:
         shape=parameter.shape,
         stride=parameter.stride(),
     )
+
+
+def wait_until(is_there: Callable[[], bool]) -> None:
+    """Waits for what other processes make, however long that takes: NCCL's own barrier gives up
+    after ten minutes.
+    """
+    while not is_there():
+        time.sleep(0.2)
 
 
 @contextmanager

@@ -12,6 +12,7 @@ import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -136,10 +137,9 @@ class Training:
         if cache is not None:
             device, folder = self.processes.device, self.folder / name / "cache"
             trainee.to(device)
-            samples = Cached(
-                samples, cache, folder, trainee.remember, device, self.processes, config.seed
-            )
-        trainer = Trainer(trainee, samples, config, self.folder / name, validate)
+            remember = partial(trainee.remember, with_vllm=cache.vllm)
+            samples = Cached(samples, cache, folder, remember, device, self.processes, config.seed)
+        trainer = Trainer(trainee, samples, config, self.folder / name, validate, self.hub)
         trainer.run(self.deadline)
         if trainer.finished and self.writes:
             shutil.rmtree(self.folder / name / "cache", ignore_errors=True)

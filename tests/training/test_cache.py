@@ -6,20 +6,26 @@ import numpy as np
 import pytest
 import torch
 
-from flexedit.data.world import CLASSES, World
+from flexedit.data.world import CLASSES, OPERATIONS, World
 from flexedit.errors import FlexEditError
 from flexedit.model_folder import ModelFolder
-from flexedit.training.batch import collate
+from flexedit.systems import preset
+from flexedit.training.batch import Batch, collate
 from flexedit.training.cache import PARTS, CacheConfig, Cached
-from flexedit.training.draws import Draw, Recipe
+from flexedit.training.draws import Draw, Losses
 from flexedit.training.mini import MiniTraining
 from flexedit.training.model import TrainingModel
 from flexedit.training.monitor import curve
+from flexedit.training.recipe import StageRecipe
+from flexedit.training.trainer import TrainConfig
+from tests.processes import in_two_processes
 from tests.tiny import INSTRUCT_PIX2PIX, make_tiny_folder
 from tests.training.plan import tiny_plan
 
-ALONE = SimpleNamespace(is_main_process=True, wait_for_everyone=lambda: None)
-BASE = Recipe("joint", ("unet", "adapter"), helper_classes=0.1)
+ALONE = SimpleNamespace(
+    is_main_process=True, wait_for_everyone=lambda: None, num_processes=1, process_index=0
+)
+BASE = Losses("joint", ("unet", "adapter"), helper_classes=0.1)
 
 
 @pytest.fixture(scope="module")
@@ -60,6 +66,76 @@ def test_nothing_that_is_remembered_is_computed_again(base, tmp_path, monkeypatc
     assert {"diffusion", "helper_classes"} <= set(base(batch, base.draw(0, 4)))
 
 
+@pytest.fixture(scope="module")
+def speaking(tmp_path_factory) -> TrainingModel:
+    """A system whose VLLM is done learning"""
+    folder = make_tiny_folder(tmp_path_factory.mktemp("speaking") / "model")
+    torch.manual_seed(0)
+    return TrainingModel(ModelFolder(folder), Losses("joint", ("unet", "bridge", "adapter")), 0)
+
+
+def test_what_a_vllm_said_gives_the_same_losses_and_is_not_asked_again(speaking, monkeypatch):
+    rows = [World(64, seed=5, operations=OPERATIONS | {"ask": 1.0})[index] for index in range(8)]
+    assert any(row.task == "ask" for row in rows)
+    found = speaking.remember(collate(rows), 40, with_vllm=True)
+    known = [
+        dataclasses.replace(row, features={k: v[n].half().numpy() for k, v in found.items()})
+        for n, row in enumerate(rows)
+    ]
+    said = Draw.make(speaking.seed, 40, (8, 1, 1, 1), speaking.recipe)
+    draw = dataclasses.replace(
+        speaking.draw(0, 8), generic=said.generic, positional=said.positional
+    )
+    wanted = speaking(collate(rows), draw)
+    monkeypatch.setattr(speaking.vllm, "score", None)
+    for name, loss in speaking(collate(known), speaking.draw(0, 8)).items():
+        torch.testing.assert_close(loss, wanted[name], atol=2e-3, rtol=2e-2)
+
+
+def test_states_of_a_vllm_that_learns_are_not_kept(speaking):
+    train = TrainConfig(steps=1, batch_size=1, lr=1e-3)
+    cache = CacheConfig(rows=16, vllm=True)
+
+    def refused(
+        losses: Losses | None, cache: CacheConfig, complaint: str, config=speaking.config
+    ) -> None:
+        with pytest.raises(FlexEditError, match=complaint):
+            StageRecipe(train, losses, cache).check(config)
+
+    refused(
+        Losses("joint", ("unet", "vllm")), cache, "changes while its LoRA and edit tokens learn"
+    )
+    for losses in (None, Losses("align", ("bridge",))):
+        refused(losses, CacheConfig(16), "keeps nothing that this stage reads")
+    silent = preset("instructpix2pix", {"name": "silent", "sources": {}})
+    refused(Losses("joint", ("unet",)), cache, "has no VLLM. Remove cache.vllm", silent)
+    StageRecipe(train, Losses("align", ("bridge",)), cache).check(speaking.config)
+
+
+def fills(folder: Path) -> None:
+    """One of two processes, which writes down what it has computed."""
+    from accelerate import PartialState
+
+    def remember(batch: Batch, first: int) -> dict[str, torch.Tensor]:
+        with (folder / f"by-{processes.process_index}").open("a") as file:
+            file.write(f"{first}\n")
+        return {"mean": batch.request.scene.mean((1, 2, 3))}
+
+    processes, config = PartialState(cpu=True), CacheConfig(rows=32)
+    device = torch.device("cpu")
+    samples = Cached(World(32, seed=5), config, folder / "cache", remember, device, processes)
+    samples.prepare(0, 7)
+    for index in range(8):
+        row = samples[index]
+        assert row.features["mean"] == pytest.approx(row.scene.mean() / 255, abs=1e-3)
+
+
+def test_processes_share_the_work_of_filling_a_cache(tmp_path):
+    in_two_processes(fills, tmp_path)
+    first, second = (set((tmp_path / f"by-{n}").read_text().split()) for n in (0, 1))
+    assert len(first) == len(second) == PARTS / 2 and not first & second
+
+
 def test_a_window_moves_on_as_its_rows_are_used():
     config = CacheConfig(rows=64, reuse=2.0)
     rows = np.array([config.row(0, index) for index in range(64 * 2 * 8)])
@@ -91,7 +167,7 @@ def test_a_window_of_another_size_does_not_take_what_lies_there(base, tmp_path):
     samples = cached(base, tmp_path, rows=64)
     samples.prepare(0, 3)
     row = samples[0]
-    fresh = base.remember(collate([dataclasses.replace(row, features=None)]))
+    fresh = base.remember(collate([dataclasses.replace(row, features=None)]), 0)
     for name, array in row.features.items():
         assert np.allclose(array, fresh[name][0].numpy(), atol=2e-3, rtol=2e-2), name
 
