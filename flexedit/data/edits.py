@@ -79,6 +79,11 @@ class Edits:
         for row, turn in self._candidates(draw):
             try:
                 sample = square_sample(self.reader.read(row, turn), self.size, rng)
+            except OSError as error:
+                raise FlexEditError(
+                    f"{self.name}, {row.where} can no longer be read ({error}). Is its disk still "
+                    "there? Run it again when it is."
+                ) from error
             except (FlexEditError, *MALFORMED) as error:
                 if not self.reader.skips and isinstance(error, MALFORMED):
                     raise

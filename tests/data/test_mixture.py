@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from collections import Counter
 from pathlib import Path
 
@@ -203,3 +204,31 @@ def test_the_page_on_data_has_every_data_set_and_a_mixture_that_is_one():
     config = validated(MixtureConfig, yaml.safe_load(content), "the page")
     assert config.weights == WEIGHTS and config.max_bad == 100
     assert all(data_set(part.source) for part in config.data if ":" in part.source)
+
+
+def test_a_mixture_with_another_seed_reads_no_file_again(mixed):
+    pytest.importorskip("datasets")
+    one, other = samples_from(str(mixed), SIZE), samples_from(str(mixed), SIZE, seed=7)
+    again = one.seeded(7)
+    assert [part.reader for part in again.parts] == [part.reader for part in one.parts]
+    said = [[it[index].instruction for index in range(40)] for it in (one, other, again)]
+    assert said[1] == said[2] != said[0]
+    own = one.parts[0]
+    assert own.seeded(7).reader is own.reader and own.seeded(7).seed == 7
+
+
+def test_data_that_vanishes_is_named_in_a_sentence(tmp_path):
+    pytest.importorskip("datasets")
+    lines = tmp_path / "cc12m.tsv"
+    lines.write_text("http://x/1.jpg\ta cup\nhttp://x/2.jpg\ta dog\n")
+    write_pairs(tmp_path / "pairs", [4])
+    captions, pairs = (
+        Edits(f"{source}:{tmp_path}/{place}", SIZE)
+        for source, place in (("cc12m", "cc12m.tsv"), ("instructpix2pix", "pairs"))
+    )
+    lines.unlink()
+    with pytest.raises(FlexEditError, match=r"cc12m, row \d can no longer be read .*Run it again"):
+        next(loader(captions, 1, 0, 1))
+    shutil.rmtree(tmp_path / "pairs")
+    with pytest.raises(FlexEditError, match=r"train-00000\.parquet cannot be read"):
+        next(loader(pairs, 1, 0, 1))
