@@ -111,6 +111,28 @@ def test_forty_edits_over_two_servers(folder, comfy, second):
         assert len(list((server.folder / "input" / "flexedit").iterdir())) == 1
 
 
+def test_photos_are_edited_around_their_masks_as_the_plain_run_crops_them(tmp_path, comfy):
+    rows = np.random.default_rng(0).integers(0, 255, (12, 20, 3), np.uint8)
+    Image.fromarray(rows).resize((200, 120)).save(tmp_path / "scene.png")
+    mask = np.zeros((120, 200), np.uint8)
+    mask[40:75, 120:160] = 255
+    Image.fromarray(mask).save(tmp_path / "mask.png")
+    row = {"scene": "scene.png", "mask": "mask.png", "instruction": "remove this", "out": "a.png"}
+    (tmp_path / "edits.jsonl").write_text(json.dumps(row), encoding="utf-8")
+    graph = PACK / "workflows" / "api" / "photos_from_a_list.json"
+    on_server = ["--graph", graph, "--server", f"http://{comfy.address}"]
+    for name, words in {"plain": ["--crop"], "server": on_server}.items():
+        command = [sys.executable, "-m", "flexedit", "batch", "--list", tmp_path / "edits.jsonl"]
+        subprocess.run([*command, "--out", tmp_path / name, *words], cwd=PACK, check=True)
+    plain, server = (
+        np.asarray(Image.open(tmp_path / name / "a.png").convert("RGB")).astype(int)
+        for name in ("plain", "server")
+    )
+    assert (plain != np.asarray(Image.open(tmp_path / "scene.png"))).any()
+    unlike = np.abs(plain - server).max(-1) > 2
+    assert unlike.mean() < 0.001  # rounding decides which pixels belong to the change
+
+
 def test_a_node_that_says_no_fails_its_edit_in_its_own_words(folder, comfy):
     write_list(folder, 2)
     with (folder / "edits.jsonl").open("a") as file:

@@ -82,8 +82,9 @@ def test_strokes_may_be_the_drawing_itself(tmp_path):
     assert json.loads(job.values[shipped.slot("strokes")]) == drawing
 
 
-def test_a_list_of_the_librarys_own_fits_the_shipped_graph_for_lists(tmp_path):
-    shipped = Graph.read(PACK / "workflows" / "api" / "edits_from_a_list.json")
+@pytest.mark.parametrize("name", ["edits_from_a_list", "photos_from_a_list"])
+def test_a_list_of_the_librarys_own_fits_the_shipped_graphs_for_lists(name, tmp_path):
+    shipped = Graph.read(PACK / "workflows" / "api" / f"{name}.json")
     row = {"scene": "a.png", "mask": "a.png", "instruction": "go", "task": "edit", "seed": 3}
     unused = {"subject": "", "target": "t.png", "label": "duck", "out": "x.png"}
     (job,) = read_graph_jobs(write_list(tmp_path, row | unused), tmp_path / "out", shipped)
