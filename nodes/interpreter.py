@@ -14,6 +14,9 @@ from .runtime.options import checked, one_of
 from .runtime.parts import on_cpu
 from .runtime.types import CATEGORY, Intent, Vllm, schema, to_bchw, to_bhwc
 
+AUTO = "auto"  # the mode of reply that the model's makers recommend
+MODES = (AUTO, *REPLIES)
+
 
 class MaskInterpreter(io.ComfyNode):
     @classmethod
@@ -49,11 +52,11 @@ class MaskInterpreter(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "reply",
-                    options=list(REPLIES),
-                    default="direct",
-                    tooltip="direct: fast, without words (reply and label stay empty). generate: "
-                    "the model first says what it understood. A question is always answered, and a "
-                    "stock VLLM always speaks.",
+                    options=list(MODES),
+                    default=AUTO,
+                    tooltip="auto: as the model was taught. direct: fast, without words (reply and "
+                    "label stay empty). generate: the model first says what it understood. A "
+                    "question is always answered, and a stock VLLM always speaks.",
                 ),
                 io.Image.Input(
                     "subject",
@@ -92,7 +95,7 @@ class MaskInterpreter(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, task=None, reply=None):
-        problems = (one_of("task", task, TASKS), one_of("reply", reply, REPLIES))
+        problems = (one_of("task", task, TASKS), one_of("reply", reply, MODES))
         return next((problem for problem in problems if problem is not True), True)
 
     @classmethod
@@ -107,6 +110,8 @@ class MaskInterpreter(io.ComfyNode):
         num_pictures = 1 if subject is None else 2
         model = vllm.use(vllm.read().model.memory_required(request.batch_size, num_pictures))
         mark_alpha = vllm.config.mark_alpha if vllm.config else 0.5  # the paper's
+        if reply == AUTO:
+            reply = vllm.config.sampling.reply if vllm.config else "generate"
         on_token = step_callback(model.longest_answer)
         intent = on_cpu(system.interpret(model, request, reply, mark_alpha, on_token))
         reading = intent.reading

@@ -83,8 +83,8 @@ def interpret(
 def unused(
     config: SystemConfig, *, subject: bool = False, reply: str = "direct", strength: float = 1.0
 ) -> list[str]:
-    """What to tell who gave a system what it does not use: whether there is a subject, the mode of
-    reply, λ.
+    """What to tell who gave a system what it does not use, or never learned: whether there is a
+    subject, the mode of reply, λ.
     """
     adapter = config.adapter
     reads_subject = config.vllm is not None or (adapter is not None and adapter.reads_subject)
@@ -94,6 +94,10 @@ def unused(
         and not reads_subject,
         "The reply mode generate changes nothing: this model has no VLLM that could speak.": (
             reply == "generate" and config.vllm is None
+        ),
+        "This model was taught to speak before it edits, and in the reply mode direct it does not: "
+        "choose auto or generate (on the command line, no --reply).": (
+            reply == "direct" and config.sampling.reply == "generate" and config.vllm is not None
         ),
         "The subject's strength changes nothing: this model attends to no subject apart.": (
             strength != 1.0 and not has_strength

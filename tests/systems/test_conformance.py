@@ -128,7 +128,7 @@ def test_the_command_line_and_a_graph_edit_alike(
     subject = load(graph, comfy, "subject.png", 40, 30, seed=1)[0] if with_subject else None
     mask = free_shape(graph, image=scene) if with_mask else None
     words = "put the object in [pic2] here"
-    request = {"instruction": words, "subject": subject, "reply": folder.config.sampling.reply}
+    request = {"instruction": words, "subject": subject, "reply": "auto"}  # as the command line
     edited = graph.edit(name, scene, mask, steps=3, **request)
     saved = {"edited": graph.save(edited), "scene": graph.save(scene)}
     if subject is not None:

@@ -210,6 +210,8 @@ def test_the_subjects_keys_and_values_are_made_once_for_all_steps():
         ("insightedit", {"subject": True, "strength": 0.5}, []),
         ("smartedit", {"subject": True, "reply": "generate"}, []),
         ("smartedit", {"strength": 0.5}, ["attends to no subject apart"]),
+        ("mgie", {"reply": "generate"}, []),
+        ("mgie", {"reply": "direct"}, ["taught to speak before it edits"]),
         ("instructpix2pix", {}, []),
         ("instructpix2pix", {"subject": True}, ["The subject is not used"]),
         ("instructpix2pix", {"reply": "generate"}, ["no VLLM that could speak"]),
