@@ -25,8 +25,10 @@ def test_the_page_of_training_can_be_followed(tmp_path, monkeypatch):
         "train mini --out runs/mini": "train mini --out runs/mini " + PARTS,
         "--out my-model": "--out my-model --size 64",
         "--steps 20000 --batch 128 --accumulate 8": "--steps 2 --batch 4 --accumulate 2",
+        "--steps 5000": "--steps 2 --batch 4",
+        "rows=4096": "rows=16",
     }
     ran = follow("docs/training.md", exchanged)
-    assert len(ran) == 7
+    assert len(ran) == 8
     assert (tmp_path / "runs" / "first" / "model" / "flexedit.json").is_file()
     assert (tmp_path / "results" / "report.json").is_file()
