@@ -17,7 +17,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
-from pathlib import Path, PurePath
+from pathlib import Path, PurePath, PureWindowsPath
 from typing import Any
 
 from .data.record import Record
@@ -40,9 +40,10 @@ Row = dict[str, Any]
 # The list
 
 
-def read_jobs(file: Path, out: Path) -> list[Record]:
-    """Raises FlexEditError for a list that cannot be read, and for results in the folder ``out``
-    that could not be written or would overwrite something.
+def read_jobs(file: Path, out: Path, within: Path | None = None) -> list[Record]:
+    """Raises FlexEditError for a list that cannot be read, for results in the folder ``out`` that
+    could not be written or would overwrite something, and for pictures that are not in the folder
+    ``within``, if one is named.
     """
     jobs: dict[str, Record] = {}
     for number, (line, job) in enumerate(read_records(Record, file).items(), 1):
@@ -55,8 +56,11 @@ def read_jobs(file: Path, out: Path) -> list[Record]:
             raise FlexEditError(f"{where}: seed is {job.seed}; it must be in 0 … 2^63 - 1.")
         jobs[where] = replace(job, out=job.out or usual_name(number, job.scene))
     outs = {where: job.out for where, job in jobs.items()}
-    read = {where: [file.parent / name for name in pictures(job)] for where, job in jobs.items()}
+    names = {where: pictures(job) for where, job in jobs.items()}
+    read = {where: [file.parent / name for name in names[where]] for where in names}
     check_outs(outs, read, out)
+    if within is not None:
+        check_inputs(names, file.parent, within)
     return list(jobs.values())
 
 
@@ -94,6 +98,21 @@ def check_outs(outs: Mapping[str, str], inputs: Mapping[str, Sequence[Path]], fo
                 raise FlexEditError(
                     f"{where}: out is {out!r}, which would overwrite {path}; {reader} reads that. "
                     "Name another picture, or another --out."
+                )
+
+
+def check_inputs(names: Mapping[str, Sequence[str]], folder: Path, within: Path) -> None:
+    """names: by the line of the list, which lies in ``folder``. Raises FlexEditError for one that
+    leads out of the folder ``within``, on this system or with a drive's letter on Windows.
+    """
+    root = Path(os.path.realpath(within))
+    for where in names:
+        for name in names[where]:
+            is_inside = Path(os.path.realpath(folder / name)).is_relative_to(root)
+            if PureWindowsPath(name).drive or not is_inside:
+                raise FlexEditError(
+                    f"{where}: {name!r} leads out of {within}. Copy the picture there, or leave "
+                    "--inputs-within out if you trust the list."
                 )
 
 
@@ -163,7 +182,7 @@ class Journal:
         by_server = Counter(row["server"] for row in done if "server" in row)
         times = [row["at"] for row in done if "at" in row]
         return {
-            "working": [f"{first}/{step}" for first, step in self.working()],
+            "working": self.working(),
             "edits": max(sum(parts.values()), len(last)),
             "done": len(done),
             "failed": len(over) - len(done),
@@ -185,7 +204,7 @@ class Journal:
 
         self.partial.mkdir(parents=True, exist_ok=True)
         with FileLock(self.folder / ".claim.lock"):
-            for other in self.working():
+            for other in self._held():
                 if (part[0] - other[0]) % math.gcd(part[1], other[1]) == 0:
                     raise FlexEditError(
                         f"Another process works in {self.folder}, at part {other[0]}/{other[1]}. "
@@ -201,8 +220,20 @@ class Journal:
                 with suppress(OSError):  # others' files are in it
                     folder.rmdir()
 
-    def working(self) -> list[Part]:
-        """The parts that processes work at. Their locks go with them, however they end."""
+    def working(self) -> list[str] | None:
+        """The parts that processes work at, like 1/2; None if one may not look."""
+        from filelock import FileLock
+
+        if not any(self.folder.glob(".part-*.lock")):
+            return []
+        try:
+            with FileLock(self.folder / ".claim.lock"):  # a run that begins must not meet the look
+                return [f"{first}/{step}" for first, step in self._held()]
+        except OSError:
+            return None
+
+    def _held(self) -> list[Part]:
+        """The parts whose locks are held. Locks go with their processes, however they end."""
         from filelock import FileLock, Timeout
 
         held = []

@@ -4,12 +4,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor, TimeoutError
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import psutil
 import pytest
+from filelock import FileLock
 from PIL import Image
 
 from flexedit.cli import main
@@ -195,6 +197,35 @@ def test_a_name_that_some_system_cannot_write_is_refused_with_its_line(out, fold
     assert not (folder / "out").exists()
 
 
+OUTSIDE = (
+    "a.png",
+    "pictures/../a.png",
+    "pictures_too/a.png",
+    "/etc/passwd",
+    "pictures/link/a.png",
+    "C:pictures/a.png",
+    r"\\x\y\a.png",
+)
+
+
+@pytest.mark.parametrize("name", OUTSIDE)
+def test_a_strangers_list_reads_nothing_outside_of_the_folder_named(name, folder, run, capsys):
+    for inside in (pictures := folder / "pictures", folder / "pictures_too"):
+        inside.mkdir()
+        shutil.copy(folder / "a.png", inside)
+    (pictures / "link").symlink_to(folder)
+    (pictures / "near.png").symlink_to(pictures / "a.png")
+    names = ("pictures/near.png", str(pictures / "a.png"))
+    good = [{"scene": each, "instruction": "go"} for each in names]
+    for picture in ("scene", "mask", "subject"):
+        file = write_list(folder, *good, good[0] | {picture: name})
+        assert run("--inputs-within", pictures) == 2
+        assert f"line 3: {name!r} leads out of {pictures}" in capsys.readouterr().err
+        assert len(read_jobs(file, folder / "out")) == 3  # nobody asked
+    assert not (folder / "out").exists()
+    assert len(read_jobs(write_list(folder, *good), folder / "out", pictures)) == 2
+
+
 def test_what_the_list_reads_is_not_overwritten_through_links_either(folder, run, capsys):
     write_list(folder, ROW | {"out": "b.png"}, ROW | {"scene": "b.png", "out": "c.png"})
     (folder / "out").symlink_to(folder)
@@ -284,6 +315,26 @@ def test_two_batches_into_one_folder_do_nothing_twice(folder, run, capsys):
         assert "Another process works in" in capsys.readouterr().err
         assert run("--part", "1/2") == 2 and run("--part", "2/2") == 0
     assert run() == 0 and len(results(folder)) == 2
+
+
+def test_a_look_at_a_batch_waits_while_another_begins(folder):
+    with Journal(folder / "out").claimed((1, 2)):
+        with FileLock(folder / "out" / ".claim.lock"):  # as a run does while it begins
+            look = ThreadPoolExecutor(1).submit(Journal(folder / "out").summary)
+            with pytest.raises(TimeoutError):
+                look.result(0.2)
+        assert look.result(60)["working"] == ["1/2"]
+    assert Journal(folder / "out").summary()["working"] == []
+
+
+def test_a_look_that_may_not_lock_says_all_else(folder):
+    journal = Journal(folder / "out")
+    with journal.claimed((1, 1)):
+        journal.add({"run": {"edits": 3, "part": [1, 1]}})
+    (folder / "out" / ".claim.lock").unlink(missing_ok=True)
+    (folder / "out" / ".claim.lock").mkdir()
+    summary = journal.summary()
+    assert summary["working"] is None and summary["edits"] == 3
 
 
 def test_ray_makes_what_a_plain_run_makes_though_a_worker_is_killed(folder, run, tiny):

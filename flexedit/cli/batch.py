@@ -55,6 +55,12 @@ OF_SERVERS = ("graph", "in_flight", "seconds", "wait", "again", "dry_run")
     help="only every N-th edit, from the I-th",
 )
 @click.option("--out", type=PATH, required=True, help="folder of pictures and results")
+@click.option(
+    "--inputs-within",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    metavar="FOLDER",
+    help="for a list from others: refuse it if it names pictures outside of this folder",
+)
 @server_options
 @click.option(
     "--engine",
@@ -69,6 +75,7 @@ def batch(
     file: Path,
     part: tuple[int, int],
     out: Path,
+    inputs_within: Path | None,
     engine: str,
     workers: int,
     **options: Any,
@@ -79,11 +86,12 @@ def batch(
         if servers["server"] or servers["servers"]:
             what = "a batch on servers, whose graph says that"
             _refuse(context, what, *options, "engine", "workers")
-            return _on_servers(context, file, part, out, **servers)
+            return _on_servers(context, file, part, out, inputs_within, **servers)
         _refuse(context, "a batch without --server", *OF_SERVERS)
         if engine == "plain":
             _refuse(context, "a batch without --engine ray", "workers")
-        return _here(context, file, part, out, workers if engine == "ray" else 0, options)
+        workers = workers if engine == "ray" else 0
+        return _here(context, file, part, out, inputs_within, workers, options)
     except KeyboardInterrupt:
         warn("Stopped. Run the same again to go on.")
         context.exit(STOPPED)
@@ -103,6 +111,7 @@ def _here(
     file: Path,
     part: tuple[int, int],
     out: Path,
+    within: Path | None,
     workers: int,
     options: dict[str, Any],
 ) -> Report:
@@ -110,7 +119,7 @@ def _here(
     from ..farm import cluster
     from ..jobs import RESULTS, JobRun, one_by_one, read_jobs
 
-    jobs = read_jobs(file, out)[part[0] - 1 :: part[1]]
+    jobs = read_jobs(file, out, within)[part[0] - 1 :: part[1]]
     if workers:
         require("--engine ray (the extra farm)", "ray", "pyarrow", "pandas")
         context.call_on_close(cluster.start(workers))
@@ -165,6 +174,7 @@ def _on_servers(
     file: Path,
     part: tuple[int, int],
     out: Path,
+    within: Path | None,
     *,
     graph: Path | None,
     server: Sequence[str],
@@ -192,7 +202,7 @@ def _on_servers(
         require("A batch on several servers (the extra farm)", "ray", "aiohttp")
         context.call_on_close(cluster.start(1))
         connect = partial(cluster.ActorWorker, places=in_flight)
-    jobs, answers, problems = _checked(template, file, part, out, urls)
+    jobs, answers, problems = _checked(template, file, part, out, within, urls)
     if dry_run:
         if problems:
             raise FlexEditError("; ".join(problems))
@@ -217,7 +227,12 @@ def _on_servers(
 
 
 def _checked(
-    graph: Graph, file: Path, part: tuple[int, int], out: Path, urls: Sequence[str]
+    graph: Graph,
+    file: Path,
+    part: tuple[int, int],
+    out: Path,
+    within: Path | None,
+    urls: Sequence[str],
 ) -> tuple[list[GraphJob], dict[str, str], list[str]]:
     """The list's edits, the servers' versions, and what is wrong with some of both.
 
@@ -233,7 +248,7 @@ def _checked(
         raise FlexEditError(f"No server answers. {said}")
     first = next(iter(about))
     info = about[first]["nodes"]
-    jobs = graphs.read_graph_jobs(file, out, graph, graphs.uploads(graph, info))
+    jobs = graphs.read_graph_jobs(file, out, graph, graphs.uploads(graph, info), within)
     jobs = jobs[part[0] - 1 :: part[1]]
     filled = sorted({slot for job in jobs for slot in job.values})
     problems = []

@@ -18,7 +18,7 @@ from typing import Any
 from ..data.record import Record
 from ..errors import FlexEditError
 from ..files import line_of, read_json, read_records
-from ..jobs import GIVEN, RESULTS, check_outs, content, usual_name
+from ..jobs import GIVEN, RESULTS, check_inputs, check_outs, content, usual_name
 from ..validation import validated
 from .client import NodeInfo
 
@@ -147,7 +147,11 @@ class GraphJob:
 
 
 def read_graph_jobs(
-    file: Path, out: Path, graph: Graph, uploads: Sequence[Input] = ()
+    file: Path,
+    out: Path,
+    graph: Graph,
+    uploads: Sequence[Input] = (),
+    within: Path | None = None,
 ) -> list[GraphJob]:
     """uploads: the graph's inputs that name an uploaded file, besides scene, mask and subject.
 
@@ -186,6 +190,9 @@ def read_graph_jobs(
     outs = {where: job.out for where, job in jobs.items()}
     read = {where: list(job.files.values()) for where, job in jobs.items()}
     check_outs(outs, read, out)
+    if within is not None:
+        names = {where: [str(job.values[it]) for it in job.files] for where, job in jobs.items()}
+        check_inputs(names, file.parent, within)
     # a server decides on the ending
     inputs = {stem_of(path): path for paths in read.values() for path in paths}
     stems = {Path(RESULTS).stem: "the journal"}

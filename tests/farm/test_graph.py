@@ -119,6 +119,19 @@ def test_a_line_that_the_graph_has_no_place_for_is_refused(rows, complaint, grap
         read_graph_jobs(write_list(tmp_path, *rows), tmp_path, graph)
 
 
+@pytest.mark.parametrize("name", ["../a.png", "/etc/passwd", "link/a.png", "C:a.png"])
+def test_a_strangers_list_sends_nothing_from_outside_of_the_folder_named(name, graph, tmp_path):
+    inside = tmp_path / "pictures"
+    inside.mkdir()
+    (tmp_path / "a.png").write_bytes(png(0))
+    (inside / "link").symlink_to(tmp_path)
+    for slot in ("scene", "Scene.image"):
+        file = write_list(inside, {slot: "a.png"}, {slot: name})
+        with pytest.raises(FlexEditError, match=r"line 2: .* leads out of .*pictures\. Copy"):
+            read_graph_jobs(file, tmp_path / "out", graph, [("1", "image")], inside)
+        assert len(read_graph_jobs(file, tmp_path / "out", graph, [("1", "image")])) == 2
+
+
 @pytest.mark.parametrize(
     ("text", "complaint"),
     [
