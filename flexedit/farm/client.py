@@ -262,17 +262,21 @@ class Client:
             raise Failed("this ComfyUI takes no ids for edits: update it")
 
     async def _forget(self, prompt_id: str) -> None:
+        """Takes an edit out of the queue, or ends it if it runs."""
         from aiohttp import ClientError
 
         try:
-            for path, body in (
-                ("queue", {"delete": [prompt_id]}),
-                ("interrupt", {"prompt_id": prompt_id}),
-            ):
-                async with self.session.post(f"{self.url}/{path}", json=body):
-                    pass
-        except (ClientError, OSError, asyncio.TimeoutError):
+            await self._tell("queue", {"delete": [prompt_id]})
+            queue = await self._read(Queue, "queue")
+            # servers of old would end whatever runs, whoever's it is
+            if any(prompt_id in item[1:2] for item in queue.queue_running):
+                await self._tell("interrupt", {"prompt_id": prompt_id})
+        except (Lost, ClientError, OSError, asyncio.TimeoutError):
             pass  # then it has forgotten more than that
+
+    async def _tell(self, path: str, what: Mapping[str, Any]) -> None:
+        async with self.session.post(f"{self.url}/{path}", json=what):
+            pass
 
     async def _fetch(
         self, finished: Finished, graph: Mapping[str, Any]

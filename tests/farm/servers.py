@@ -74,6 +74,7 @@ class Fake:
         threading.Thread(target=self._loop.run_forever, daemon=True).start()
         self.answers: dict[str, Any] = {}  # instead of the right ones, by the path's first part
         self.held = False  # while it is, nothing gets done
+        self.interrupted: list[str] = []  # what it was asked to end
         self.port = self.deaths = 0
         self.start()
 
@@ -111,7 +112,7 @@ class Fake:
         app.router.add_get("/object_info/{name}", self._info)
         app.router.add_get("/queue", self._queue)
         app.router.add_post("/queue", self._nothing)
-        app.router.add_post("/interrupt", self._nothing)
+        app.router.add_post("/interrupt", self._interrupt)
         app.router.add_get("/history/{id}", self._history)
         app.router.add_get("/view", self._view)
         app.router.add_post("/upload/image", self._upload)
@@ -155,8 +156,12 @@ class Fake:
         return web.json_response({name: self.nodes[name]} if name in self.nodes else {})
 
     async def _queue(self, _: web.Request) -> web.Response:
-        waiting = [[0, name, {}, {}, []] for name in self.queue]
-        return web.json_response({"queue_running": [], "queue_pending": waiting})
+        listed = [[0, name, {}, {}, []] for name in self.queue]
+        return web.json_response({"queue_running": listed[:1], "queue_pending": listed[1:]})
+
+    async def _interrupt(self, request: web.Request) -> web.Response:
+        self.interrupted.append((await request.json())["prompt_id"])
+        return web.Response()
 
     async def _nothing(self, _: web.Request) -> web.Response:
         return web.Response()

@@ -80,6 +80,21 @@ def test_a_name_and_password_are_not_written_down():
     )
 
 
+def test_an_edit_that_takes_too_long_ends_no_other_on_its_server():
+    async def both(url: str) -> list[Outcome]:
+        client = Client(url)
+        edits = (client.edit(Task(name, GRAPH, {}, seconds=1.0)) for name in ("one", "two"))
+        try:
+            return await asyncio.gather(*edits)
+        finally:
+            await client.close()
+
+    with Fake(lambda _: "hang") as busy:
+        outcomes = asyncio.run(both(busy.url))
+        assert [it.why for it in outcomes] == ["not done after 1 seconds"] * 2
+        assert busy.interrupted == busy.queue[:1]  # the other waited
+
+
 def test_a_server_that_says_nothing_is_not_called_slow(monkeypatch):
     async def ask(url: str) -> Outcome:
         client = Client(url)
