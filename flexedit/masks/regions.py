@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from .prepare import window
 
 ENOUGH = 2**17  # pixels, to tell a median
+BAND = 2**20  # pixels of a mask whose distances are found at once
 MAX_SHIFT = 0.05  # of a channel: what a VAE may do to a picture's colours as a whole
 
 
@@ -73,7 +74,7 @@ def grow(mask: Tensor, pixels: int) -> Tensor:
     """mask (B, H, W) grown by a disc of `pixels` (shrunk where negative), 0 and 1."""
     if pixels == 0:
         return mask
-    return _by_row(mask, max(pixels, 0) + 1, lambda one: _grown(one, pixels))
+    return _in_bands(mask, max(pixels, 0) + 1, abs(pixels), lambda one: _grown(one, pixels))
 
 
 def _grown(one: np.ndarray, pixels: int) -> np.ndarray:
@@ -84,18 +85,30 @@ def feather(mask: Tensor, pixels: int) -> Tensor:
     """mask (B, H, W) fading to 0 over `pixels` inside its border; outside it stays 0."""
     if pixels <= 0:
         return mask
-    return mask * _by_row(mask, 1, lambda one: np.minimum(_distance(one) / (pixels + 1), 1))
+    fade = pixels + 1
+    return mask * _in_bands(mask, 1, fade, lambda one: np.minimum(_distance(one) / fade, 1))
 
 
-def _by_row(mask: Tensor, margin: int, change: Callable[[np.ndarray], np.ndarray]) -> Tensor:
+def _in_bands(
+    mask: Tensor, margin: int, reach: int, change: Callable[[np.ndarray], np.ndarray]
+) -> Tensor:
     """What ``change`` makes of the support of each mask (B, H, W), 0 farther than ``margin`` from
-    it. It is shown no more than that: the pixels around a mask decide about all within.
+    it: the pixels around a mask decide about all within.
+
+    It is shown a large mask band by band, so that the work can be ended between them, with
+    ``reach`` rows more above and below, as far as it looks.
     """
     changed = torch.zeros_like(mask)
     for row, one in enumerate(_support(mask)):
-        if one.any():
-            part = window(one, margin)
-            changed[row][part] = torch.from_numpy(change(one[part])).to(mask)
+        if not one.any():
+            continue
+        rows, columns = window(one, margin)
+        seen, into = one[rows, columns], changed[row][rows, columns]
+        height = max(BAND // seen.shape[1], 4 * reach)
+        for top in range(0, len(seen), height):
+            start = max(top - reach, 0)
+            made = change(seen[start : top + height + reach])[top - start :][:height]
+            into[top : top + height] = torch.from_numpy(made).to(mask)
     return changed
 
 

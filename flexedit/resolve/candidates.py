@@ -5,7 +5,7 @@ H × W a picture's size, h × w a smaller copy's, K candidates
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -38,16 +38,22 @@ class Resolution:
     ambiguous: bool
 
 
-def distinct(regions: np.ndarray, area: np.ndarray | None, order: Sequence[int]) -> list[int]:
+def distinct(
+    regions: np.ndarray,
+    area: np.ndarray | None,
+    order: Sequence[int],
+    look: Callable[[], None] = lambda: None,
+) -> list[int]:
     """The first MOST of `order` whose regions (K, N) bool are not almost those of an earlier one.
 
-    area (N,): what each element of a region counts; None: all the same.
+    area (N,): what each element of a region counts; None: all the same. look: called before each.
     """
     kept: list[int] = []
     for index in order:
         one = regions[index]
         if len(kept) == MOST:
             break
+        look()
         if all(iou(one, regions[other], area) < SAME for other in kept):
             kept.append(index)
     return kept

@@ -9,6 +9,7 @@ they were fitted by `python -m tools.resolve fit`, on scribbles whose objects ar
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -47,12 +48,19 @@ CONFIDENCE: dict[str, float] = {
 
 
 @needed("scikit-image")
-def resolve(scene: Tensor, mask: Tensor) -> Resolution:
-    """scene (3, H, W) and mask (H, W) in 0..1, the mask not empty → what it may mean"""
+def resolve(scene: Tensor, mask: Tensor, look: Callable[[], None] = lambda: None) -> Resolution:
+    """scene (3, H, W) and mask (H, W) in 0..1, the mask not empty → what it may mean
+
+    ``look()``: called between the steps; what it raises ends the work.
+    """
     window, scribble = Window.around(scene, mask)
+    look()
     pixels = superpixels(window.picture, COUNT)
+    look()
     hierarchy = merge(pixels)
+    look()
     whole = judge(pixels, hierarchy, scribble)
+    look()
     regions, confidence = whole.regions, whole.confidence
     order = np.argsort(-confidence).tolist()
     things = two_things(pixels, hierarchy, scribble, whole)

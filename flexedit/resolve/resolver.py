@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -83,7 +84,9 @@ def resolve(
     scribbles = check_mask(mask)
     batch = common_batch({"scene": len(scene), "mask": len(scribbles)})
     height, width = scene.shape[2:]
-    ask = sam.resolve if method == "sam" and sam is not None else classic.resolve
+    ask: Callable[[Tensor, Tensor], Resolution] = partial(classic.resolve, look=look)
+    if method == "sam" and sam is not None:
+        ask = sam.resolve
     resolutions, chosen = [], scene.new_empty(batch, height, width, dtype=torch.float32)
     shown = scene.new_empty(batch, 3, height, width)
     for row in range(batch):
@@ -111,24 +114,29 @@ def mend(
     mended = []
     for one in found.candidates:
         look()
-        mended.append(tidy(one.mask, fill_holes, min_area))
+        mended.append(tidy(one.mask, fill_holes, min_area, look))
+    look()
     regions = np.stack(mended).reshape(len(mended), -1)
-    kept = distinct(regions, None, range(len(mended)))
+    kept = distinct(regions, None, range(len(mended)), look)
     candidates = tuple(
         Candidate(mended[index], found.candidates[index].confidence) for index in kept
     )
     return Resolution(candidates, ambiguous=found.ambiguous and kept[:2] == [0, 1])
 
 
-def tidy(mask: np.ndarray, fill_holes: bool, min_area: int) -> np.ndarray:
+def tidy(
+    mask: np.ndarray, fill_holes: bool, min_area: int, look: Callable[[], None] = lambda: None
+) -> np.ndarray:
     """mask (H, W) bool, not empty · min_area: in pixels; the largest island stays in any case."""
     window = masks.window(mask, 0)
     part = mask[window]
     if fill_holes:
         gaps, _ = ndimage.label(np.pad(~part, 1, constant_values=True))
         part = (gaps != gaps[0, 0])[1:-1, 1:-1]  # all but what reaches the outside
+        look()
     if min_area > 1:
         islands, _ = ndimage.label(part, np.ones((3, 3)))
+        look()
         areas = np.bincount(islands.ravel())
         areas[0] = 0
         part = (areas >= min(min_area, areas.max()))[islands]

@@ -3,6 +3,7 @@ import pytest
 import torch
 
 from flexedit import masks
+from flexedit.masks import regions
 
 
 def test_a_change_that_outgrows_the_mask_belongs_to_the_region():
@@ -28,6 +29,21 @@ def test_growing_and_shrinking_move_the_border():
     mask = masks.draw("circle", 100, 100, shape_width=0.4, shape_height=0.4)[None]
     for pixels, radius in ((8, 28), (-8, 12), (0, 20)):
         assert masks.grow(mask, pixels).sum() == pytest.approx(np.pi * radius**2, rel=0.06)
+
+
+@pytest.mark.parametrize("pixels", [-9, -1, 1, 4, 20])
+def test_a_large_mask_grows_and_fades_in_bands_as_it_would_at_once(pixels, monkeypatch):
+    noise = torch.rand(3, 1, 12, 9, generator=torch.Generator().manual_seed(0))
+    blobs = torch.nn.functional.interpolate(noise, (120, 90), mode="bicubic")[:, 0] > 0.4
+    mask = torch.cat([blobs, torch.ones(1, 120, 90) > 0, torch.zeros(1, 120, 90) > 0]).float()
+    ways = (lambda: masks.grow(mask, pixels), lambda: masks.feather(mask, abs(pixels)))
+    whole = [way() for way in ways]
+    monkeypatch.setattr(regions, "BAND", 1)
+    heights = []
+    distance = regions._distance
+    monkeypatch.setattr(regions, "_distance", lambda one: heights.append(len(one)) or distance(one))
+    assert all(torch.equal(way(), before) for way, before in zip(ways, whole, strict=True))
+    assert max(heights) <= 6 * (abs(pixels) + 1)
 
 
 def test_feathering_stays_inside_and_leaves_the_pictures_border_alone():

@@ -1,11 +1,15 @@
 import json
+from collections.abc import Callable
+from itertools import pairwise
 
 import numpy as np
 import pytest
 import torch
+from scipy import ndimage
 
 from flexedit import masks
 from flexedit.errors import FlexEditError
+from flexedit.resolve import classic
 from flexedit.resolve.candidates import Candidate, Resolution
 from flexedit.resolve.resolver import COLORS, describe, mend, overlay, resolve, tidy
 from tests.resolve.scenes import HEIGHT, LEFT, RIGHT, WIDTH, disc, scene
@@ -73,6 +77,24 @@ def test_what_watches_the_work_can_end_it():
     with pytest.raises(KeyboardInterrupt):
         resolve(scene().expand(3, -1, -1, -1), disc(LEFT, 14), on_picture=watch)
     assert done == [1]
+
+
+def test_a_look_comes_between_two_searches_of_a_large_picture(monkeypatch):
+    happened = []
+
+    def told(function: Callable) -> Callable:
+        return lambda *given, **named: happened.append("work") or function(*given, **named)
+
+    for place, name in (
+        (ndimage, "label"),
+        (ndimage, "distance_transform_cdt"),
+        (classic, "superpixels"),
+        (classic, "merge"),
+    ):
+        monkeypatch.setattr(place, name, told(getattr(place, name)))
+    resolve(scene()[None], disc(LEFT, 14), grow=2, look=lambda: happened.append("look"))
+    assert happened.count("work") > 10
+    assert ("work", "work") not in pairwise(happened)
 
 
 # What comes out

@@ -1,8 +1,9 @@
 # ruff: noqa: E402
 """Where our nodes look whether Cancel was pressed, and what is left of a run that was cancelled.
 
-``steps(MODEL, SAM, SIDE)``: of each kind of work how often it looks, the longest time between two
-looks (so long one waits at most), and how a run ends that is cancelled at half of them.
+``steps(MODEL, SAM, SIDE)``: of each kind of work how often it looks, the most CPU seconds between
+two looks (so long one waits where nothing else runs), and how a run ends that is cancelled at half
+of them.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ class Watch:
     def __enter__(self) -> Watch:
         self.look = model_management.throw_exception_if_processing_interrupted
         model_management.throw_exception_if_processing_interrupted = self
-        self.last = time.perf_counter()
+        self.last = time.process_time()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -52,7 +53,7 @@ class Watch:
         self.looks += 1
         if self.looks == self.press_at:
             model_management.interrupt_current_processing(True)
-        now = time.perf_counter()
+        now = time.process_time()
         self.longest, self.last = max(self.longest, now - self.last), now
         self.look()
 
