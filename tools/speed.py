@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import re
 import statistics
 import subprocess
@@ -392,17 +393,41 @@ def compositing() -> None:
         )
 
 
+def stitching() -> None:
+    """Crop and Composite against ComfyUI-Inpaint-CropAndStitch, if the environment variable
+    CROP_AND_STITCH names a clone of it.
+    """
+    folder = os.environ.get("CROP_AND_STITCH")
+    if not folder:
+        print("Inpaint Crop and Stitch: CROP_AND_STITCH does not say where it lies")
+        return
+    script = Path(inside.__file__).with_name("stitching.py")
+    found = inside.run(script, "seconds", Path(folder).resolve(), "16", "1024", timeout=3000)
+    least = min(took for way, took in found.items() if way.startswith("theirs"))
+    for way in ("ours, mask", "ours, mask + connected change"):
+        note = ", ".join(f"{it} {took:.2f}" for it, took in found.items())
+        report(
+            f"Inpaint Crop and Stitch at its fastest / {way}",
+            least / found[way],
+            1,
+            note,
+            at_least=True,
+        )
+
+
 def cancel() -> None:
-    """How long one waits at most for Cancel, in each kind of work, with the embedded model."""
+    """How long one waits at most for Cancel, in each kind of work, with the embedded model: CPU
+    seconds of one thread.
+    """
     from tests.resolve.tiny_sams import make_tiny_sam
 
     with tempfile.TemporaryDirectory() as folder:
         make_tiny_sam("sam", Path(folder) / "sam")
         script, model = Path(inside.__file__).with_name("cancel.py"), ModelFolder.embedded().path
-        found = inside.run(script, "steps", model, f"{folder}/sam", "4000", threads=2, timeout=3000)
+        found = inside.run(script, "steps", model, f"{folder}/sam", "4000", timeout=3000)
     for kind, figures in found.items():
         note = f"between two of {figures['looks']} looks"
-        report(f"Cancel in {kind}, 12 megapixels, seconds", figures["longest"], 1.0, note)
+        report(f"Cancel in {kind}, 12 megapixels, CPU seconds", figures["longest"], 1.0, note)
 
 
 def timed(run: Callable[[], object]) -> float:
@@ -432,6 +457,7 @@ ALL = (
     guider,
     systems,
     compositing,
+    stitching,
     cancel,
 )
 BENCHMARKS = {run.__name__: run for run in ALL}

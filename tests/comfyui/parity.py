@@ -17,6 +17,7 @@ from twin import SEED, Model, sample  # first: it makes this process a ComfyUI
 # isort: split
 import comfy.ops
 import torch
+from comfy import model_management
 from flexedit_pack.flexedit.models.diffusion.conditioning import Branches
 from flexedit_pack.nodes.runtime.clip_vision import load_clip_vision, tokens
 from flexedit_pack.nodes.runtime.unet import load_unet
@@ -85,6 +86,20 @@ def wait_for_files(path: str) -> dict[str, float] | None:
         found.append({"unet": latent, "clip_vision": seen, "vae": encode(vae, pictures)})
     at_once, late = found
     return {name: error(late[name], at_once[name]) for name in at_once}
+
+
+def without_room(path: str) -> dict[str, Any]:
+    """Whether a run is the same, bit for bit, where no weight stays on the device (--novram), and
+    how many bytes stayed there. A CPU passes for that device: for it ComfyUI ignores the flag.
+    """
+    found, stayed = [], []
+    for state in (model_management.VRAMState.NORMAL_VRAM, model_management.VRAMState.NO_VRAM):
+        model = Model(path)
+        model_management.vram_state = state
+        model_management.is_device_cpu = lambda device: False
+        found.append(model.comfyui(model.branches(), 4, *GUIDANCE["guided"]))
+        stayed.append(model.patcher.loaded_size())
+    return {"same": torch.equal(*found), "stayed": stayed}
 
 
 def compare_once(*paths: str) -> dict[str, float]:
@@ -165,6 +180,9 @@ def count_hits(model: Model) -> dict[str, int]:
 
 if __name__ == "__main__":
     inside.main(
-        {f.__name__: f for f in (compare, compare_once, full_size, hits, wait_for_files)},
+        {
+            f.__name__: f
+            for f in (compare, compare_once, full_size, hits, wait_for_files, without_room)
+        },
         sys.argv[1:],
     )

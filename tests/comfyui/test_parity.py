@@ -94,6 +94,12 @@ def test_parts_whose_layers_wait_for_their_file_are_read_too(tiny):
     assert max(errors.values()) <= TOLERANCE
 
 
+def test_weights_that_do_not_stay_on_the_device_give_the_same_bits(tiny):
+    found = inside.run(SCRIPT, "without_room", tiny)
+    stayed, none = found["stayed"]
+    assert found["same"] and stayed > none == 0
+
+
 def test_weights_in_half_precision_that_are_cast_as_they_are_used_agree(tmp_path):
     folder = make_tiny_folder(tmp_path / "half")
     tensors = load_file(folder / WEIGHTS_FILE)
