@@ -41,7 +41,7 @@ def convert() -> None:
 def instructpix2pix(
     checkpoint: Path, vae: Path | None, text_encoder: Path | None, out: Path
 ) -> Report:
-    """InstructPix2Pix, or what was trained on from it, such as MagicBrush."""
+    """InstructPix2Pix, or what was trained on from it, such as MagicBrush; also of SDXL's kind."""
     from ..convert.instructpix2pix import convert_instructpix2pix
 
     return {"out": str(convert_instructpix2pix(checkpoint, out, vae, text_encoder).path)}

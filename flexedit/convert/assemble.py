@@ -257,7 +257,8 @@ def diffusion_config(file: Path) -> dict[str, Any]:
     Raises FlexEditError for a schedule that FlexEdit does not know.
     """
     says = read_config(file.parent, file.name)
-    if says.get("trained_betas") or says.get("rescale_betas_zero_snr"):
+    own = ("trained_betas", "rescale_betas_zero_snr", "sigma_data")  # the last: EDM's, of CosXL
+    if any(says.get(name) for name in own):
         raise FlexEditError(
             f"{file} has a noise schedule of its own, which FlexEdit cannot follow."
         )

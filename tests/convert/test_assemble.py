@@ -262,6 +262,7 @@ def test_another_class_of_vllm_is_refused(others, tmp_path):
     [
         ("scheduler/scheduler_config", {"prediction_type": "flow"}, "'flow'; choose one of"),
         ("scheduler/scheduler_config", {"trained_betas": [0.1]}, "a noise schedule of its own"),
+        ("scheduler/scheduler_config", {"sigma_data": 1.0}, "a noise schedule of its own"),
         (
             "text_encoder/config",
             {"num_hidden_layers": 23},

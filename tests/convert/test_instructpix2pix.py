@@ -242,6 +242,7 @@ def test_one_of_sdxls_kind_comes_with_both_its_text_encoders(tmp_path):
     assert model.config.sampling.size == 768 and "RAIL++" in str(model.config.licences)
     picture = FlexEditPipeline(model, "cpu")(collate([World(64)[0]]).request, num_steps=1).picture
     assert picture.shape == (1, 3, 64, 64) and picture.isfinite().all()
+    assert main(["info", str(model.path)]) == 0
 
 
 @pytest.mark.parametrize("name", ["some.ckpt", "some.safetensors"])
