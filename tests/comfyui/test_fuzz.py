@@ -82,7 +82,7 @@ def complaint(comfy, graph: Graph) -> str | None:
     except PromptFailed as failure:
         is_ours = (failure.node_type or "").startswith(OURS)
         in_a_sentence = failure.exception_type.endswith("FlexEditError")
-        was_refused = "traceback" in failure.traceback.lower() or not failure.traceback
+        was_refused = not failure.traceback
         if "inner_validation" in failure.exception_type and not NO_OUTPUT.search(failure.message):
             return str(failure)
         if is_ours and not (in_a_sentence or was_refused):

@@ -337,6 +337,15 @@ def test_a_dry_run_finds_what_is_wrong_and_makes_nothing(folder, capsys):
         assert two.made.total() == 0
 
 
+def test_a_list_that_leads_out_of_the_folder_named_sends_nothing(folder, capsys):
+    (folder / "pictures").mkdir()
+    with Fake() as only:
+        words = ("--server", only.url, "--inputs-within", str(folder / "pictures"))
+        assert main(command(folder, *words)) == 2
+        assert "line 1: 'a.png' leads out of" in capsys.readouterr().err
+        assert not only.uploads and not (folder / "out").exists()
+
+
 @pytest.mark.parametrize(
     ("words", "complaint"),
     [
