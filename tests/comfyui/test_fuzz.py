@@ -75,6 +75,13 @@ def spoil(graph: Graph, draw: Any) -> None:
             inputs[name] = draw(values)
 
 
+def has_wire_from_nowhere(graph: Graph) -> bool:
+    """To ComfyUI any list of two is a wire; what it says of one without a node is its own."""
+    given = (value for node in graph.values() for value in node["inputs"].values())
+    wires = [value for value in given if isinstance(value, list) and len(value) == 2]
+    return any(source not in graph for source, _ in wires)
+
+
 def complaint(comfy, graph: Graph) -> str | None:
     """What is wrong with how a graph ended; None if it ran, or somebody said why not."""
     try:
@@ -83,7 +90,9 @@ def complaint(comfy, graph: Graph) -> str | None:
         is_ours = (failure.node_type or "").startswith(OURS)
         in_a_sentence = failure.exception_type.endswith("FlexEditError")
         was_refused = not failure.traceback
-        if "inner_validation" in failure.exception_type and not NO_OUTPUT.search(failure.message):
+        if "inner_validation" in failure.exception_type and not (
+            NO_OUTPUT.search(failure.message) or has_wire_from_nowhere(graph)
+        ):
             return str(failure)
         if is_ours and not (in_a_sentence or was_refused):
             return str(failure)
