@@ -45,6 +45,7 @@ def test_pictures_are_taken_from_the_page(editor: Editor, checked, tmp_path):
     assert checked == names == sorted((path.name for path in tmp_path.iterdir()), key=names.index)
 
 
+@pytest.mark.soak
 def test_the_animation_is_recorded_from_the_page(editor: Editor, tmp_path):
     """It begins with an empty drawing, and ends with a scribble, the whole object and an edit."""
     size = editor.page.viewport_size
