@@ -11,7 +11,8 @@ import { addPanel } from "./panel.js";
  * @property {string} [hint] of the first: what keeps this run from going well
  */
 
-const SILENT = "No words, for the reply mode direct gives none. With generate, the model says what it understood.";
+const SILENT =
+  "No words, for the reply mode direct gives none. With generate, the model says what it understood.";
 
 /** @param {LGraphNode} node a FlexEditMaskInterpreter that was just made */
 export function addReply(node) {
