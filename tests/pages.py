@@ -15,7 +15,9 @@ BLOCK = re.compile(r"^( *)```(\w*)\n(.*?)^ *```$", re.DOTALL | re.MULTILINE)
 INLINE = re.compile(r"`((?:python -m|make|torchrun) [^`]+)`")
 SHELL = ("sh", "")
 PYTHON = re.compile(r"^(?:\S*/)?(?:python|torchrun .*?) -m (?:-- )?")
-USAGE = re.compile(r"(?<!=)\[|…|\b[A-Z]{3,}\b(?!=)")  # says how a command is written, and is none
+USAGE = re.compile(
+    r"(?<!=)(?<!: )\[|…|\b[A-Z]{3,}\b(?!=)"
+)  # says how a command is written, and is none
 
 
 def blocks(page: str) -> Iterator[tuple[str, str]]:

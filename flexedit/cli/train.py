@@ -219,6 +219,13 @@ def _train_system(
     changes = {key: value for key, value in changes.items() if value not in (None, ())}
     stages = {key: stage.with_settings(**changes) for key, stage in recipe.stages.items()}
     parts = [recipe.start.pipeline, recipe.start.clip, recipe.start.vllm]
+    own = ModelFolder(model) if model else None
+    if own is not None and own.config.sampling.size != recipe.size:
+        size = own.config.sampling.size
+        raise FlexEditError(
+            f"{model} edits at {size} pixels, but {name} would train it at {recipe.size}. Add "
+            f"--set size={size}."
+        )
     mixtures: dict[str, Any] = {}
     if data is not None:
         made = {repr(it): Mixture(it, data, recipe.size, seed) for it in recipe.data.values()}
@@ -230,9 +237,9 @@ def _train_system(
         )
     if settings["dry_run"]:
         with tempfile.TemporaryDirectory() as folder:
-            start = ModelFolder(model) if model else _planned(recipe, parts, Path(folder))
+            start = own or _planned(recipe, parts, Path(folder))
             return _say_plan(start, stages, mixtures, out, settings)
-    start = ModelFolder(model) if model else _assembled(recipe, parts, out, seed)
+    start = own or _assembled(recipe, parts, out, seed)
     training = OwnTraining(out, start, mixtures, mixtures[list(stages)[-1]], stages)
     bases = [str(model)] if model else [part for part in parts if part]
     return _run(training, settings["seconds"], _hub(training, settings), bases)
@@ -304,10 +311,11 @@ def _say_plan(
 
     plans = plan.plans(start, stages)
     rows = {name: sum(len(part.rows) for part in _parts(it)) for name, it in data.items()}
-    rate = settings["rate"] or plan.measured_rate(out, list(stages), stages)
-    for line in plan.report(plans, settings["gpus"] or plan.num_gpus(), rows, rate):
+    rates = dict.fromkeys(stages, settings["rate"]) if settings["rate"] else {}
+    rates = rates or plan.measured_rates(out, stages)
+    for line in plan.report(plans, settings["gpus"] or plan.num_gpus(), rows, rates):
         click.echo(line, err=True)
-    return {"trained": plans[list(plans)[-1]].trained, "finished": False}
+    return {"trained": plans[list(plans)[-1]].trained}
 
 
 def _parts(data: Any) -> list[Any]:

@@ -228,12 +228,17 @@ def plans(model: ModelFolder, stages: Mapping[str, StageRecipe]) -> dict[str, Pl
 
 
 def report(
-    plans: Mapping[str, Plan], gpus: int, num_rows: Mapping[str, int], rate: float | None
+    plans: Mapping[str, Plan], gpus: int, num_rows: Mapping[str, int], rates: Mapping[str, float]
 ) -> list[str]:
-    """What a dry run says; num_rows: of each stage's data, where it is at hand · rate: samples a
-    second, of all GPUs together
+    """What a dry run says; num_rows: of each stage's data, where it is at hand · rates: samples a
+    second of each stage, of all GPUs together, where they are known
     """
     lines: list[str] = []
+    hours = {
+        name: plan.stage.train.steps * plan.stage.train.batch_size / rates[name] / 3600
+        for name, plan in plans.items()
+        if name in rates
+    }
     for name, plan in plans.items():
         train = plan.stage.train
         lines += [f"stage {name}: {train.steps:,} steps of {train.batch_size:,} rows"]
@@ -256,13 +261,15 @@ def report(
             f"  a checkpoint: {plan.checkpoint_bytes / 1e9:.1f} GB, "
             f"all that are kept at once: {plan.kept_bytes / 1e9:.1f} GB",
         ]
-        if rate:
-            lines += [f"  {train.steps * train.batch_size / rate / 3600:,.1f} hours"]
+        if name in hours:
+            lines += [f"  {hours[name]:,.1f} hours, at {rates[name]:,.1f} samples a second"]
     disk = sum(plan.kept_bytes for plan in plans.values())
     largest = list(plans.values())[-1]
     whole = sum(size.frozen + size.trained * HALF for size in largest.sizes.values())
     lines += [f"disk: {(disk + 2 * whole) / 1e9:.0f} GB, with the model before and after"]
-    if not rate:
+    if len(hours) == len(plans):
+        lines += [f"hours: {sum(hours.values()):,.1f} in all"]
+    else:
         lines += ["hours: give --rate, the samples a second that a short run has shown"]
     return lines
 
@@ -271,17 +278,16 @@ def _shape(shape: Sequence[int]) -> str:
     return "×".join(map(str, shape))
 
 
-def measured_rate(
-    folder: Path, stages: Sequence[str], recipe: Mapping[str, StageRecipe]
-) -> float | None:
-    """Samples a second of the last run in a folder, None if there was none."""
+def measured_rates(folder: Path, recipe: Mapping[str, StageRecipe]) -> dict[str, float]:
+    """Samples a second of each stage that was run in a folder, with batches as large as now."""
     from .monitor import LOG, curve
 
-    for name in reversed(stages):
+    rates = {}
+    for name, stage in recipe.items():
         rows = curve(folder / name) if (folder / name / LOG).is_file() else []
         if rows and rows[-1]["seconds"] > 0:
-            return rows[-1]["step"] * recipe[name].train.batch_size / rows[-1]["seconds"]
-    return None
+            rates[name] = rows[-1]["step"] * stage.train.batch_size / rows[-1]["seconds"]
+    return rates
 
 
 def num_gpus() -> int:

@@ -3,6 +3,7 @@
 import shlex
 import shutil
 
+from flexedit.model_folder import PRETRAINED
 from tests.following import follow
 from tests.tiny_pipelines import make_tiny_pipeline
 from tests.training.mixed import make_data
@@ -16,6 +17,8 @@ def test_the_page_of_training_can_be_followed(tmp_path, monkeypatch):
     make_data(tmp_path / "data")
     shutil.copytree(tmp_path / "data" / "own", tmp_path / "edits")
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "flexedit").mkdir()
+    (tmp_path / "flexedit" / "pretrained").symlink_to(PRETRAINED)
     (tmp_path / "sd15").symlink_to("pipeline")
     (tmp_path / "llava").symlink_to("vllm")
     recipe = shlex.join(small(tmp_path, "flexedit-7b"))
@@ -29,6 +32,6 @@ def test_the_page_of_training_can_be_followed(tmp_path, monkeypatch):
         "rows=4096": "rows=16",
     }
     ran = follow("docs/training.md", exchanged)
-    assert len(ran) == 8
+    assert len(ran) == 10
     assert (tmp_path / "runs" / "first" / "model" / "flexedit.json").is_file()
     assert (tmp_path / "results" / "report.json").is_file()

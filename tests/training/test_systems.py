@@ -17,7 +17,7 @@ from huggingface_hub import HfApi, RepoUrl
 from flexedit.cli import main
 from flexedit.data.readers import DATA_SETS
 from flexedit.errors import FlexEditError
-from flexedit.model_folder import ModelFolder
+from flexedit.model_folder import EMBEDDED, PRETRAINED, ModelFolder
 from flexedit.training import checkpoint
 from flexedit.training.draws import Losses
 from flexedit.training.hub import Hub
@@ -114,7 +114,9 @@ def test_the_hours_are_those_of_the_run_that_is_there(tmp_path, capsys):
     (stage / "log.jsonl").write_text(json.dumps({"step": 10, "seconds": 100.0}) + "\n")
     words = ("train", "instructpix2pix", "--dry-run", "--out", stage.parent)
     assert run(*words) == 0
-    assert "\n  27.8 hours\n" in capsys.readouterr().err  # 10,000 steps of 10 s
+    said = capsys.readouterr().err
+    assert "\n  27.8 hours, at " in said  # 10,000 steps of 10 s
+    assert "\nhours: 27.8 in all\n" in said
 
 
 # Training, small
@@ -288,6 +290,10 @@ def test_other_systems_recipes_train(parts, tmp_path, name):
         (("--data", ".", "--set", "size=big"), "size is 'big'; expected int"),
         (("--data", ".", "--set", "stages.joint.train.speed=1"), "unknown setting speed"),
         (("--data", ".", "--set", "fast"), "'fast' sets nothing"),
+        (
+            ("--data", ".", "--model", PRETRAINED / EMBEDDED),
+            "would train it at 256. Add --set size=64",
+        ),
         (("--dry-run", "--set", "start.clip=nowhere"), "nowhere is neither a folder nor one of"),
     ],
 )
