@@ -109,10 +109,10 @@ def cancelled_resolving() -> dict[str, bool]:
     seen = []
     ask = resolver.classic.resolve
 
-    def interrupt(*arguments: Any) -> Any:
+    def interrupt(*arguments: Any, **options: Any) -> Any:
         seen.append(1)
         model_management.interrupt_current_processing(True)
-        return ask(*arguments)
+        return ask(*arguments, **options)
 
     resolver.classic.resolve = interrupt
     try:

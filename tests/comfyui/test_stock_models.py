@@ -144,7 +144,7 @@ def test_a_cancelled_reading_stops_and_the_next_one_works(memory):
     assert memory["cancelled reading"]["raised"] and memory["cancelled reading"]["label"]
 
 
-def test_cancel_ends_a_batch_after_the_picture_that_is_being_resolved(memory):
+def test_cancel_ends_a_batch_in_the_picture_that_is_being_resolved(memory):
     assert memory["cancelled resolving"] == {"raised": True, "after one": True}
 
 
