@@ -14,8 +14,13 @@ from tests.tiny import make_tiny_system
 from tools import workflows
 from tools.workflows import node_of
 
-SCENES = {"Scene": picture(64, 80, channels=4), "Subject": picture(48, 48, seed=1)}
+SCENES = {
+    "Scene": picture(64, 80, channels=4),
+    "Subject": picture(48, 48, seed=1),
+    "Mask": picture(64, 80, seed=2),
+}
 OWN = [name for name in workflows.NAMES if not name.startswith("scribble_to_")]  # by our models
+LISTS = ["edits_from_a_list", "photos_from_a_list"]  # in the API format alone
 OTHERS = [name for name in workflows.NAMES if name not in OWN]  # by models that people have
 GRAPHS = {name: workflows.browser_workflow(name) for name in workflows.NAMES}
 GRAPHS |= {path.stem: workflows.subgraph(path) for path in workflows.BLUEPRINTS}
@@ -32,7 +37,7 @@ def prepared(comfy, name: str, model: str) -> dict:
     prompt = workflows.api_workflow(name)
     for node in prompt.values():
         inputs, title = node["inputs"], node["_meta"]["title"]
-        if node["class_type"] == "LoadImage":
+        if node["class_type"] in ("LoadImage", "LoadImageMask"):
             inputs["image"] = comfy.upload_image(SCENES[title], f"{title}.png")
         if node["class_type"] == "FlexEditLoader":
             inputs["model"] = model
@@ -170,7 +175,7 @@ def system(request, comfy, tmp_path_factory) -> str:
     return f"{folder.path.name}-of-workflows"
 
 
-@pytest.mark.parametrize("name", OWN)
+@pytest.mark.parametrize("name", [*OWN, *LISTS])
 def test_the_workflow_runs_with_every_system(name, system, comfy):
     outputs = comfy.run(prepared(comfy, name, system))
     for node_id, node in workflows.api_workflow(name).items():
