@@ -311,8 +311,8 @@ def _say_plan(
 
     plans = plan.plans(start, stages)
     rows = {name: sum(len(part.rows) for part in _parts(it)) for name, it in data.items()}
-    rates = dict.fromkeys(stages, settings["rate"]) if settings["rate"] else {}
-    rates = rates or plan.measured_rates(out, stages)
+    rate = settings["rate"]
+    rates = dict.fromkeys(stages, rate) if rate else plan.measured_rates(out, stages)
     for line in plan.report(plans, settings["gpus"] or plan.num_gpus(), rows, rates):
         click.echo(line, err=True)
     return {"trained": plans[list(plans)[-1]].trained}
