@@ -522,16 +522,21 @@ def test_a_picture_whose_name_comes_through_an_input_shows_after_a_run(classic):
     classic.wait_for_picture(90 / 120)
 
 
-def choose_another_picture(editor):
-    editor.comfy.upload_image(Image.new("RGB", (90, 120), "navy"), "tall.png")
+def choose(editor, name):
     editor.evaluate(
-        """() => {
+        """(name) => {
           const [image] = app.graph.findNodesByType("LoadImage");
           const widget = image.widgets[0];
-          widget.options.values.push?.("tall.png");
-          widget.value = "tall.png";
-        }"""
+          widget.options.values.push?.(name);
+          widget.value = name;
+        }""",
+        name,
     )
+
+
+def choose_another_picture(editor):
+    editor.comfy.upload_image(Image.new("RGB", (90, 120), "navy"), "tall.png")
+    choose(editor, "tall.png")
     editor.wait_for_picture(90 / 120)
 
 
@@ -540,10 +545,15 @@ def test_another_picture_shows_as_soon_as_it_is_chosen(either):
 
 
 def test_the_first_stroke_on_another_picture_replaces_the_drawing_of_the_last_one(either):
+    first = either.node("LoadImage", "node.widgets[0].value")
     either.drag((0.2, 0.2), (0.6, 0.3))
     choose_another_picture(either)
     either.until(lambda: "another picture" in either.caption())
     assert len(either.strokes()) == 1  # it is kept until then, for who means it
+    choose(either, first)
+    either.until(lambda: not either.caption())  # back on the picture that it was drawn on
+    choose_another_picture(either)
+    either.until(lambda: "another picture" in either.caption())
     either.drag((0.3, 0.7), (0.5, 0.8))
     (stroke,) = either.strokes()
     assert stroke["points"][0][1] > 0.5  # the new one

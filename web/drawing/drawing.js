@@ -22,7 +22,9 @@ const BROKEN = "These strokes cannot be shown here. Clear them to draw anew.";
 export class Drawing {
   #text = "";
   #isReadable = true;
-  #isOfAnotherPicture = false;
+  /** Names of the picture below, and of the one that was drawn on; "" while nobody knows. */
+  #picture = "";
+  #drawnOn = "";
   #history = new History();
   #view = new View();
 
@@ -86,7 +88,7 @@ export class Drawing {
     const strokes = read(text);
     this.#text = text;
     this.#isReadable = strokes !== null;
-    this.#isOfAnotherPicture = false;
+    this.#drawnOn = this.#picture;
     this.#history.load(strokes ?? []);
     this.#show();
   }
@@ -106,10 +108,15 @@ export class Drawing {
     this.#show();
   }
 
-  /** A person chose another picture: what is there was not drawn on it. */
-  pictureChanged() {
-    this.#isOfAnotherPicture = this.#text !== "";
+  /** @param {string} name of the picture that a person chose; "" if nobody did */
+  set picture(name) {
+    this.#picture = name;
+    this.#drawnOn ||= name;
     this.#show();
+  }
+
+  get #isOfAnotherPicture() {
+    return this.#text !== "" && this.#picture !== "" && this.#drawnOn !== this.#picture;
   }
 
   /** CSS pixels by which the stage is too low for the picture, or too high where negative. */
@@ -277,7 +284,7 @@ export class Drawing {
     apply();
     this.#text = write(this.#history.strokes);
     this.#isReadable = true;
-    this.#isOfAnotherPicture = false;
+    this.#drawnOn = this.#picture;
     this.#changed(this.#text);
   }
 

@@ -154,7 +154,7 @@ class NodeDrawing {
     if (!this.#drawing.isShown) return;
     const { isConnected, isChosen, key, url } = pictureOf(this.#node, this.#lastRun);
     if (key !== this.#shownKey) {
-      if (isChosen && this.#shownKey) this.#drawing.pictureChanged();
+      this.#drawing.picture = isChosen ? key : "";
       this.#load(key, url);
     }
     this.#drawing.showPicture(this.#image, this.#size, this.#hint(isConnected, url));
