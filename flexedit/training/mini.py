@@ -59,10 +59,12 @@ class MiniTraining(Training):
         self.world = partial(World, recipe.shape.size, framing=recipe.framing)
         for stage in recipe.stages.values():
             stage.check(self.config)
-        pretrain = self.pretrain
+        pretrain, unseen = self.pretrain, self.world(seed=VALIDATION_SEED)
         self.stages = (
             Stage("parts", self.build_parts),
-            Stage("vae", partial(pretrain, "vae", "vae", load_vae), ("parts",)),
+            Stage(
+                "vae", partial(pretrain, "vae", "vae", partial(load_vae, unseen=unseen)), ("parts",)
+            ),
             Stage("clip", partial(pretrain, "clip", "clip", load_clip), ("parts",)),
             Stage("vision", partial(pretrain, "vision", "vllm", load_vision), ("parts",)),
             Stage(

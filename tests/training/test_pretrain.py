@@ -81,7 +81,7 @@ def test_the_decoder_learns_alone_from_latents_that_are_a_little_off():
     trained = {name.split(".")[0] for name, p in vae.named_parameters() if p.requires_grad}
     assert trained == {"decoder", "post_quant_conv"}
     batch = batch_of("remove", "insert")
-    exact = VAEPretraining(vae)(batch, None)  # draws from the posterior
+    exact = VAEPretraining(vae, World(SIZE))(batch, None)  # draws from the posterior
     torch.manual_seed(0)
     first, second = (trainee(batch, None) for _ in range(2))
     assert set(first) == {"l1", "l2"} and first["l1"].shape == (2,)

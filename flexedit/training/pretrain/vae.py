@@ -8,28 +8,28 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...data.world import World
-from ..batch import Batch, collate
-from ..preview import VALIDATION_SEED
+from ..batch import Batch, Samples, collate
 from ..trainer import Trainee
 from .shape import Shape
 
 
-def load_vae(folder: Path, shape: Shape) -> tuple[Any, VAEPretraining]:
+def load_vae(folder: Path, shape: Shape, unseen: Samples) -> tuple[Any, VAEPretraining]:
     from diffusers import AutoencoderKL
 
     vae = AutoencoderKL.from_pretrained(folder)
-    return vae, VAEPretraining(vae)
+    return vae, VAEPretraining(vae, unseen)
 
 
 class VAEPretraining(Trainee):
     """Reconstruction of targets by a KL autoencoder: L1 + squared error + ``kl`` times the KL of
     all latents of a picture; with ten times this weight small things are lost.
+
+    unseen: samples by which the latents' scale is found
     """
 
-    def __init__(self, vae: Any, kl: float = 1e-6) -> None:
+    def __init__(self, vae: Any, unseen: Samples, kl: float = 1e-6) -> None:
         super().__init__()
-        self.vae, self.kl = vae, kl
+        self.vae, self.unseen, self.kl = vae, unseen, kl
 
     def forward(self, batch: Batch, draw: None) -> dict[str, Tensor]:
         picture = batch.target * 2 - 1
@@ -40,8 +40,7 @@ class VAEPretraining(Trainee):
     @torch.no_grad()
     def complete(self) -> None:
         """Diffusion multiplies latents by 1 / their standard deviation."""
-        unseen = World(self.vae.config.sample_size, seed=VALIDATION_SEED)
-        probe = collate([unseen[index] for index in range(256)]).to(self.vae.device)
+        probe = collate([self.unseen[index] for index in range(256)]).to(self.vae.device)
         latents = self.vae.encode(probe.target * 2 - 1).latent_dist.mode()
         self.vae.register_to_config(scaling_factor=1 / float(latents.std()))
 
