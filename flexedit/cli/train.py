@@ -78,7 +78,9 @@ def train() -> None:
 @train.command()
 @click.option("--out", type=PATH, default=Path("runs/mini"))
 @click.option("--stages", help="comma-separated; default: all, in order")
-@click.option("--start", type=PATH, help="a flexedit-mini to continue from, at joint")
+@click.option(
+    "--start", type=PATH, help="a flexedit-mini to continue from, at joint or the --stages named"
+)
 @click.option(
     "--set",
     "overrides",
@@ -102,9 +104,10 @@ def mini(
 
     _prepare(limits["threads"])
     training = MiniTraining(out, mini_recipe(overrides, seed), seed)
+    names = stages.split(",") if stages else None
     if start is not None:
-        training.start_from(ModelFolder(start))
-    training.run(stages.split(",") if stages else None, limits["seconds"])
+        training.start_from(ModelFolder(start), names or ())
+    training.run(names, limits["seconds"])
     return {"out": str(out)}
 
 

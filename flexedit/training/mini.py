@@ -11,11 +11,12 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -26,9 +27,10 @@ from ..model_folder import WEIGHTS_FILE, ModelFolder
 from ..model_folder.keys import slot_of
 from ..model_folder.weights import make_portable
 from ..models.config import SystemConfig
+from ..models.diffusion.unet import FlexEditUNet
 from .pretrain.clip import load_clip
 from .pretrain.decoder import load_decoder
-from .pretrain.parts import build_parts, texts
+from .pretrain.parts import build_parts, build_vae, is_vae_of, texts
 from .pretrain.shape import system_config
 from .pretrain.vae import load_vae
 from .pretrain.vision import load_vision
@@ -56,7 +58,9 @@ class MiniTraining(Training):
         super().__init__(folder, recipe.stages, {SEED: str(seed)})
         self.seed, self.model, self.shape = seed, folder / "model", recipe.shape
         self.num_texts, self.config = recipe.num_texts, system_config(recipe.shape)
-        self.world = partial(World, recipe.shape.size, framing=recipe.framing)
+        self.world = partial(
+            World, recipe.shape.size, framing=recipe.framing, operations=recipe.operations
+        )
         for stage in recipe.stages.values():
             stage.check(self.config)
         pretrain, unseen = self.pretrain, self.world(seed=VALIDATION_SEED)
@@ -65,7 +69,7 @@ class MiniTraining(Training):
             Stage(
                 "vae", partial(pretrain, "vae", "vae", partial(load_vae, unseen=unseen)), ("parts",)
             ),
-            Stage("clip", partial(pretrain, "clip", "clip", load_clip), ("parts",)),
+            Stage("clip", self.clip, ("parts",)),
             Stage("vision", partial(pretrain, "vision", "vllm", load_vision), ("parts",)),
             Stage(
                 "vllm",
@@ -125,6 +129,11 @@ class MiniTraining(Training):
                 make_portable(self.model / part)
         return trainer.finished
 
+    def clip(self) -> bool:
+        """From a finished model its text tower stays: UNet and Q-Former speak its language."""
+        keeps_text = self.note(START) is not None
+        return self.pretrain("clip", "clip", partial(load_clip, keeps_text=keeps_text))
+
     def base(self) -> bool:
         config = system_config(self.shape, "instructpix2pix-mea-mini")
         config = config.override({"vllm": None, "bridge": {"type": "clip_text"}})
@@ -159,14 +168,23 @@ class MiniTraining(Training):
 
     # --- another start ---
 
-    def start_from(self, source: ModelFolder) -> None:
+    def start_from(self, source: ModelFolder, anew: Sequence[str] = ()) -> None:
         """Lets a finished model stand for the stages before ``joint``, which then goes on from it;
-        a folder that has begun so goes on where it was.
+        those that are named in ``anew`` train its parts on. A folder that has begun so goes on
+        where it was.
+
+        With ``vae`` in ``anew``, the VAE may have other widths, latents other channels and noise:
+        then it learns from nothing, and the UNet's first and last convolutions begin untrained.
 
         Raises FlexEditError if the model has other sizes, or the folder has begun otherwise.
         """
-        config = system_config(self.shape, source.config.name)
-        if dataclasses.replace(source.config, sampling=config.sampling) != config:
+        config, wanted = source.config, system_config(self.shape, source.config.name)
+        if "vae" in anew:
+            channels = {name: wanted.unet[name] for name in ("in_channels", "out_channels")}
+            config = dataclasses.replace(
+                config, unet=config.unet | channels, diffusion=wanted.diffusion
+            )
+        if dataclasses.replace(config, sampling=wanted.sampling) != wanted:
             raise FlexEditError(
                 f"{source.path.name} differs from flexedit-mini in more than its weights, so its "
                 "training cannot go on from it. Remove --start."
@@ -181,16 +199,25 @@ class MiniTraining(Training):
             return
         self.claim()
         if self.writes:
-            self.copy_model(source)
+            self.copy_model(source, wanted)
             (self.folder / START).write_text(start, encoding="utf-8")
             for name in ORDER[ORDER.index("joint") - 1 :: -1]:  # parts last: it says that all is
-                self.finish(name)
+                if name not in anew:
+                    self.finish(name)
         self.processes.wait_for_everyone()
 
-    def copy_model(self, source: ModelFolder) -> None:
-        for part in source.config.sources:
+    def copy_model(self, source: ModelFolder, config: SystemConfig) -> None:
+        for part in config.sources:
             shutil.copytree(source.part(part), self.model / part, dirs_exist_ok=True)
-        tensors = source.all_tensors()
+        if not is_vae_of(self.shape, self.model / "vae"):
+            shutil.rmtree(self.model / "vae")
+            build_vae(self.shape, self.model / "vae")
+        torch.manual_seed(self.stage_seed("base"))
+        unet = FlexEditUNet(config.unet).checkpoint()
+        tensors = {
+            key: unet[key] if key in unet and unet[key].shape != tensor.shape else tensor
+            for key, tensor in source.all_tensors().items()
+        }
         for stage, parts in TRAINED_BY.items():
             trained = {key: value for key, value in tensors.items() if slot_of(key) in parts}
             (self.folder / stage).mkdir(parents=True, exist_ok=True)

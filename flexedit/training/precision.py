@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import time
+from contextlib import AbstractContextManager
 from functools import cache
 from typing import Literal
 
@@ -26,6 +27,14 @@ def resolved(precision: Precision) -> Literal["no", "bf16", "fp16"]:
 
     device = PartialState(cpu=not torch.cuda.is_available()).device
     return "bf16" if fast_dtype(device) is torch.bfloat16 else "no"
+
+
+def computing(precision: Precision, device: torch.device) -> AbstractContextManager[object]:
+    """Inside, models compute as they do in training."""
+    dtype = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[
+        resolved(precision)
+    ]
+    return torch.autocast(device.type, dtype, enabled=dtype is not torch.float32)
 
 
 def fast_dtype(device: torch.device) -> torch.dtype:

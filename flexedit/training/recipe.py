@@ -69,11 +69,14 @@ class Stages:
 
 @dataclass(frozen=True, config=STRICT)
 class MiniRecipe(Stages):
-    """num_texts: samples whose words the tokenizers learn from · framing: of the world"""
+    """num_texts: samples whose words the tokenizers learn from · framing: of the world ·
+    operations: their weights, by name; default: the world's
+    """
 
     shape: Shape
     num_texts: int
     framing: str = "whole"
+    operations: dict[str, float] | None = None
 
 
 @dataclass(frozen=True, config=STRICT)

@@ -12,7 +12,6 @@ import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +23,12 @@ from ..errors import FlexEditError
 from ..model_folder import WEIGHTS_FILE, ModelFolder, copy_part, save_model_folder
 from ..model_folder.weights import portable_name, read_config
 from . import checkpoint
-from .batch import Samples
+from .batch import Batch, Samples
 from .cache import Cached
 from .hub import Hub
 from .model import TrainingModel
 from .optimizer import optimizer_class
+from .precision import computing
 from .preview import PictureGrid
 from .processes import whole_tensors
 from .recipe import StageRecipe
@@ -137,7 +137,11 @@ class Training:
         if cache is not None:
             device, folder = self.processes.device, self.folder / name / "cache"
             trainee.to(device)
-            remember = partial(trainee.remember, with_vllm=cache.vllm)
+
+            def remember(batch: Batch, first: int) -> Mapping[str, Tensor]:
+                with computing(config.mixed_precision, device):
+                    return trainee.remember(batch, first, with_vllm=cache.vllm)
+
             samples = Cached(samples, cache, folder, remember, device, self.processes, config.seed)
         trainer = Trainer(trainee, samples, config, self.folder / name, validate, self.hub)
         trainer.run(self.deadline)

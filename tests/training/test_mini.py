@@ -199,9 +199,40 @@ def test_a_finished_model_is_trained_on_without_its_checkpoints(trained, tmp_pat
         MiniTraining(tmp_path / "on", tiny_plan()).run()
 
 
+def test_a_finished_model_gets_another_vae_and_keeps_what_its_text_tower_says(trained, tmp_path):
+    start, plan = ModelFolder(trained / "flexedit-mini"), tiny_plan()
+    channels = 2 * plan.shape.latent_channels
+    shape = dataclasses.replace(plan.shape, latent_channels=channels, beta_end=0.02)
+    training = MiniTraining(tmp_path, dataclasses.replace(plan, shape=shape), seed=1)
+    training.start_from(start, ("vae", "clip", "joint"))
+    kept = start.tensors("unet")
+    begun = load_file(tmp_path / "base" / WEIGHTS_FILE)
+    anew = {key for key in kept if begun[key].shape != kept[key].shape}
+    assert {key.split(".")[1] for key in anew} == {"conv_in", "conv_out"}
+    assert all(torch.equal(begun[key], kept[key]) for key in kept.keys() - anew)
+    assert training.run(["vae", "clip", "joint", "decoder", "export"])
+    assert not (tmp_path / "vision" / "log.jsonl").exists()
+    result = ModelFolder(tmp_path / "flexedit-mini")
+    assert result.config.latent_channels == result.load_vae().config.latent_channels == channels
+    assert result.config.diffusion.beta_end == 0.02
+    clips = [load_file(folder.path / "clip" / "model.safetensors") for folder in (start, result)]
+    moved = {
+        key.partition(".")[0] for key in clips[0] if not torch.equal(clips[0][key], clips[1][key])
+    }
+    assert "vision_model" in moved and "text_model" not in moved
+
+
 def test_a_training_from_nothing_is_not_taken_for_one_that_goes_on(trained):
     with pytest.raises(FlexEditError, match="holds a training from nothing"):
         MiniTraining(trained, tiny_plan()).start_from(ModelFolder(trained / "flexedit-mini"))
+
+
+def test_operations_of_the_recipe_are_those_of_its_samples(tmp_path):
+    recipe = dataclasses.replace(tiny_plan(), operations={"remove": 1.0})
+    samples = MiniTraining(tmp_path, recipe).samples("joint")
+    assert {samples[index].operation for index in range(20)} == {"remove"}
+    with pytest.raises(FlexEditError, match="Unknown operations paint"):
+        MiniTraining(tmp_path, dataclasses.replace(recipe, operations={"paint": 1.0}))
 
 
 def test_a_model_of_other_sizes_is_not_trained_on(trained, tmp_path):

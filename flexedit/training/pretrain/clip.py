@@ -17,10 +17,11 @@ from .shape import Shape
 from .vision import DenseHead, Views
 
 
-def load_clip(folder: Path, shape: Shape) -> tuple[Any, CLIPPretraining]:
+def load_clip(folder: Path, shape: Shape, keeps_text: bool = False) -> tuple[Any, CLIPPretraining]:
     from transformers import AutoTokenizer, CLIPModel
 
     clip = CLIPModel.from_pretrained(folder, attn_implementation="eager")
+    clip.text_model.requires_grad_(not keeps_text)
     preprocess = Preprocess.from_folder(folder, shape.size)
     tokenizer = AutoTokenizer.from_pretrained(folder)
     return clip, CLIPPretraining(clip, tokenizer, preprocess, shape.size // shape.patch)

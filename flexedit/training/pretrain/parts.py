@@ -14,7 +14,7 @@ import torch
 
 from ... import prompts
 from ...data.world import World
-from ...model_folder.weights import make_portable
+from ...model_folder.weights import make_portable, read_config
 from .clip import describe
 from .shape import NORM_GROUPS, Shape
 
@@ -121,6 +121,13 @@ def build_vae(shape: Shape, folder: Path) -> None:
         scaling_factor=1.0,
         force_upcast=False,
     ).save_pretrained(folder)
+
+
+def is_vae_of(shape: Shape, folder: Path) -> bool:
+    """Whether a VAE has this shape."""
+    found = read_config(folder)
+    sizes = (tuple(found["block_out_channels"]), found["latent_channels"])
+    return sizes == (shape.vae_channels, shape.latent_channels)
 
 
 def text_settings(shape: Shape, width: int, num_layers: int, tokenizer: Any) -> dict[str, Any]:

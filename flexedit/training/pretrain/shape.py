@@ -32,6 +32,7 @@ class Shape:
     unet_channels: tuple[int, ...]
     unet_cross: tuple[bool, ...]
     unet_layers: int
+    beta_end: float = 0.012  # of the noise: latents of more channels need more to be hidden by it
 
 
 def system_config(
@@ -41,7 +42,7 @@ def system_config(
     kinds = ["CrossAttn{}Block2D" if cross else "{}Block2D" for cross in shape.unet_cross]
     settings = {
         "name": name,
-        "diffusion": {"prediction_type": "sample"},
+        "diffusion": {"prediction_type": "sample", "beta_end": shape.beta_end},
         "unet": {
             "sample_size": shape.size // 4,
             "in_channels": 2 * shape.latent_channels,  # the noisy latent and the scene's
