@@ -52,8 +52,9 @@ def score(
     """One JSON-able row for each kept case and each of the forms of mask, by default all that were
     run.
 
-    Its keys: system, case, form, group, operation, kind, setting, subject_setting, status ("ok"
-    or "failed"), those of :func:`picture_metrics` and :func:`mask_metrics`, success (1.0 where the
+    Its keys: system, case, form, group, operation, kind, setting, subject_setting, extent (the
+    longer side of the box around the region, as a share of the picture's), status ("ok" or
+    "failed"), those of :func:`picture_metrics` and :func:`mask_metrics`, success (1.0 where the
     judge sees what truth shows; None without a judge, and for cases whose things it does not
     know) and seconds. A failed case has no picture metrics, and 0 for success, iou and
     label_right. Raises FlexEditError for a run that is not finished.
@@ -78,6 +79,7 @@ def score(
                     "kind": case.kind,
                     "setting": case.setting,
                     "subject_setting": case.subject_setting,
+                    "extent": extent(loaded.region),
                     "status": result.status,
                     **picture_metrics(loaded, output, encoders),
                     **mask_metrics(loaded, run, form),
@@ -86,6 +88,14 @@ def score(
                 }
             )
     return rows
+
+
+def extent(region: np.ndarray) -> float | None:
+    """How much of a picture a region (H, W) spans in height or width, whichever is more: 0..1."""
+    if not region.any():
+        return None
+    spans = (np.ptp(places) + 1 for places in np.nonzero(region))
+    return float(max(span / side for span, side in zip(spans, region.shape, strict=True)))
 
 
 @dataclass(frozen=True)

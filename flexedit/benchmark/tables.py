@@ -8,9 +8,10 @@ of mask.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from functools import partial
+from itertools import groupby, pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 PAPER = Path(__file__).with_name("paper.yaml")  # its numbers, in the order of MULTI and SINGLE
+SIZES = (0, 20, 30, 40, 50, 60, 100)  # percent of a picture's side: each above the one before
 FORM_NAMES = {"free": "free-shape mask", "full": "full mask"}
 
 
@@ -179,7 +181,7 @@ def frame_of(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
     import pandas as pd
 
     frame = pd.DataFrame(list(rows))
-    frame = frame.astype({key: float for key in METRICS if key in frame})
+    frame = frame.astype({key: float for key in (*METRICS, "extent") if key in frame})
     return frame.sort_values("form", key=lambda forms: forms.map(FORMS.index), kind="stable")
 
 
@@ -263,6 +265,7 @@ def tables(measured: Measured) -> list[Table]:
         ),
         by_kind(measured),
         by_operation(measured),
+        by_size(measured),
         by_system(
             measured, "background", "What stays as it was", BACKGROUND, {},
             "All cases. No edit through a VAE keeps the background better than that VAE's round "
@@ -322,28 +325,56 @@ def by_kind(measured: Measured) -> Table:
 
 
 def by_operation(measured: Measured) -> Table:
-    parts = {  # by the table's keys
-        f"{group} {operation}": {"group": group, "operation": operation}
+    parts = {
+        Column(f"{group} {operation}", operation, f"{group}-image"): partial(
+            select, group=group, operation=operation
+        )
         for group in ("single", "multi")
         for operation in OPERATIONS
-        if len(select(measured.rows, group=group, operation=operation))
     }
-    lines = []
-    for (form, system), rows in measured.rows.groupby(["form", "system"], sort=False):
-        cells: dict[str, Cell] = {"cases": counted(rows), "all": measured.cell(rows, "success")}
-        for key, wanted in parts.items():
-            cells[key] = measured.cell(select(rows, **wanted), "success")
-        lines.append(TableRow(FORM_NAMES[form].capitalize(), system, cells))
-    columns = (
-        Column("cases", "cases"),
-        *(Column(key, part["operation"], f"{part['group']}-image") for key, part in parts.items()),
-        Column("all", "all"),
-    )
     note = (
         "How many edits of 100 the judge takes for the one asked for; only over the cases whose "
         "things it knows. A failed case counts as 0."
     )
-    return Table("success", "Edit success", note, "system", columns, tuple(lines))
+    return successes(measured, "success", "Edit success", note, parts)
+
+
+def by_size(measured: Measured) -> Table:
+    parts = {}
+    for low, high in pairwise(SIZES):
+        name = f"{low}–{high} %"
+        parts[Column(name, name)] = partial(sized, low=low / 100, high=high / 100)
+    note = (
+        "Edit success by how much of its picture the edited region spans: the longer side of the "
+        "box around it, of the picture's side."
+    )
+    return successes(measured, "sizes", "By size", note, parts)
+
+
+def sized(rows: pd.DataFrame, low: float, high: float) -> pd.DataFrame:
+    return rows[(rows["extent"] > low) & (rows["extent"] <= high)]
+
+
+def successes(
+    measured: Measured,
+    key: str,
+    title: str,
+    note: str,
+    parts: Mapping[Column, Callable[[pd.DataFrame], pd.DataFrame]],
+) -> Table:
+    """A row per system below each form of mask, a column for each part of the cases that has any,
+    then one for all of them.
+    """
+    parts = {column: part for column, part in parts.items() if len(part(measured.rows))}
+    lines = []
+    for (form, system), rows in measured.rows.groupby(["form", "system"], sort=False):
+        cells: dict[str, Cell] = {"cases": counted(rows), "all": measured.cell(rows, "success")}
+        cells |= {
+            column.key: measured.cell(part(rows), "success") for column, part in parts.items()
+        }
+        lines.append(TableRow(FORM_NAMES[form].capitalize(), system, cells))
+    columns = (Column("cases", "cases"), *parts, Column("all", "all"))
+    return Table(key, title, note, "system", columns, tuple(lines))
 
 
 def free_against_full(measured: Measured) -> Table:

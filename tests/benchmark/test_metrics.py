@@ -23,6 +23,7 @@ from flexedit.benchmark.metrics import (
     PICTURE_METRICS,
     SSIM_WINDOW,
     LoadedCase,
+    extent,
     iou,
     picture_metrics,
     psnr,
@@ -245,11 +246,20 @@ def test_there_is_one_flat_row_for_each_case_and_form(tiny_benchmark, scored):
     row = rows["world-swap", "free"]
     assert list(row) == [
         "system", "case", "form", "group", "operation", "kind", "setting", "subject_setting",
-        "status", *PICTURE_METRICS, *MASK_METRICS, "success", "seconds",
+        "extent", "status", *PICTURE_METRICS, *MASK_METRICS, "success", "seconds",
     ]  # fmt: skip
     assert (row["system"], row["group"], row["operation"]) == ("truth", "multi", "replace")
     assert row["status"] == "ok" and row["seconds"] >= 0
     assert json.loads(json.dumps(row, allow_nan=False)) == row
+
+
+def test_the_extent_of_a_region_is_its_longer_share_of_the_picture():
+    region = np.zeros((20, 40), bool)
+    assert extent(region) is None
+    region[5:10, 8:16] = True
+    assert extent(region) == 5 / 20
+    region[7, 39] = True
+    assert extent(region) == 32 / 40
 
 
 def test_a_perfect_system_scores_perfectly(scored):

@@ -56,7 +56,7 @@ def row(benchmark: Benchmark, system: str, case_id: str, form: str, **known: Any
     return (
         {"system": system, "case": case_id, "form": form, "status": "ok"}
         | {key: getattr(case, key) for key in about}
-        | dict.fromkeys(METRICS)
+        | dict.fromkeys((*METRICS, "extent"))
         | {"seconds": 0.5, **known}
     )
 
@@ -199,6 +199,17 @@ def test_success_is_told_by_operation_with_what_the_judge_is(written):
     text = (written / "report.md").read_text(encoding="utf-8")
     assert "- **measured, accuracy, all**: 0.975" in text
     assert "<dd>a &lt;small&gt; classifier</dd>" in page_text(written)
+
+
+def test_success_is_told_by_how_much_of_the_picture_is_edited(write, benchmark_):
+    extents = dict(zip(KNOWN, (0.2, 0.25, 0.3, 0.31, 1.0), strict=True))
+    rows = [one | {"extent": extents[one["case"]]} for one in known_rows(benchmark_)]
+    found = cells(write(rows), "sizes", "Free-shape mask", "ours")
+    means = {key: (found[key]["count"], found[key]["mean"]) for key in found if key != "cases"}
+    assert means == {
+        "0–20 %": (1, 1), "20–30 %": (2, 0.5), "30–40 %": (1, 1), "60–100 %": (1, 1),
+        "all": (5, 0.8),
+    }  # fmt: skip
 
 
 def test_free_and_full_masks_are_compared_case_by_case(written):
