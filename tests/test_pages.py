@@ -23,6 +23,7 @@ from tests.convert.test_instructpix2pix import in_published_names, parts_of, sav
 from tests.data.readers.made import HEIGHT, WIDTH, where
 from tests.data.readers.test_magicbrush import magicbrush_row, write_parquet
 from tests.following import follow
+from tests.pages import ROOT
 from tests.tiny import TINY
 from tests.tiny_pipelines import make_tiny_pipeline
 from tests.tiny_vllms import make_tiny_vllm
@@ -132,6 +133,26 @@ def test_the_page_of_the_benchmark_builds_runs_and_compares(here):
     content = json.loads((here / "my-report" / "report.json").read_text())
     assert content["failed"] == []
     assert {row["system"] for row in content["rows"]} == {"my-pictures", "scene"}
+
+
+def test_the_next_model_is_measured_beside_the_embedded_one_and_trained_on(here):
+    (here / "flexedit").mkdir()
+    (here / "flexedit" / "pretrained").symlink_to(PRETRAINED)
+    (here / "studies").symlink_to(ROOT / "studies")
+    exchanged = {
+        "--single 600 --multi 400": FEW,
+        "rows: 8192, reuse: 8": "rows: 16, reuse: 1",
+        "--set stages.joint.train.steps=12000": " ".join(
+            f"--set stages.{stage}.train.{setting}"
+            for stage in ("joint", "decoder")
+            for setting in ("steps=1", "batch_size=2", "warmup=1")
+        ),
+    }
+    assert len(follow("studies/next_mini/README.md", exchanged)) == 3
+    report = json.loads((here / "crops-results" / "report.json").read_text())
+    assert [row["name"] for row in report["systems"]] == [EMBEDDED, "model"]
+    config = ModelFolder(here / "runs" / "next-mini" / EMBEDDED).config
+    assert config == ModelFolder(ROOT / "studies" / "next_mini" / "model").config
 
 
 def test_the_card_of_the_model_measures_it_and_trains_it_again_and_further(here):
