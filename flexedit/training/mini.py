@@ -169,9 +169,9 @@ class MiniTraining(Training):
     # --- another start ---
 
     def start_from(self, source: ModelFolder, anew: Sequence[str] = ()) -> None:
-        """Lets a finished model stand for the stages before ``joint``, which then goes on from it;
-        those that are named in ``anew`` train its parts on. A folder that has begun so goes on
-        where it was.
+        """Lets a finished model stand for the stages before ``joint``, which then goes on from it,
+        but for those in ``anew``: ``base`` and ``align`` are run from nothing, the others train its
+        parts on. A folder that has begun so goes on where it was.
 
         With ``vae`` in ``anew``, the VAE may have other widths, latents other channels and noise:
         then it learns from nothing, and the UNet's first and last convolutions begin untrained.
@@ -184,10 +184,12 @@ class MiniTraining(Training):
             config = dataclasses.replace(
                 config, unet=config.unet | channels, diffusion=wanted.diffusion
             )
-        if dataclasses.replace(config, sampling=wanted.sampling) != wanted:
+        has_vae = "vae" in anew or is_vae_of(self.shape, source.part("vae"))
+        if dataclasses.replace(config, sampling=wanted.sampling) != wanted or not has_vae:
             raise FlexEditError(
                 f"{source.path.name} differs from flexedit-mini in more than its weights, so its "
-                "training cannot go on from it. Remove --start."
+                "training cannot go on from it. Remove --start, or if it is the VAE alone that "
+                "differs, name vae in --stages."
             )
         start, begun_from = str(source.path.resolve()), self.note(START) or "nothing"
         if self.is_done("parts"):
@@ -209,10 +211,10 @@ class MiniTraining(Training):
     def copy_model(self, source: ModelFolder, config: SystemConfig) -> None:
         for part in config.sources:
             shutil.copytree(source.part(part), self.model / part, dirs_exist_ok=True)
+        torch.manual_seed(self.stage_seed("parts"))
         if not is_vae_of(self.shape, self.model / "vae"):
             shutil.rmtree(self.model / "vae")
             build_vae(self.shape, self.model / "vae")
-        torch.manual_seed(self.stage_seed("base"))
         unet = FlexEditUNet(config.unet).checkpoint()
         tensors = {
             key: unet[key] if key in unet and unet[key].shape != tensor.shape else tensor

@@ -91,7 +91,7 @@ def test_the_worst_cases_come_first_on_demand(page, tiny_benchmark, tmp_path: Pa
     rows = [
         {"system": "scene", "case": case.id, "form": "free", "status": "ok", "group": case.group}
         | {"operation": case.operation, "kind": case.kind}
-        | dict.fromkeys(METRICS)
+        | dict.fromkeys((*METRICS, "extent"))
         | {"psnr": psnrs[case.id], "lpips": psnrs[case.id]}
         for case in tiny_benchmark.cases
     ]

@@ -238,6 +238,12 @@ def test_operations_of_the_recipe_are_those_of_its_samples(tmp_path):
 def test_a_model_of_other_sizes_is_not_trained_on(trained, tmp_path):
     with pytest.raises(FlexEditError, match=r"flexedit-mini.* differs .*Remove --start"):
         MiniTraining(tmp_path).start_from(ModelFolder(trained / "flexedit-mini"))
+    plan = tiny_plan()
+    wider = dataclasses.replace(plan.shape, vae_channels=(16, 16, 16))
+    with pytest.raises(FlexEditError, match="if it is the VAE alone that differs, name vae"):
+        MiniTraining(tmp_path, dataclasses.replace(plan, shape=wider)).start_from(
+            ModelFolder(trained / "flexedit-mini")
+        )
     assert not any(tmp_path.iterdir())
 
 
