@@ -16,7 +16,7 @@ import torch
 
 from ..data.sample import pictures
 from ..errors import FlexEditError
-from ..masks import bounding_crop, read_painted
+from ..masks import bounding_crop, read_painted, window
 from ..prompts import BACKGROUND
 from .cases import FORMS, Benchmark, Case
 from .encoders import CLIP, DINO, Encoders
@@ -94,8 +94,8 @@ def extent(region: np.ndarray) -> float | None:
     """How much of a picture a region (H, W) spans in height or width, whichever is more: 0..1."""
     if not region.any():
         return None
-    spans = (np.ptp(places) + 1 for places in np.nonzero(region))
-    return float(max(span / side for span, side in zip(spans, region.shape, strict=True)))
+    height, width = region[window(region, 0)].shape
+    return max(height / region.shape[0], width / region.shape[1])
 
 
 @dataclass(frozen=True)

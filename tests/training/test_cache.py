@@ -17,10 +17,11 @@ from flexedit.training.mini import MiniTraining
 from flexedit.training.model import TrainingModel
 from flexedit.training.monitor import curve
 from flexedit.training.recipe import StageRecipe
+from flexedit.training.run import Training
 from flexedit.training.trainer import TrainConfig
 from tests.processes import in_two_processes
 from tests.tiny import INSTRUCT_PIX2PIX, make_tiny_folder
-from tests.training.plan import tiny_plan
+from tests.training.plan import forget_precision, tiny_plan
 
 ALONE = SimpleNamespace(
     is_main_process=True, wait_for_everyone=lambda: None, num_processes=1, process_index=0
@@ -55,6 +56,30 @@ def test_what_is_remembered_gives_the_same_losses(base, tmp_path):
     assert found.keys() == wanted.keys()
     for name, loss in wanted.items():
         torch.testing.assert_close(found[name], loss, atol=2e-3, rtol=2e-2)
+
+
+class OnWorld(Training):
+    def samples(self, name: str) -> World:
+        return World(64, seed=5)
+
+
+@pytest.mark.parametrize("precision", ["no", "bf16"])
+def test_a_cache_is_filled_in_the_precision_of_its_training(base, tmp_path, monkeypatch, precision):
+    computed = []
+
+    def remember(model, batch, first, with_vllm):
+        computed.append(torch.is_autocast_enabled("cpu"))
+        return {"target_latent": model.encode(batch.target)}
+
+    monkeypatch.setattr(TrainingModel, "remember", remember)
+    config = TrainConfig(steps=1, batch_size=2, lr=1e-3, mixed_precision=precision)
+    stage = StageRecipe(config, BASE, CacheConfig(rows=16, reuse=1.0))
+    forget_precision()
+    try:
+        OnWorld(tmp_path, {"base": stage}).fit("base", base)
+    finally:
+        forget_precision()
+    assert set(computed) == {precision == "bf16"}
 
 
 def test_nothing_that_is_remembered_is_computed_again(base, tmp_path, monkeypatch):

@@ -33,6 +33,13 @@ class DiffusionConfig:
     beta_schedule: Literal["scaled_linear", "linear"] = "scaled_linear"
     num_train_timesteps: int = 1000
 
+    def __post_init__(self) -> None:
+        if not 0 < self.beta_start <= self.beta_end < 1:
+            raise FlexEditError(
+                f"beta_start is {self.beta_start} and beta_end {self.beta_end}; choose numbers "
+                "between 0 and 1, the second not below the first."
+            )
+
 
 def schedule(config: DiffusionConfig) -> EulerDiscreteScheduler:
     from diffusers import EulerDiscreteScheduler

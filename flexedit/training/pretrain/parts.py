@@ -126,7 +126,7 @@ def build_vae(shape: Shape, folder: Path) -> None:
 def is_vae_of(shape: Shape, folder: Path) -> bool:
     """Whether a VAE has this shape."""
     found = read_config(folder)
-    sizes = (tuple(found["block_out_channels"]), found["latent_channels"])
+    sizes = (tuple(found.get("block_out_channels", ())), found.get("latent_channels"))
     return sizes == (shape.vae_channels, shape.latent_channels)
 
 

@@ -25,6 +25,12 @@ def constant(value: float = 0.0, seen: list | None = None) -> sampling.Predict:
     return predict
 
 
+@pytest.mark.parametrize("ends", [(0.0, 0.01), (0.02, 0.01), (0.01, 1.0), (0.01, float("nan"))])
+def test_noise_that_is_none_is_refused(ends):
+    with pytest.raises(FlexEditError, match="choose numbers between 0 and 1"):
+        DiffusionConfig("sample", *ends)
+
+
 # Timesteps
 
 
